@@ -1,0 +1,51 @@
+"""Packaging of gmm_diffusion; the floors are the versions that the tests ran on together."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "gmm_diffusion/__init__.py").read_text())[1]
+
+CORE = [
+    "absl-py>=2.3",
+    "chex>=0.1.92",
+    "clu>=0.0.12",
+    "flax>=0.12.8",
+    "jax>=0.10.2",
+    "matplotlib>=3.10",
+    "ml-collections>=1.1",
+    "numpy>=2.3",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pillow>=11",
+    "scikit-learn>=1.8",
+    "scipy>=1.16",
+    "tqdm>=4.67",
+]
+# tensorflow-datasets imports importlib_resources without declaring it; clu's TensorBoard writers
+# need tensorflow and tensorboard. tensorflow-cpu has no macOS wheel.
+DATA = [
+    "importlib_resources>=6.5",
+    "tensorboard>=2.20",
+    "tensorflow-cpu>=2.20; sys_platform != 'darwin'",
+    "tensorflow>=2.20; sys_platform == 'darwin'",
+    "tensorflow-datasets>=4.9.9",
+]
+TEST = DATA + ["hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
+DEV = TEST + ["ruff>=0.14"]
+
+setup(
+    name="gmm_diffusion",
+    version=VERSION,
+    description="Diffusion models conditioned on Gaussian mixtures, in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["gmm_diffusion", "gmm_diffusion.*"]),
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require={"data": DATA, "test": TEST, "dev": DEV},
+)
