@@ -1,0 +1,141 @@
+"""What every dataset looks like once it is in memory, and the one rounding of images."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gmm_diffusion.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples held in memory, in a fixed order.
+
+    Attributes:
+      x: `[N, H, W, C]` uint8 images, or `[N, D]` float32 vectors.
+      label: `[N]` int32 classes from 0, or None.
+
+    Raises:
+      InputError: no examples, another shape or type, or labels that do not match.
+    """
+
+    x: np.ndarray
+    label: np.ndarray | None = None
+
+    def __post_init__(self):
+        image = self.x.ndim == 4 and self.x.dtype == np.uint8
+        vector = self.x.ndim == 2 and self.x.dtype == np.float32
+        if not (image or vector):
+            raise InputError(
+                f"data has shape {self.x.shape} and type {self.x.dtype}; valid are uint8 images "
+                "[N, H, W, C] and float32 vectors [N, D]."
+            )
+        if 0 in self.x.shape:
+            raise InputError(f"data of shape {self.x.shape} is empty; at least one example needed.")
+        if self.label is not None and (
+            self.label.shape != self.x.shape[:1] or self.label.dtype != np.int32
+        ):
+            raise InputError(
+                f"labels have shape {self.label.shape} and type {self.label.dtype}; valid is "
+                f"int32 of shape ({len(self.x)},)."
+            )
+
+    def __len__(self):
+        return len(self.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training split and a held-out split of one source.
+
+    Attributes:
+      name: source and the settings that change its content, for statistics files and messages.
+      train: what models, mixtures and judges are fitted on.
+      heldout: real data that nothing is fitted on: the floor of every metric.
+      num_classes: number of classes, 0 without labels.
+      class_names: one name a class, empty without labels.
+      mixture: the true density, a `mixture.GaussianMixture`, where it is known.
+      component_class: `[K]` int32 class of each component of `mixture`, where it is known.
+    """
+
+    name: str
+    train: Split
+    heldout: Split
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    mixture: Any = None
+    component_class: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example: `(H, W, C)` or `(D,)`."""
+        return self.train.x.shape[1:]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether examples are uint8 images rather than float32 vectors."""
+        return self.train.x.dtype == np.uint8
+
+
+def to_float(x: np.ndarray) -> np.ndarray:
+    """uint8 of any shape -> float32 in [-1, 1] of that shape; floats only become float32."""
+    if x.dtype == np.uint8:
+        return x.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return np.asarray(x, np.float32)
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """Float in [-1, 1] of any shape -> uint8, clipped and rounded; uint8 passes.
+
+    Every metric and every saved image goes through this one rounding.
+
+    Raises:
+      InputError: `x` has a value that is not finite.
+    """
+    x = np.asarray(x)
+    if x.dtype == np.uint8:
+        return x
+    if not np.isfinite(x).all():
+        raise InputError("images hold a value that is not finite; valid are numbers in [-1, 1].")
+    # In float64, so that no value near a half rounds differently from how it would on paper.
+    return np.rint(np.clip((x.astype(np.float64) + 1) * 127.5, 0, 255)).astype(np.uint8)
+
+
+def split_indices(
+    num_examples: int, fraction: float, seed: int, label: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deterministic split, with the same share of each class on both sides where there are labels.
+
+    Args:
+      num_examples: N.
+      fraction: share held out, in (0, 1); the number held out is rounded up.
+      seed: non-negative; each class has a permutation of its own.
+      label: `[N]` int, or None.
+
+    Returns:
+      `(train, heldout)`: sorted int64 indices that together are `0..N-1`.
+
+    Raises:
+      InputError: a fraction outside (0, 1), a negative seed, or a side left empty.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"heldout_fraction is {fraction}; valid is a number between 0 and 1.")
+    if seed < 0:
+        raise InputError(f"split_seed is {seed}; valid is 0 or more.")
+    total = int(np.ceil(fraction * num_examples))
+    if total >= num_examples:
+        raise InputError(
+            f"heldout_fraction is {fraction}, which leaves nothing to train on out of "
+            f"{num_examples} examples; valid is a smaller fraction or a larger dataset."
+        )
+    classes = np.zeros(num_examples, np.int64) if label is None else label
+    members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
+    quota = np.array([len(m) for m in members]) * (total / num_examples)
+    # Largest remainders, so that the shares of the classes add up to the total exactly.
+    count = np.floor(quota + 1e-9).astype(int)
+    count[np.argsort(count - quota, kind="stable")[: total - count.sum()]] += 1
+    heldout = np.zeros(num_examples, bool)
+    for c, (indices, n) in enumerate(zip(members, count, strict=True)):
+        heldout[np.random.default_rng([seed, c]).permutation(indices)[:n]] = True
+    return np.flatnonzero(~heldout), np.flatnonzero(heldout)

@@ -1,0 +1,49 @@
+"""The one resize, used by data and metrics: another filter changes every score."""
+
+import numpy as np
+from PIL import Image
+
+from gmm_diffusion.errors import InputError
+
+METHOD = "pil_bilinear_antialiased"  # Stored with statistics: only equal methods compare.
+
+
+def resize(x: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Bilinear with antialiasing when it shrinks (Parmar et al. 2022, arXiv 2104.11222).
+
+    Args:
+      x: `[N, H, W, C]` uint8.
+      size: new height and width, or one number for both. Aspect ratios are not kept: see
+        `center_square`.
+
+    Returns:
+      `[N, size, size, C]` uint8; `x` itself if it already has that size.
+
+    Raises:
+      InputError: other than a uint8 batch of images, or a size below 1.
+    """
+    if x.ndim != 4 or x.dtype != np.uint8:
+        raise InputError(
+            f"resize got shape {x.shape} and type {x.dtype}; valid is uint8 [N, H, W, C]."
+        )
+    height, width = (size, size) if np.ndim(size) == 0 else size
+    if min(height, width) < 1:
+        raise InputError(f"resolution is {size}; valid is 1 or more.")
+    if x.shape[1:3] == (height, width):
+        return x
+    out = np.empty((len(x), height, width, x.shape[3]), np.uint8)
+    for i, image in enumerate(x):
+        if x.shape[3] == 3:
+            out[i] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+            continue
+        for c in range(x.shape[3]):
+            channel = Image.fromarray(np.ascontiguousarray(image[..., c]))
+            out[i, ..., c] = channel.resize((width, height), Image.Resampling.BILINEAR)
+    return out
+
+
+def center_square(image: np.ndarray) -> np.ndarray:
+    """The largest central square: `[H, W, C]` -> `[S, S, C]` with S the shorter side."""
+    side = min(image.shape[:2])
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    return image[top : top + side, left : left + side]

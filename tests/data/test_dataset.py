@@ -1,0 +1,93 @@
+"""Splits refuse what is not data, rounding is exact, and a split is stratified."""
+
+import numpy as np
+import pytest
+
+from gmm_diffusion.data import dataset
+from gmm_diffusion.errors import InputError
+
+
+def test_every_level_survives_the_round_trip():
+    levels = np.arange(256, dtype=np.uint8)
+    x = dataset.to_float(levels)
+    assert x.dtype == np.float32
+    assert (x[0], x[-1]) == (-1, 1)
+    np.testing.assert_array_equal(dataset.to_uint8(x), levels)
+    assert dataset.to_uint8(levels) is levels
+
+
+def test_rounding_goes_to_the_nearest_level_and_clips():
+    # Level 100 sits at 100 / 127.5 - 1; 0.4 of a level away it is still the nearest, 0.6 is not.
+    level = 100 / 127.5 - 1
+    x = np.array([level + 0.4 / 127.5, level + 0.6 / 127.5, -3.0, 2.0])
+    np.testing.assert_array_equal(dataset.to_uint8(x), [100, 101, 0, 255])
+
+
+def test_rounding_refuses_nan():
+    with pytest.raises(InputError, match="not finite"):
+        dataset.to_uint8(np.array([0.0, np.nan]))
+
+
+def test_floats_pass_unchanged():
+    x = np.array([[3.5, -7.0]], np.float32)
+    np.testing.assert_array_equal(dataset.to_float(x), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "label", "message"),
+    [
+        (np.zeros((3, 4, 4), np.uint8), None, r"shape \(3, 4, 4\) and type uint8"),
+        (np.zeros((3, 4), np.float64), None, "type float64"),
+        (np.zeros((0, 4), np.float32), None, "is empty"),
+        (np.zeros((3, 4), np.float32), np.zeros(2, np.int32), r"int32 of shape \(3,\)"),
+        (np.zeros((3, 4), np.float32), np.zeros(3, np.int64), "type int64"),
+    ],
+)
+def test_split_refuses(x, label, message):
+    with pytest.raises(InputError, match=message):
+        dataset.Split(x, label)
+
+
+def test_properties():
+    images = dataset.Split(np.zeros((2, 5, 6, 3), np.uint8))
+    vectors = dataset.Split(np.zeros((2, 7), np.float32))
+    both = dataset.Dataset("a", images, images), dataset.Dataset("b", vectors, vectors)
+    assert [d.shape for d in both] == [(5, 6, 3), (7,)]
+    assert [d.is_image for d in both] == [True, False]
+    assert len(images) == 2
+
+
+def test_split_keeps_the_share_of_each_class():
+    label = np.repeat([0, 1, 2], [50, 30, 20])
+    train, heldout = dataset.split_indices(100, 0.2, 0, label)
+    np.testing.assert_array_equal(np.bincount(label[heldout]), [10, 6, 4])
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, heldout])), np.arange(100))
+
+
+def test_split_shares_add_up_when_they_do_not_divide():
+    label = np.repeat([0, 1, 2], [7, 7, 7])
+    _, heldout = dataset.split_indices(21, 0.25, 3, label)
+    assert len(heldout) == 6  # 5.25 rounded up
+    assert set(np.bincount(label[heldout])) == {2}
+
+
+def test_split_is_a_function_of_its_seed():
+    a, b, c = (dataset.split_indices(200, 0.3, seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, float("nan")])
+def test_split_refuses_a_fraction(fraction):
+    with pytest.raises(InputError, match="heldout_fraction is"):
+        dataset.split_indices(10, fraction, 0)
+
+
+def test_split_refuses_to_leave_nothing():
+    with pytest.raises(InputError, match="leaves nothing to train on out of 1 examples"):
+        dataset.split_indices(1, 0.5, 0)
+
+
+def test_split_refuses_a_negative_seed():
+    with pytest.raises(InputError, match="split_seed is -1"):
+        dataset.split_indices(10, 0.5, -1)
