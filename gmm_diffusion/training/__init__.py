@@ -1,0 +1,1 @@
+"""Training: state, optimiser, parameter averages, checkpoints, and what a person watches."""
