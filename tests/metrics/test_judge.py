@@ -1,0 +1,139 @@
+"""The judge reads real digits, is reproducible, and its file cannot be changed unnoticed."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from gmm_diffusion.data import digits
+from gmm_diffusion.data.dataset import Dataset, Split
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import judge
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits.load()
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    return judge.fit_judge(data)
+
+
+def _blobs(seed=0):
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(2, dtype=np.int32), 200)
+    x = (rng.normal(0, 0.3, (400, 3)) + 2 * label[:, None]).astype(np.float32)
+    return Dataset("blobs", Split(x[::2], label[::2]), Split(x[1::2], label[1::2]), 2, ("a", "b"))
+
+
+def test_reads_held_out_digits(fitted, data):
+    # 97 % is the promise; the count is made here, not by the judge.
+    correct = judge.predict(fitted, data.heldout.x) == data.heldout.label
+    assert correct.mean() >= 0.97
+    assert abs(fitted.heldout_accuracy - correct.mean()) < 1e-9
+
+
+def test_prediction_does_not_depend_on_the_batch(fitted, data):
+    x = data.train.x[:600]  # more than one chunk
+    whole = judge.embed(fitted, x)
+    assert whole.shape[0] == 600
+    assert whole.shape[1] >= 32
+    np.testing.assert_allclose(judge.embed(fitted, x[597:]), whole[597:], atol=1e-4)
+    np.testing.assert_array_equal(judge.predict(fitted, x[:1]), judge.predict(fitted, x)[:1])
+    assert judge.predict(fitted, x).dtype == np.int32
+
+
+def test_the_embedding_separates_classes(fitted, data):
+    embedding, label = judge.embed(fitted, data.heldout.x), data.heldout.label
+    centre = np.stack([embedding[label == c].mean(axis=0) for c in range(10)])
+    nearest = ((embedding[:, None] - centre) ** 2).sum(axis=-1).argmin(axis=1)
+    assert (nearest == label).mean() > 0.95
+
+
+def test_vectors_and_reproducibility():
+    data = _blobs()
+    options = {"num_epochs": 6, "batch_size": 32}
+    a, b = (judge.fit_judge(data, seed=3, **options) for _ in range(2))
+    assert a.hash == b.hash
+    assert a.heldout_accuracy == 1
+    assert a.settings == judge.identity(data, seed=3, **options)
+    assert judge.fit_judge(data, seed=4, **options).hash != a.hash
+
+
+def test_held_out_data_are_not_trained_on():
+    data = _blobs()
+    other = dataclasses.replace(data, heldout=Split(data.heldout.x + 1, 1 - data.heldout.label))
+    a, b = (judge.fit_judge(d, num_epochs=2, batch_size=32) for d in (data, other))
+    assert a.hash == b.hash
+
+
+def test_refuses_data_without_labels():
+    split = Split(np.zeros((4, 2), np.float32))
+    with pytest.raises(InputError, match="a judge needs labels of at least 2"):
+        judge.fit_judge(Dataset("plain", split, split))
+
+
+@pytest.mark.parametrize("option", ["num_epochs", "batch_size", "learning_rate"])
+def test_refuses_options(option):
+    with pytest.raises(InputError, match=f"{option} 0"):
+        judge.fit_judge(_blobs(), **{option: 0})
+
+
+def test_refuses_other_shapes_and_float_images(fitted, data):
+    with pytest.raises(InputError, match=r"examples of shape \(8, 8, 1\)"):
+        judge.predict(fitted, np.zeros((2, 9, 9, 1), np.uint8))
+    with pytest.raises(InputError, match="images as uint8"):
+        judge.embed(fitted, data.heldout.x.astype(np.float32))
+
+
+def test_hash_of_a_known_array():
+    value = np.array([1.0, 2.0], np.float32)
+    expected = hashlib.sha256(b"a/b <f4 (2,)\n" + value.tobytes()).hexdigest()
+    assert judge.parameter_hash({"a": {"b": value}}) == expected
+
+
+def test_file_round_trip(fitted, data, tmp_path):
+    path = tmp_path / "judge.npz"
+    judge.save(fitted, path)
+    loaded = judge.load(path)
+    assert (loaded.hash, loaded.settings) == (fitted.hash, fitted.settings)
+    assert loaded.heldout_accuracy == fitted.heldout_accuracy
+    np.testing.assert_array_equal(
+        judge.predict(loaded, data.heldout.x), judge.predict(fitted, data.heldout.x)
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["judge.npz"]
+
+
+def test_file_with_any_byte_of_data_flipped_is_refused(tmp_path):
+    path = tmp_path / "judge.npz"
+    judge.save(judge.fit_judge(_blobs(), num_epochs=1), path)
+    content = path.read_bytes()
+    for position in np.linspace(200, len(content) * 0.95, 20).astype(int):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"judge file .*judge.npz"):
+            judge.load(path)
+
+
+def test_file_with_other_parameters_is_refused(tmp_path):
+    path = tmp_path / "judge.npz"
+    a = judge.fit_judge(_blobs(), num_epochs=1)
+    b = judge.fit_judge(_blobs(), seed=1, num_epochs=1)
+    judge.save(dataclasses.replace(a, params=b.params), path)
+    with pytest.raises(InputError, match="parameters do not match their hash"):
+        judge.load(path)
+
+
+def test_file_missing_or_foreign(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        judge.load(tmp_path / "none.npz")
+    np.savez(tmp_path / "other.npz", a=1)
+    with pytest.raises(InputError, match="cannot be read"):
+        judge.load(tmp_path / "other.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(InputError, match="cannot be read"):
+        judge.load(tmp_path / "text.npz")
