@@ -1,0 +1,154 @@
+"""The feature spaces in which sets of samples are compared.
+
+`judge` and `pca` need nothing but the dataset. Published FID figures need Inception features; no
+weights come with this package, but a file with them can be used. Make it once, wherever the
+weights are:
+
+    fn = jax.jit(lambda x: inception_pool3(params, x))      # float32 [b, 299, 299, 3] -> [b, 2048]
+    (b,) = jax.export.symbolic_shape("b")
+    spec = jax.ShapeDtypeStruct((b, 299, 299, 3), jnp.float32)           # images are in [-1, 1]
+    exported = jax.export.export(fn, platforms=("cpu", "cuda", "tpu"))(spec)
+    pathlib.Path("inception.jaxexport").write_bytes(exported.serialize())
+
+and name it `file:inception.jaxexport`. Images are brought to its height and width with
+`data.resize` and grey ones get three equal channels. Another port of the network, or another
+resize, gives other figures: the file's hash is part of the extractor's id.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from gmm_diffusion.data import resize
+from gmm_diffusion.data.dataset import Dataset, to_float
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import judge as judges
+
+_PCA_DIMENSIONS = 32
+_PCA_EXAMPLES = 10_000
+_FILE_ROWS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A feature space.
+
+    Attributes:
+      id: kind and hash of what is inside; statistics of different ids never compare.
+      extract: `[N, H, W, C]` uint8 images or `[N, D]` vectors -> `[N, F]` floats.
+      resize: `data.resize.METHOD` if images are resized on the way, else empty.
+    """
+
+    id: str
+    extract: Callable[[np.ndarray], np.ndarray]
+    resize: str = ""
+
+
+def _judge(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
+    del dataset, path
+    if judge is None:
+        raise InputError(
+            "features 'judge' needs a dataset with labels; valid without labels is 'pca'."
+        )
+    return Extractor(f"judge:{judge.hash}", lambda x: judges.embed(judge, x))
+
+
+def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
+    del judge, path
+    from sklearn.decomposition import PCA
+
+    train = dataset.train.x
+    # Evenly spaced, since a file may hold its classes one after the other.
+    chosen = np.linspace(0, len(train) - 1, min(len(train), _PCA_EXAMPLES)).astype(int)
+    flat = to_float(train[chosen]).reshape(len(chosen), -1).astype(np.float64)
+    dimensions = min(_PCA_DIMENSIONS, flat.shape[1], len(flat))
+    pca = PCA(dimensions, random_state=0).fit(flat)
+    mean, components = pca.mean_, pca.components_
+    digest = hashlib.sha256(mean.tobytes() + components.tobytes()).hexdigest()
+
+    def extract(x: np.ndarray) -> np.ndarray:
+        if x.shape[1:] != dataset.shape:
+            raise InputError(
+                f"features 'pca' got examples of shape {x.shape[1:]}; valid is {dataset.shape}."
+            )
+        return (to_float(x).reshape(len(x), -1) - mean) @ components.T
+
+    return Extractor(f"pca{dimensions}:{digest}", extract)
+
+
+def _file(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
+    del judge
+    if not os.path.isfile(path):
+        raise InputError(
+            f"features 'file:{path}' names no file; valid is a serialized jax.export function."
+        )
+    with open(path, "rb") as f:
+        content = f.read()
+    try:
+        exported = jax.export.deserialize(bytearray(content))
+        (spec,) = exported.in_avals
+    except Exception as e:
+        raise InputError(
+            f"features 'file:{path}' cannot be read ({type(e).__name__}); valid is a serialized "
+            "jax.export function of one array."
+        ) from e
+    platform = jax.default_backend()
+    names = {"gpu": ("cuda", "rocm")}.get(platform, (platform,))
+    if not set(names) & set(exported.platforms):
+        raise InputError(
+            f"features 'file:{path}' was exported for {', '.join(exported.platforms)}; valid is an "
+            f"export for {names[0]}, which this process runs on."
+        )
+    fixed = all(isinstance(n, int) for n in spec.shape[1:])
+    if len(spec.shape) != 4 or not fixed or spec.dtype != np.float32 or not dataset.is_image:
+        raise InputError(
+            f"features 'file:{path}' maps {spec.dtype}{spec.shape} and the dataset has examples of "
+            f"shape {dataset.shape}; valid is float32 [B, H, W, C] with fixed H, W, C, and images."
+        )
+    height, width, channels = spec.shape[1:]
+    if dataset.shape[2] not in (1, channels):
+        raise InputError(
+            f"features 'file:{path}' takes {channels} channels and the dataset has "
+            f"{dataset.shape[2]}; valid are equal numbers, or grey images."
+        )
+    rows = spec.shape[0] if isinstance(spec.shape[0], int) else _FILE_ROWS
+    call = jax.jit(exported.call)
+
+    def extract(x: np.ndarray) -> np.ndarray:
+        features = []
+        for i in range(0, len(x), rows):
+            chunk = to_float(resize.resize(x[i : i + rows], (height, width)))
+            chunk = np.broadcast_to(chunk, (*chunk.shape[:3], channels))
+            # Padded to one shape, so that a last short chunk does not compile anew.
+            padded = np.pad(chunk, ((0, rows - len(chunk)), (0, 0), (0, 0), (0, 0)))
+            features.append(np.asarray(call(padded))[: len(chunk)])
+        return np.concatenate(features).reshape(len(x), -1)
+
+    resized = dataset.shape[:2] != (height, width)
+    digest = hashlib.sha256(content).hexdigest()
+    return Extractor(f"file:{digest}", extract, resize.METHOD if resized else "")
+
+
+EXTRACTORS = {"judge": _judge, "pca": _pca, "file": _file}
+
+
+def make_extractor(spec: str, dataset: Dataset, judge: judges.Judge | None = None) -> Extractor:
+    """The feature space of that name.
+
+    Args:
+      spec: "judge" (its embedding, needs `judge`), "pca" (32 dimensions of the training split) or
+        "file:PATH" (see the top of this file).
+      dataset: fixes the shape of examples; PCA is fitted on its training split only.
+      judge: fitted on the same dataset.
+
+    Raises:
+      InputError: an unknown name, a judge that is missing, or a file that does not fit.
+    """
+    kind, _, path = spec.partition(":")
+    if kind not in EXTRACTORS or bool(path) != (kind == "file"):
+        raise InputError(f"features is {spec!r}; valid are 'judge', 'pca' and 'file:PATH'.")
+    return EXTRACTORS[kind](dataset, judge, path)
