@@ -1,0 +1,211 @@
+"""Any image dataset of TensorFlow Datasets, decoded once into memory."""
+
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+
+from gmm_diffusion import lazy_tensorflow
+from gmm_diffusion.data.dataset import Dataset, Split, split_indices
+from gmm_diffusion.data.resize import center_square, resize
+from gmm_diffusion.errors import InputError
+
+_PROBE_SECONDS = 8.0
+_EMBEDDED = "the embedded datasets are digits and toy"
+
+
+def load(
+    tfds_name: str,
+    data_dir: str | None = None,
+    train_split: str = "train",
+    heldout_split: str | None = "test",
+    heldout_fraction: float = 0.2,
+    split_seed: int = 0,
+    resolution: int | None = None,
+    max_examples: int | None = None,
+) -> Dataset:
+    """Reads a dataset that TFDS has on disk, or lets TFDS download and prepare it.
+
+    TFDS only fills the arrays (CIFAR-10 takes 0.2 GB); order and batches are ours. Examples keep
+    the order of the files. Labels come from the class label named `label`, where there is one.
+
+    Args:
+      tfds_name: such as "cifar10" or "imagenet_resized/64x64".
+      data_dir: where TFDS keeps its data; None is TFDS's own default.
+      train_split: split to train on, TFDS's slices included ("train[:90%]").
+      heldout_split: split held out, or None to hold out a part of the training split.
+      heldout_fraction: that part, in (0, 1), the same of every class.
+      split_seed: which examples are that part.
+      resolution: images are cut to their central square and resized to this side; None keeps them.
+      max_examples: the first so many of each split; None takes all.
+
+    Returns:
+      Images `[N, H, W, C]` uint8.
+
+    Raises:
+      InputError: `[data]` is not installed; the dataset is unknown, or neither on disk nor
+        downloadable (said within seconds); it lacks the split or one image; it is empty; its images
+        differ in size and there is no `resolution`.
+    """
+    tfds = lazy_tensorflow.import_tensorflow_datasets(f"dataset {tfds_name}")
+    builder = _builder(tfds, tfds_name, data_dir)
+    _prepare(tfds, builder)
+    image_key, label_key = _keys(tfds, builder)
+    for field, split in (("train_split", train_split), ("heldout_split", heldout_split)):
+        known = list(builder.info.splits)
+        if split is not None and known and split.split("[")[0] not in (*known, "all"):
+            raise InputError(
+                f"data.{field} is {split!r}; {tfds_name} has {', '.join(known)}, and an empty "
+                "heldout_split holds out a part of the training split."
+            )
+
+    def read(split: str) -> Split:
+        return _read(tfds, builder, split, image_key, label_key, resolution, max_examples)
+
+    train = read(train_split)
+    if heldout_split is None:
+        kept, left_out = split_indices(len(train), heldout_fraction, split_seed, train.label)
+        heldout_split = f"{heldout_fraction} of it, seed {split_seed}"
+        train, heldout = (
+            Split(train.x[i], None if label_key is None else train.label[i])
+            for i in (kept, left_out)
+        )
+    else:
+        heldout = read(heldout_split)
+        if heldout.x.shape[1:] != train.x.shape[1:]:
+            raise InputError(
+                f"images of {tfds_name} have shape {train.x.shape[1:]} in {train_split} and "
+                f"{heldout.x.shape[1:]} in {heldout_split}; data.resolution makes them equal."
+            )
+    names = () if label_key is None else tuple(builder.info.features[label_key].names)
+    size = "x".join(map(str, train.x.shape[1:]))
+    limit = "" if max_examples is None else f", first {max_examples}"
+    return Dataset(
+        name=f"tfds {builder.info.full_name} ({train_split}, {heldout_split}, {size}{limit})",
+        train=train,
+        heldout=heldout,
+        num_classes=len(names),
+        class_names=names,
+    )
+
+
+def _builder(tfds, name: str, data_dir: str | None):
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as e:
+        # TFDS lists every dataset that it knows; the first line says what matters.
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        directory = data_dir or tfds.core.constants.DATA_DIR
+        raise InputError(
+            f"data.tfds_name is {name!r}, which TFDS cannot open from {directory} ({reason[:200]});"
+            f" valid are names of TFDS image datasets, and {_EMBEDDED}."
+        ) from e
+
+
+def _prepare(tfds, builder) -> None:
+    if builder.is_prepared():
+        return
+    url = next(iter(builder.url_infos or {}), None)
+    problem = None if url is None else _probe(url)
+    if problem is None:
+        try:
+            # TFDS would first look for a copy in a bucket of its own, which hangs behind firewalls.
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            builder.download_and_prepare(download_config=config)
+            return
+        except Exception as e:
+            problem = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:300]}"
+    raise InputError(
+        f"dataset {builder.info.full_name} is not in data.data_dir {builder.data_dir} and cannot "
+        f"be downloaded ({problem}); prepare it there with TFDS where there is a network, or use "
+        f"other data: {_EMBEDDED}."
+    )
+
+
+def _probe(url: str) -> str | None:
+    """Why nothing answers at `url`, or None: TFDS itself retries for minutes before it says so."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        return None
+    outcome = [f"no answer within {_PROBE_SECONDS:g} s"]
+
+    def ask():
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            # Through the proxy that the environment names, if any, as the download itself.
+            urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+            outcome[0] = None
+        except urllib.error.HTTPError as e:
+            # Below 500 a server is there and may only dislike HEAD; 407 is a proxy.
+            outcome[0] = None if e.code < 500 and e.code != 407 else f"HTTP status {e.code}"
+        except OSError as e:
+            outcome[0] = f"no network: {getattr(e, 'reason', e)}"
+
+    # In a thread, since a name look-up obeys no timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return outcome[0]
+
+
+def _keys(tfds, builder) -> tuple[str, str | None]:
+    """Names of the image feature and of the class label, if any."""
+    features = builder.info.features
+    items = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    images = [k for k, f in items.items() if type(f) is tfds.features.Image]
+    image = "image" if "image" in images else images[0] if len(images) == 1 else None
+    if image is None or items[image].dtype != np.uint8:
+        raise InputError(
+            f"dataset {builder.info.full_name} has the features {', '.join(items) or 'of no dict'};"
+            " valid is one with a uint8 image named image, or with only one image."
+        )
+    return image, "label" if isinstance(items.get("label"), tfds.features.ClassLabel) else None
+
+
+def _read(tfds, builder, split, image_key, label_key, resolution, max_examples) -> Split:
+    name = builder.info.full_name
+    keys = [image_key] if label_key is None else [image_key, label_key]
+    try:
+        source = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
+        )
+    except Exception as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise InputError(
+            f"split {split!r} of dataset {name} in {builder.data_dir} cannot be read "
+            f"({reason[:200]}); valid are its splits, {', '.join(builder.info.splits)}, or slices "
+            "of them."
+        ) from e
+    if max_examples is not None:
+        source = source.take(max_examples)
+    x, label, num = None, [], 0
+    for example in tfds.as_numpy(source):
+        image = example[image_key]
+        if resolution is not None:
+            image = resize(center_square(image)[None], resolution)[0]
+        if x is None:
+            x = np.empty((max(1, int(source.cardinality())), *image.shape), np.uint8)
+        if image.shape != x.shape[1:]:
+            raise InputError(
+                f"images of dataset {name} have shapes {x.shape[1:]} and {image.shape}; "
+                "data.resolution makes them equal."
+            )
+        if num == len(x):  # The number was not known beforehand.
+            x = np.concatenate([x, np.empty_like(x)])
+        x[num] = image
+        num += 1
+        if label_key is not None:
+            label.append(example[label_key])
+    if x is None:
+        raise InputError(f"split {split!r} of dataset {name} is empty; at least one image needed.")
+    label = None if label_key is None else np.array(label, np.int32)
+    if label is not None and label.min() < 0:
+        raise InputError(
+            f"split {split!r} of dataset {name} holds the label {label.min()}, which stands for "
+            "none; valid are splits with labels."
+        )
+    return Split(x[:num], label)

@@ -1,0 +1,155 @@
+"""Points in the plane from mixtures with classes: data whose density is known exactly."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gmm_diffusion.data.dataset import Dataset, Split
+from gmm_diffusion.errors import InputError
+
+_STREAM = 2  # Apart from the streams of orders and flips in `batches`.
+
+
+class KnownMixture(NamedTuple):
+    """A Gaussian mixture whose components belong to classes, in float64.
+
+    Attributes:
+      weights: `[K]`, sum 1.
+      means: `[K, 2]`.
+      covariances: `[K, 2, 2]`.
+      component_class: `[K]` int32 from 0, every class at least once.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+    component_class: np.ndarray
+
+
+def _standardised(weights, means, covariances, component_class) -> KnownMixture:
+    """The same shape with mean 0 and mean square 1 an entry, exactly."""
+    weights = np.asarray(weights, np.float64) / np.sum(weights)
+    means = means - weights @ means
+    square = weights @ ((means**2).sum(axis=1) + np.trace(covariances, axis1=1, axis2=2)) / 2
+    return KnownMixture(
+        weights,
+        means / np.sqrt(square),
+        covariances / square,
+        np.asarray(component_class, np.int32),
+    )
+
+
+def _round(std: float, num: int) -> np.ndarray:
+    return np.tile(std**2 * np.eye(2), (num, 1, 1))
+
+
+def _elongated(angle: np.ndarray, along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Covariances `[K, 2, 2]` with those standard deviations along and across `angle [K]`."""
+    tangent = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    normal = np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
+    outer = [u[:, :, None] * u[:, None, :] for u in (tangent, normal)]
+    return along[:, None, None] ** 2 * outer[0] + across[:, None, None] ** 2 * outer[1]
+
+
+def _ring() -> KnownMixture:
+    """8 equal Gaussians on a circle; opposite ones share one of 4 classes."""
+    angle = np.arange(8) * np.pi / 4
+    means = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return _standardised(np.ones(8), means, _round(0.08, 8), np.arange(8) % 4)
+
+
+def _grid() -> KnownMixture:
+    """25 equal Gaussians on a 5 x 5 grid; each row is a class."""
+    row, column = np.divmod(np.arange(25), 5)
+    return _standardised(np.ones(25), np.stack([column, row], axis=-1) * 1.0, _round(0.1, 25), row)
+
+
+def _moons() -> KnownMixture:
+    """Two interleaved half circles of 8 elongated Gaussians, a class each."""
+    angle = (np.arange(8) + 0.5) * np.pi / 8
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    lower = np.array([1.0, 0.5]) - upper
+    tangents = np.tile(angle + np.pi / 2, 2)
+    covariances = _elongated(tangents, np.full(16, np.pi / 16), np.full(16, 0.06))
+    means = np.concatenate([upper, lower])
+    return _standardised(np.ones(16), means, covariances, np.repeat([0, 1], 8))
+
+
+def _branches() -> KnownMixture:
+    """Two trees of thin branches, a class each.
+
+    In the spirit of the example in Karras et al. 2024 (arXiv 2406.02507, fig. 1 and appendix C),
+    with numbers of our own: each branch, four Gaussians long, forks into two that are shorter and
+    thinner, four times.
+    """
+    rows = []
+
+    def grow(start, angle, length, width, share, depth, label):
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        for i in range(4):
+            place = start + direction * length * (i + 0.5) / 4
+            rows.append((share / 4, *place, angle, length / 8, width, label))
+        if depth == 0:
+            return
+        end = start + direction * length
+        for turn in (-0.55, 0.45):
+            grow(end, angle + turn, 0.7 * length, 0.75 * width, 0.5 * share, depth - 1, label)
+
+    for label, angle in ((0, 0.35), (1, 0.35 + np.pi)):
+        grow(np.zeros(2), angle, 1.0, 0.035, 1.0, 4, label)
+    weights, x, y, angle, along, across, label = np.array(rows).T
+    covariances = _elongated(angle, along, across)
+    return _standardised(weights, np.stack([x, y], axis=-1), covariances, label)
+
+
+MIXTURES = {"ring": _ring, "grid": _grid, "moons": _moons, "branches": _branches}
+
+
+def load(
+    name: str = "ring", num_train: int = 65536, num_heldout: int = 8192, seed: int = 0
+) -> Dataset:
+    """Independent points of one of `MIXTURES`, with mean 0 and mean square 1 a coordinate.
+
+    Args:
+      name: a key of `MIXTURES`.
+      num_train: points to train on.
+      num_heldout: points held out.
+      seed: non-negative; the splits have streams of their own, so that another number of points in
+        one leaves the other unchanged.
+
+    Returns:
+      Vectors `[N, 2]` float32 with classes, the true `GaussianMixture` of kind "full" and the class
+      of each of its components.
+
+    Raises:
+      InputError: an unknown name, a number below 1 or a negative seed.
+    """
+    from gmm_diffusion.mixture import GaussianMixture
+
+    if name not in MIXTURES:
+        raise InputError(f"toy name is {name!r}; valid are {', '.join(MIXTURES)}.")
+    for field, value, least in (
+        ("num_train", num_train, 1),
+        ("num_heldout", num_heldout, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{field} is {value}; valid is {least} or more.")
+    known = MIXTURES[name]()
+    num_classes = int(known.component_class.max()) + 1
+    return Dataset(
+        name=f"toy {name} (train {num_train}, heldout {num_heldout}, seed {seed})",
+        train=_draw(known, num_train, np.random.default_rng([seed, 0, _STREAM])),
+        heldout=_draw(known, num_heldout, np.random.default_rng([seed, 1, _STREAM])),
+        num_classes=num_classes,
+        class_names=tuple(str(c) for c in range(num_classes)),
+        mixture=GaussianMixture.create(known.weights, known.means, known.covariances, "full"),
+        component_class=known.component_class,
+    )
+
+
+def _draw(known: KnownMixture, num: int, rng: np.random.Generator) -> Split:
+    component = rng.choice(len(known.weights), size=num, p=known.weights)
+    factor = np.linalg.cholesky(known.covariances)[component]
+    x = known.means[component] + np.einsum("nij,nj->ni", factor, rng.standard_normal((num, 2)))
+    return Split(x.astype(np.float32), known.component_class[component])
