@@ -8,6 +8,7 @@ number of devices and of the classes that the optimiser's state is made of.
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import zipfile
@@ -18,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import traverse_util
 
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.types import PyTree
+
+log = logging.getLogger(__name__)
 
 # Orbax writes this file last but one, before the step's directory gets its final name.
 _COMPLETE = "_CHECKPOINT_METADATA"
@@ -63,7 +65,7 @@ class Store:
             # What ended the run matters more than what then failed to be saved.
             if error is None:
                 raise
-            logging.error("%s", late)
+            log.error("%s", late)
         finally:
             self._manager.close()
 
@@ -106,7 +108,7 @@ class Store:
         args = {item: ocp.args.StandardSave(leaves) for item, leaves in stored.items() if leaves}
         try:
             for damaged in sorted(self._damaged):
-                logging.warning("Deleting the damaged checkpoint %d.", damaged)
+                log.warning("Deleting the damaged checkpoint %d.", damaged)
                 self._manager.delete(damaged)
             self._damaged.clear()
             saved = self._manager.save(
@@ -138,6 +140,15 @@ class Store:
         restored, damaged = _newest(self.directory, target)
         self._damaged = set(damaged)
         return restored
+
+    def latest_step(self) -> int | None:
+        """The newest step saved, or being saved, that `restore` has not found damaged."""
+        return max(set(self._manager.all_steps()) - self._damaged, default=None)
+
+    def restore_constants_and_meta(self, step: int | None = None) -> Restored | None:
+        """`restore_constants_and_meta` in this store's directory, after pending saves."""
+        self.wait()
+        return restore_constants_and_meta(self.directory, step)
 
     def restore_step(self, step: int, target: PyTree) -> Restored:
         """`restore_step` in this store's directory, after pending saves."""
@@ -276,7 +287,7 @@ def _newest(
         try:
             state, constants, meta = _read(directory, step)
         except _Damaged as reason:
-            logging.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
+            log.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
             damaged[step] = str(reason)
             continue
         if target is not None:

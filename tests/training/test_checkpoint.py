@@ -134,6 +134,8 @@ def test_nothing_saved_yet(tmp_path):
     assert checkpoint.restore_constants_and_meta(tmp_path / "absent") is None
     with checkpoint.open(tmp_path / "new") as store:
         assert store.restore(make_state(0)) is None
+        assert store.restore_constants_and_meta() is None
+        assert store.latest_step() is None
 
 
 def test_relative_directory(tmp_path, monkeypatch):
@@ -184,8 +186,10 @@ def test_resume_walks_back_over_damage(tmp_path, damage, caplog):
             (message,) = [m for m in caplog.messages if f"Skipping checkpoint {step} " in m]
             assert any(word in message for word in reason.split("|")), message
         assert checkpoint.steps(tmp_path) == [1, 2, 3, 999]
+        assert store.latest_step() == 2
         store.save(3, make_state(3), CONSTANTS, META)
         store.save(4, make_state(4), CONSTANTS, META)
+        assert store.latest_step() == 4
     assert checkpoint.steps(tmp_path) == [1, 2, 3, 4]
     same(checkpoint.restore_step(tmp_path, 3, make_state(0)).state, make_state(3))
 
@@ -219,6 +223,9 @@ def test_missing_step_lists_those_there_are(tmp_path):
         pytest.raises(InputError, match=r"no checkpoint of step 7 in .*available: 1, 2\."),
     ):
         store.restore_step(7, make_state(0))
+    with checkpoint.open(tmp_path) as store:
+        assert store.restore_step(1, make_state(0)).step == 1
+        assert store.restore_constants_and_meta(1).step == 1
     with pytest.raises(InputError, match=r"available: none\."):
         checkpoint.restore_constants_and_meta(tmp_path / "absent", step=7)
 

@@ -1,0 +1,68 @@
+"""Ctrl-C and SIGTERM as a request to save and stop, honoured at a point where that is possible."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and has stopped in good order.
+
+    Attributes:
+      signum: the signal's number.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"Stopped by {signal.Signals(signum).name}.")
+        self.signum = signum
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell reports for this signal: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signum
+
+
+class Interrupt:
+    """Whether a signal has arrived.
+
+    Attributes:
+      received: number of the latest signal, or None.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has arrived; call it wherever a run can be stopped."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[Interrupt]:
+    """Records SIGINT and SIGTERM instead of dying by them; the former handlers return on exit.
+
+    A Ctrl-C after another signal raises KeyboardInterrupt at once, for a run that does not get
+    to its next check. Outside the main thread, where Python allows no handlers, nothing is
+    recorded.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def record(signum, frame):
+        if signum == signal.SIGINT and interrupt.received is not None:
+            raise KeyboardInterrupt
+        interrupt.received = signum
+
+    previous = {signum: signal.signal(signum, record) for signum in _SIGNALS}
+    try:
+        yield interrupt
+    finally:
+        for signum, handler in previous.items():
+            # None stands for a handler that Python did not install and cannot put back.
+            signal.signal(signum, handler or signal.SIG_DFL)
