@@ -118,9 +118,9 @@ def _prepare(tfds, builder) -> None:
         except Exception as e:
             problem = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:300]}"
     raise InputError(
-        f"dataset {builder.info.full_name} is not in data.data_dir {builder.data_dir} and cannot "
-        f"be downloaded ({problem}); prepare it there with TFDS where there is a network, or use "
-        f"other data: {_EMBEDDED}."
+        f"dataset {builder.info.full_name} is not in data.data_dir {builder.data_dir_root} and "
+        f"cannot be downloaded ({problem}); prepare it there with TFDS where there is a network, "
+        f"or use other data: {_EMBEDDED}."
     )
 
 
