@@ -1,0 +1,329 @@
+"""From a config to the parts of a run; the only reader of the groups that define a model."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from gmm_diffusion import conditioning, mixture
+from gmm_diffusion.data import DATASETS, Dataset, batches
+from gmm_diffusion.diffusion import noise_levels
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.generation import make_generator
+from gmm_diffusion.networks import NETWORKS, LogVariance
+from gmm_diffusion.networks.initialisation import initialise
+from gmm_diffusion.sampling.samplers import SAMPLERS
+from gmm_diffusion.training import loss as loss_lib
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.training.optimizer import learning_rate, make_optimizer
+from gmm_diffusion.training.step import train_step
+from gmm_diffusion.types import LossFn, PyTree, Sampler
+
+
+def dataset(config: ConfigDict) -> Dataset:
+    """The data, in memory; InputError if they cannot be had or do not fit the conditioning."""
+    data = config.data
+    options = {
+        "digits": lambda: {
+            "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
+        },
+        "toy": lambda: {
+            "name": data.toy_name,
+            "num_train": data.num_train,
+            "num_heldout": data.num_heldout,
+            "seed": data.split_seed,
+        },
+        "tfds_images": lambda: {
+            "tfds_name": data.tfds_name,
+            "data_dir": data.data_dir or None,
+            "train_split": data.train_split,
+            "heldout_split": data.heldout_split or None,
+            "heldout_fraction": data.heldout_fraction,
+            "resolution": data.resolution or None,
+            "max_examples": data.max_examples or None,
+        },
+    }
+    loaded = DATASETS[data.name](**options[data.name]())
+    _check_fit(config, loaded)
+    return loaded
+
+
+def _check_fit(config: ConfigDict, data: Dataset) -> None:
+    conditioning = config.conditioning
+    needs_labels = conditioning.kind == "class" or (
+        conditioning.kind == "gmm" and conditioning.per_class
+    )
+    if needs_labels and not data.num_classes:
+        raise InputError(
+            f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class} "
+            f"needs labels, and {data.name} has none; use kind gmm with per_class False, or none."
+        )
+    if needs_labels:
+        missing = set(range(data.num_classes)) - set(np.unique(data.train.label).tolist())
+        if missing:
+            raise InputError(
+                f"Class {min(missing)} of {data.name} has no training example; "
+                "every class needs at least one."
+            )
+    if conditioning.kind == "gmm" and conditioning.per_class:
+        if conditioning.num_components % data.num_classes:
+            raise InputError(
+                f"conditioning.num_components is {conditioning.num_components}; with per_class it "
+                f"must be a multiple of the {data.num_classes} classes."
+            )
+    if data.is_image:
+        factor = 2 ** (len(config.network.channel_mult) - 1)
+        height, width, _ = data.shape
+        if height % factor or width % factor:
+            raise InputError(
+                f"network.channel_mult has {len(config.network.channel_mult)} entries; images of "
+                f"{height}x{width} can be halved that often only if divisible by {factor}."
+            )
+
+
+def constants(config: ConfigDict, data: Dataset) -> Constants:
+    """Everything that is fitted on the training split before training."""
+    transform, measured = batches.fit_transform_stats(data.train.x)
+    sigma_data = config.diffusion.sigma_data or measured
+    conditioner = _conditioner(config, data, transform)
+    return Constants(transform, jnp.float32(sigma_data), conditioner)
+
+
+def _conditioner(config, data, transform):
+    group = config.conditioning
+    if group.kind == "none":
+        return None
+    # One component a class leaves nothing to draw: both semantics are the same, up to blends.
+    semantics = "example" if group.kind == "class" else group.semantics
+    seed = config.training.seed
+    x, labels = _all_views(config, data.train, transform)
+    if group.kind == "class":
+        mix, feature_transform = conditioning.lay_out_classes(data.num_classes), None
+        component_class = np.arange(data.num_classes)
+    else:
+        fit_features = conditioning.FEATURES[group.features]
+        try:
+            feature_transform = fit_features(x, group.feature_dim)
+        except ValueError as error:
+            raise InputError(f"conditioning.feature_dim: {error}") from error
+        mix, component_class = _fit_mixture(config, feature_transform, x, labels, data)
+    weights = conditioning.example_weights(mix, feature_transform, component_class, x, labels)
+    return conditioning.create(
+        mix,
+        feature_transform,
+        component_class,
+        weights,
+        labels,
+        data.num_classes,
+        embedding_name=group.embedding,
+        semantics=semantics,
+        bank_size=group.bank_size,
+        seed=seed,
+        semantics_options=_mixture_options(config) if semantics == "mixture" else {},
+        num_features=group.embedding_features,
+        num_draws=group.num_draws,
+    )
+
+
+def _fit_mixture(config, feature_transform, x, labels, data):
+    group = config.conditioning
+    rng = np.random.default_rng([config.training.seed, 3])
+    rows = np.sort(rng.permutation(len(x))[: group.em_max_points])
+    embed = jax.jit(functools.partial(conditioning.features, feature_transform))
+    points = np.concatenate([np.asarray(embed(x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))])
+    labels = None if labels is None else labels[rows]
+    classes = range(data.num_classes) if group.per_class else [None]
+    fits = []
+    key = jax.random.fold_in(jax.random.key(config.training.seed), 4)
+    # Every class is padded to one length, so that one compiled fit serves all of them.
+    length = max(np.sum(labels == c) if c is not None else len(points) for c in classes)
+    for c in classes:
+        own = points if c is None else points[labels == c]
+        present = np.zeros(length, np.float32)
+        present[: len(own)] = 1.0
+        try:
+            fit = mixture.fit_em(
+                jax.random.fold_in(key, 0 if c is None else c),
+                own[np.arange(length) % len(own)],
+                group.num_components // len(classes),
+                kind=group.covariance,
+                sample_weights=present,
+                max_iterations=group.em_iterations,
+                tolerance=group.em_tolerance,
+                covariance_floor=group.covariance_floor,
+            )
+        except ValueError as error:
+            where = "" if c is None else f" for class {c}"
+            raise InputError(f"The mixture{where} could not be fitted: {error}") from error
+        fits.append(fit.mixture)
+    if not group.per_class:
+        return fits[0], np.full(group.num_components, -1)
+    share = np.bincount(labels, minlength=data.num_classes) / len(labels)
+    joined = _join(fits, share, group.covariance)
+    return joined, np.repeat(np.arange(data.num_classes), group.num_components // len(classes))
+
+
+def _join(parts, shares, kind):
+    """One mixture of several; a covariance tied within each part becomes full."""
+    covariances = [np.asarray(part.covariances) for part in parts]
+    if kind == "tied":
+        kind = "full"
+        covariances = [
+            np.repeat(c[None], part.means.shape[0], axis=0)
+            for c, part in zip(covariances, parts, strict=True)
+        ]
+    weights = [share * np.asarray(p.weights) for share, p in zip(shares, parts, strict=True)]
+    weights = np.concatenate(weights)
+    return mixture.GaussianMixture.create(
+        weights / weights.sum(),
+        np.concatenate([np.asarray(part.means) for part in parts]),
+        np.concatenate(covariances),
+        kind,
+    )
+
+
+def _all_views(config, split, transform):
+    """Centred examples `[N or 2N, ...]` with every augmentation of each, and their labels."""
+    index = np.arange(len(split))
+    views = [np.zeros(len(split), bool)]
+    if config.data.flip:
+        views.append(np.ones(len(split), bool))
+    x = np.concatenate([batches.make_batch(split.x, index, view, transform) for view in views])
+    labels = None if split.label is None else np.tile(split.label, len(views))
+    return x, labels
+
+
+def split_weights(config: ConfigDict, constants: Constants, split) -> np.ndarray | None:
+    """Mixture weights of a split's examples, `[1 or 2 (mirrored), N, K]`, or None."""
+    conditioner = constants.conditioner
+    if conditioner is None:
+        return None
+    x, labels = _all_views(config, split, constants.transform)
+    weights = conditioning.example_weights(
+        conditioner.mixture,
+        conditioner.transform,
+        np.asarray(conditioner.component_class),
+        x,
+        labels,
+    )
+    return weights.reshape(-1, len(split), weights.shape[1])
+
+
+def semantics_options(config: ConfigDict, constants: Constants) -> dict:
+    """Options of `conditioning.training_weights` for this run."""
+    conditioner = constants.conditioner
+    if conditioner is None or conditioner.semantics != "mixture":
+        return {}
+    return _mixture_options(config)
+
+
+def _mixture_options(config):
+    group = config.conditioning
+    return {"concentration": tuple(group.concentration), "shares": tuple(group.shares)}
+
+
+def network(config: ConfigDict):
+    """The linen network."""
+    group = config.network
+    dtype = jnp.dtype(group.dtype)
+    if group.name == "mlp":
+        return NETWORKS["mlp"](group.width, group.num_blocks, group.dropout, dtype)
+    return NETWORKS["unet"](
+        group.channels,
+        tuple(group.channel_mult),
+        group.num_blocks,
+        tuple(group.attention_resolutions),
+        group.head_channels,
+        group.dropout,
+        dtype,
+    )
+
+
+def _log_variance(config):
+    return LogVariance(config.network.log_variance_features)
+
+
+def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+    """Parameters at step 0, a dict of parts; a pure function of `training.seed`."""
+    x, c_noise, cond = jnp.zeros((1, *shape)), jnp.zeros(1), None
+    conditioner = constants.conditioner
+    if conditioner is not None:
+        keys = jax.random.split(jax.random.key(0), 1)
+        cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
+        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
+    inits = {
+        "network": lambda key: network(config).init(key, x, c_noise, cond),
+        "log_variance": lambda key: _log_variance(config).init(key, c_noise),
+    }
+    return {part: initialise(init, config.training.seed) for part, init in inits.items()}
+
+
+def denoise(config: ConfigDict, constants: Constants) -> Callable:
+    """`(params, x, sigma, cond=None, keys=None) -> x0` in centred units."""
+    return loss_lib.make_denoise(network(config), float(constants.sigma_data))
+
+
+def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
+    """The training loss."""
+    return loss_lib.make_loss_fn(
+        denoise(config, constants),
+        loss_lib.make_log_variance(_log_variance(config)),
+        constants.conditioner,
+        sigma_data=float(constants.sigma_data),
+        sigma_log_mean=config.diffusion.sigma_log_mean,
+        sigma_log_std=config.diffusion.sigma_log_std,
+        null_probability=config.conditioning.dropout,
+        semantics_options=semantics_options(config, constants),
+    )
+
+
+def optimizer(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+    """One optimiser for each part of the parameters."""
+    group = config.optimizer
+    schedule = learning_rate(
+        group.schedule,
+        group.learning_rate,
+        group.warmup_steps,
+        group.decay_steps,
+        config.training.num_steps,
+    )
+    made = make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
+    return {"network": made, "log_variance": made}
+
+
+def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
+    """`(state, batch, key, axis_name=None) -> (state, metrics)`."""
+    return functools.partial(
+        train_step,
+        loss_fn=loss_fn(config, constants),
+        optimizer=optimizer(config),
+        ema_widths=tuple(config.training.ema_widths),
+    )
+
+
+def sampler(config: ConfigDict) -> Sampler:
+    """The sampler with its options bound."""
+    group = config.sample
+    options = {}
+    if group.sampler == "heun":
+        options = {
+            "churn": group.churn,
+            "churn_min": group.churn_min,
+            "churn_max": group.churn_max,
+            "churn_noise": group.churn_noise,
+        }
+    return functools.partial(SAMPLERS[group.sampler], **options)
+
+
+def generator(config: ConfigDict, constants: Constants, shape: tuple[int, ...]) -> Callable:
+    """Draws samples; see `generation.make_generator`."""
+    group = config.sample
+    sigmas = noise_levels.karras(group.steps, group.sigma_min, group.sigma_max, group.rho)
+    return make_generator(
+        denoise(config, constants), constants, sampler(config), sigmas, shape, group.batch_size
+    )

@@ -1,0 +1,27 @@
+"""Conditioning on a Gaussian mixture: features -> weights -> embedding."""
+
+from gmm_diffusion.conditioning.conditioner import (
+    Conditioner,
+    create,
+    encode,
+    example_weights,
+    lay_out_classes,
+    training_weights,
+)
+from gmm_diffusion.conditioning.embedding import EMBEDDINGS
+from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, features
+from gmm_diffusion.conditioning.weights import SEMANTICS
+
+__all__ = [
+    "EMBEDDINGS",
+    "FEATURES",
+    "SEMANTICS",
+    "Conditioner",
+    "FeatureTransform",
+    "create",
+    "encode",
+    "example_weights",
+    "features",
+    "lay_out_classes",
+    "training_weights",
+]

@@ -1,0 +1,196 @@
+"""The conditioner: every constant between an example and its `Condition`, in one pytree.
+
+Made once from the training split, stored in the checkpoint, never refitted on resume.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from gmm_diffusion.conditioning.embedding import EMBEDDINGS
+from gmm_diffusion.conditioning.features import FeatureTransform, features
+from gmm_diffusion.conditioning.weights import SEMANTICS, label_restricted, mean_by_class, one_hot
+from gmm_diffusion.mixture import GaussianMixture, responsibilities
+from gmm_diffusion.types import Array, Condition, PyTree
+
+
+@struct.dataclass
+class Conditioner:
+    """Constants of the conditioning.
+
+    Attributes:
+      mixture: in feature space; laid out (one component a class) or fitted.
+      embedding: constants of the embedding, one of `embedding.EMBEDDINGS`.
+      base: `[K]` mean responsibilities over the training distribution.
+      component_class: `[K]` int32, the class of each component, or -1.
+      class_weights: `[classes, K]`, `p(k | class)`; `[0, K]` without labels.
+      bank_weights: `[M, K]` training weights kept for sampling.
+      bank_labels: `[M]` int32 their classes, or -1.
+      transform: from data to features; None for a laid-out mixture, whose weights are labels.
+      embedding_name: key of `embedding.EMBEDDINGS`.
+      semantics: key of `weights.SEMANTICS`.
+    """
+
+    mixture: GaussianMixture
+    embedding: PyTree
+    base: Array
+    component_class: Array
+    class_weights: Array
+    bank_weights: Array
+    bank_labels: Array
+    transform: FeatureTransform | None = None
+    embedding_name: str = struct.field(pytree_node=False, default="table")
+    semantics: str = struct.field(pytree_node=False, default="example")
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.base.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the conditioner can name."""
+        return self.class_weights.shape[0]
+
+
+def encode(
+    conditioner: Conditioner, weights: Array, keys: Array | None = None, keep: Array | None = None
+) -> Condition:
+    """Mixture weights -> what the network reads, made outside the network.
+
+    Args:
+      conditioner: the constants.
+      weights: `[B, K]`, each row on the simplex.
+      keys: `[B]` typed keys, needed by the embedding `draws` only.
+      keep: `[B]`, 0 selects the learned null embedding; None keeps all.
+    """
+    _, apply, _ = EMBEDDINGS[conditioner.embedding_name]
+    if keep is None:
+        keep = jnp.ones(weights.shape[0])
+    return Condition(apply(conditioner.embedding, weights, keys), keep)
+
+
+def training_weights(
+    conditioner: Conditioner, keys: Array, weights: Array, **options
+) -> Array:
+    """The weights that the network is trained on: `[B, K]` example weights -> `[B, K]`.
+
+    `options` go to the semantics (see `weights.mixture_semantics`).
+    """
+    # Without classes each component is a group of its own.
+    index = jnp.arange(conditioner.num_components)
+    group = jnp.where(conditioner.component_class >= 0, conditioner.component_class, -1 - index)
+    semantics = SEMANTICS[conditioner.semantics]
+    return semantics(keys, weights, conditioner.base, group, **options)
+
+
+def example_weights(
+    mix: GaussianMixture,
+    transform: FeatureTransform | None,
+    component_class: np.ndarray,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    block: int = 4096,
+) -> np.ndarray:
+    """Weights `w(x)` of examples `x [N, ...]`, `[N, K]` on the host.
+
+    One-hot in the class for a laid-out mixture (`transform` None), responsibilities for a fitted
+    one, restricted to the example's own class where components belong to classes.
+    """
+    num_components = mix.means.shape[0]
+    if transform is None:
+        return np.asarray(one_hot(jnp.asarray(labels), num_components))
+    owned = component_class.min() >= 0
+
+    @jax.jit
+    def weigh(x, labels):
+        feature = features(transform, x)
+        if owned:
+            return label_restricted(mix, feature, jnp.asarray(component_class), labels)
+        return responsibilities(mix, feature)
+
+    if labels is None:
+        labels = np.zeros(len(x), np.int32)
+    rows = []
+    for start in range(0, len(x), block):
+        stop = min(start + block, len(x))
+        # Always a full block, so that one compiled program serves all of them.
+        take = np.arange(start, start + block) % len(x)
+        rows.append(np.asarray(weigh(x[take], labels[take]))[: stop - start])
+    return np.concatenate(rows)
+
+
+def create(
+    mix: GaussianMixture,
+    transform: FeatureTransform | None,
+    component_class: np.ndarray,
+    weights: np.ndarray,
+    labels: np.ndarray | None,
+    num_classes: int,
+    *,
+    embedding_name: str,
+    semantics: str,
+    bank_size: int = 10_000,
+    seed: int = 0,
+    semantics_options: dict | None = None,
+    **embedding_options,
+) -> Conditioner:
+    """Everything beside the mixture, from the training examples' weights.
+
+    Args:
+      mix: the mixture in feature space.
+      transform: from data to features, or None.
+      component_class: `[K]` class of each component, or -1.
+      weights: `[N, K]` weights of all training examples, every augmentation of each included.
+      labels: `[N]` their classes, or None.
+      num_classes: classes; 0 without labels.
+      embedding_name: key of `embedding.EMBEDDINGS`.
+      semantics: key of `weights.SEMANTICS`.
+      bank_size: how many training weights to keep for sampling.
+      seed: of the bank's choice, the embedding's frequencies and its normalisation.
+      semantics_options: options of the semantics while training.
+      **embedding_options: options of the embedding's fit.
+    """
+    rng = np.random.default_rng([seed, 1])
+    chosen = np.sort(rng.permutation(len(weights))[:bank_size])
+    base = weights.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # A component that no example uses may still be asked for; it must not be a division by zero.
+    base = np.maximum(base, 1e-8)
+    bank_labels = np.full(len(chosen), -1) if labels is None else labels[chosen]
+    class_weights = (
+        np.zeros((0, len(base)), np.float32)
+        if labels is None
+        else mean_by_class(weights, labels, num_classes)
+    )
+    conditioner = Conditioner(
+        mixture=mix,
+        embedding=None,
+        base=jnp.asarray(base),
+        component_class=jnp.asarray(component_class, jnp.int32),
+        class_weights=jnp.asarray(class_weights),
+        bank_weights=jnp.asarray(weights[chosen]),
+        bank_labels=jnp.asarray(bank_labels, jnp.int32),
+        transform=transform,
+        embedding_name=embedding_name,
+        semantics=semantics,
+    )
+    keys = jax.random.split(jax.random.key(seed), len(chosen))
+    seen = training_weights(
+        conditioner, keys, conditioner.bank_weights, **(semantics_options or {})
+    )
+    fit, _, _ = EMBEDDINGS[embedding_name]
+    return conditioner.replace(
+        embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options)
+    )
+
+
+def lay_out_classes(num_classes: int) -> GaussianMixture:
+    """One spherical component a class at the corners of a simplex, `K = D = num_classes`."""
+    corners = np.sqrt(num_classes) * np.eye(num_classes)
+    return GaussianMixture.create(
+        np.full(num_classes, 1.0 / num_classes),
+        corners - corners.mean(axis=0),
+        np.full(num_classes, 0.05),
+        "spherical",
+    )

@@ -1,0 +1,166 @@
+"""From mixture weights to the features that the network reads: three embeddings of one `G_w`.
+
+The network sees the distribution `G_w = sum_k w_k N(mu_k, Sigma_k)`. That the condition is a
+distribution is Lu et al.'s statement (arXiv 2401.11261); the three ways to embed it are ours:
+
+  mean_embedding  random Fourier features of `G_w`, in closed form
+  draws           independent draws from `G_w`, for a small network and a mean over draws
+  table           `sqrt(K) w`, for a learned table
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.types import Array
+
+
+@struct.dataclass
+class MeanEmbedding:
+    """Constants of the mean embedding.
+
+    Attributes:
+      components: `[K, F]` embedding of each component, before centring.
+      center: `[F]` mean over the training weights.
+      scale: `[F]` one over the root mean square of each centred entry.
+    """
+
+    components: Array
+    center: Array
+    scale: Array
+
+
+@struct.dataclass
+class Draws:
+    """Constants of the draws: `means [K, D]` and `factors [K, D, D]` with `Sigma = F F'`."""
+
+    means: Array
+    factors: Array
+    num_draws: int = struct.field(pytree_node=False, default=64)
+
+
+@struct.dataclass
+class Table:
+    """The table has no constants beside K."""
+
+
+def random_frequencies(
+    mix: GaussianMixture, num_features: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies `[D, F]` and phases `[F]` of the Fourier features.
+
+    In coordinates whitened by the mean covariance within a component, `o ~ N(0, I / l^2)` with `l`
+    log-uniform in `[1, 4] sqrt(D)`, so that `o' Sigma o` is about 1 at the most for a typical
+    component, whatever the dimension.
+    """
+    rng = np.random.default_rng([seed, 0])
+    dim = mix.means.shape[1]
+    within = np.einsum("k,kij->ij", np.asarray(mix.weights, np.float64), full_covariances(mix))
+    values, vectors = np.linalg.eigh(within)
+    whitener = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))[None]
+    length = np.sqrt(dim) * np.exp(rng.uniform(0.0, np.log(4.0), num_features))
+    frequencies = whitener @ (rng.normal(size=(dim, num_features)) / length[None])
+    return frequencies, rng.uniform(0.0, 2.0 * np.pi, num_features)
+
+
+def cosine_means(
+    mix: GaussianMixture, frequencies: np.ndarray, phases: np.ndarray
+) -> np.ndarray:
+    """`sqrt(2) E cos(o.z + b)` under each component, `[K, F]`:
+
+    `sqrt(2) cos(o.mu_k + b) exp(-o' Sigma_k o / 2)`, the real part of the characteristic function.
+    """
+    spread = np.einsum("df,kde,ef->kf", frequencies, full_covariances(mix), frequencies)
+    means = np.asarray(mix.means, np.float64)
+    return np.sqrt(2.0) * np.cos(means @ frequencies + phases[None]) * np.exp(-0.5 * spread)
+
+
+def fit_mean_embedding(
+    mix: GaussianMixture, weights: np.ndarray, *, num_features: int = 256, seed: int = 0, **_
+) -> MeanEmbedding:
+    """Fourier features, centred and scaled to unit RMS over `weights [N, K]` (as trained on)."""
+    components = cosine_means(mix, *random_frequencies(mix, num_features, seed))
+    values = np.asarray(weights, np.float64) @ components
+    center = values.mean(axis=0)
+    # An entry that hardly varies carries no information; scaling it up would only add rounding.
+    rms = np.maximum(np.sqrt(np.mean((values - center) ** 2, axis=0)), 1e-4)
+    return MeanEmbedding(
+        jnp.asarray(components, jnp.float32),
+        jnp.asarray(center, jnp.float32),
+        jnp.asarray(1.0 / rms, jnp.float32),
+    )
+
+
+def apply_mean_embedding(constants: MeanEmbedding, weights: Array, keys: Array | None) -> Array:
+    """`[B, K] -> [B, F]`."""
+    del keys
+    # Centred before the product: the difference between two conditions may be a small part of it.
+    centered = constants.components - constants.center[None]
+    return (weights @ centered) * constants.scale[None]
+
+
+def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64, **_) -> Draws:
+    """Factors of the covariances; nothing is learned from `weights`."""
+    del weights
+    factors = np.linalg.cholesky(full_covariances(mix))
+    return Draws(
+        jnp.asarray(mix.means, jnp.float32), jnp.asarray(factors, jnp.float32), num_draws
+    )
+
+
+def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
+    """`[B, K]`, keys `[B] -> [B, L, D]` independent draws from each `G_w`.
+
+    At finite L the network learns `p(x | z_1 .. z_L)`, a blurred `w`.
+
+    Raises:
+      ValueError: without keys.
+    """
+    if keys is None:
+        raise ValueError("The embedding 'draws' needs keys, one an example.")
+    shape = (constants.num_draws, constants.means.shape[1])
+
+    def one(key, own):
+        k = jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(own), shape=shape[:1])
+        eps = jax.random.normal(jax.random.fold_in(key, 1), shape)
+        return constants.means[k] + jnp.einsum("lde,le->ld", constants.factors[k], eps)
+
+    return jax.vmap(one)(keys, weights)
+
+
+def fit_table(mix: GaussianMixture, weights: np.ndarray, **_) -> Table:
+    """Nothing to fit."""
+    del mix, weights
+    return Table()
+
+
+def apply_table(constants: Table, weights: Array, keys: Array | None) -> Array:
+    """`[B, K] -> sqrt(K) w [B, K]`, unit RMS for one-hot weights."""
+    del constants, keys
+    return np.sqrt(weights.shape[1]) * weights
+
+
+def full_covariances(mix: GaussianMixture) -> np.ndarray:
+    """`[K, D, D]` float64 covariances on the host, whatever the kind."""
+    num_components, dim = mix.means.shape
+    covariances = np.asarray(mix.covariances, np.float64)
+    eye = np.eye(dim)
+    if mix.kind == "full":
+        return covariances
+    if mix.kind == "tied":
+        return np.broadcast_to(covariances, (num_components, dim, dim))
+    if mix.kind == "diag":
+        return covariances[:, :, None] * eye[None]
+    return covariances[:, None, None] * eye[None]
+
+
+# name -> (fit constants, apply, type of the constants)
+EMBEDDINGS: dict[str, tuple[Any, Any, Any]] = {
+    "mean_embedding": (fit_mean_embedding, apply_mean_embedding, MeanEmbedding),
+    "draws": (fit_draws, apply_draws, Draws),
+    "table": (fit_table, apply_table, Table),
+}

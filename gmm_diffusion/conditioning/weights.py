@@ -1,0 +1,114 @@
+"""Mixture weights: of an example, of a class, and those that the network is trained on.
+
+Lu et al. (arXiv 2401.11261) condition on a distribution described by a mixture. How an example's
+weights `w(x)` become the weights that the network sees, its semantics, is our reading:
+
+  example  `w = w(x)`: the model samples `p(x | w(x) = w)`.
+  mixture  `w` is drawn so that `p(k | w) = w_k`: the model samples `sum_k w_k p(x | k)`, exactly,
+           for any `w`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmm_diffusion.mixture import GaussianMixture, responsibilities
+from gmm_diffusion.types import Array
+
+
+def one_hot(labels: Array, num_components: int) -> Array:
+    """Weights of a laid-out mixture with one component a class: `[N] -> [N, K]`."""
+    return jax.nn.one_hot(labels, num_components)
+
+
+def label_restricted(
+    mix: GaussianMixture, features: Array, component_class: Array, labels: Array
+) -> Array:
+    """Responsibilities `[N, K]` among the components of each example's own class.
+
+    With these, and with their mean as the base, `w = p(k | class)` samples the class exactly.
+
+    Args:
+      mix: the mixture; component k belongs to class `component_class[k]`.
+      features: `[N, D]`.
+      component_class: `[K]` integers.
+      labels: `[N]` integers; each class must have a component.
+    """
+    own = component_class[None] == labels[:, None]
+    allowed = jnp.where(own, mix.weights[None], 0.0)
+    return responsibilities(mix, features, weights=allowed / allowed.sum(axis=1, keepdims=True))
+
+
+def mean_by_class(weights: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """What a class means in weights, `p(k | class)`: `[N, K], [N] -> [classes, K]`."""
+    means = [weights[labels == label].mean(axis=0, dtype=np.float64) for label in range(num_classes)]
+    return np.stack(means).astype(np.float32)
+
+
+def example_semantics(keys: Array, weights: Array, base: Array, group: Array) -> Array:
+    """The example's own weights, unchanged (method `example`)."""
+    del keys, base, group
+    return weights
+
+
+def mixture_semantics(
+    keys: Array,
+    weights: Array,
+    base: Array,
+    group: Array,
+    *,
+    concentration: tuple[float, float] = (0.1, 30.0),
+    shares: tuple[float, float] = (0.4, 0.3),
+) -> Array:
+    """Random weights `w` with `p(k | w) = w_k`, given an example's responsibilities.
+
+    By conjugacy: `k ~ r(x)`, then `w ~ Dirichlet(a base + e_k)` has the marginal
+    `Dirichlet(a base)` and the posterior `p(k | w) = w_k`. This holds for every prior with mean
+    `base`, so three families are mixed, in shares that depend on nothing: over all components;
+    within one group of components (a group is a class, or a single component where there are no
+    classes), which covers "a 7"; and a blend of two groups, which covers "half 3, half 8". The
+    blend is `v w1 + (1 - v) w2` with `v` uniform a priori and the groups drawn from their total
+    base; given k, `v ~ Beta(2, 1)` on the side of k.
+
+    Args:
+      keys: `[B]` typed keys.
+      weights: `[B, K]` responsibilities of each example.
+      base: `[K]` mean responsibilities over the training distribution, all positive.
+      group: `[K]` integers, the group of each component.
+      concentration: range of `a`, drawn log-uniformly; small is one-hot, large is spread.
+      shares: of the first two families; the rest are blends.
+
+    Returns:
+      `[B, K]` weights.
+    """
+    log_low, log_high = np.log(concentration[0]), np.log(concentration[1])
+    same_group = group[:, None] == group[None]
+    within = base[None] * same_group
+    within = within / within.sum(axis=1, keepdims=True)
+
+    def one(key, own):
+        def fold(i):
+            return jax.random.fold_in(key, i)
+
+        k = jax.random.categorical(fold(0), jnp.log(own))
+        a = jnp.exp(jax.random.uniform(fold(1), minval=log_low, maxval=log_high))
+        family = jax.random.uniform(fold(2))
+        over_all = family < shares[0]
+        blended = family >= shares[0] + shares[1]
+        prior = jnp.where(over_all, base, within[k])
+        first = _dirichlet(fold(3), a * prior + jax.nn.one_hot(k, base.shape[0]))
+        j = jax.random.categorical(fold(4), jnp.log(base))
+        second = _dirichlet(fold(5), a * within[j])
+        share = jnp.where(blended, jnp.sqrt(jax.random.uniform(fold(6))), 1.0)
+        return share * first + (1.0 - share) * second
+
+    return jax.vmap(one)(keys, weights)
+
+
+def _dirichlet(key: Array, alpha: Array) -> Array:
+    """Dirichlet draw `[K]`, in log space as small `alpha` underflow; `alpha_k = 0` gives 0."""
+    log_gamma = jax.random.loggamma(key, jnp.where(alpha > 0, alpha, 1.0))
+    return jax.nn.softmax(jnp.where(alpha > 0, log_gamma, -jnp.inf))
+
+
+SEMANTICS = {"example": example_semantics, "mixture": mixture_semantics}

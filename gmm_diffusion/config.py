@@ -1,0 +1,331 @@
+"""Every setting of a run, with its default, and the checks that come before any work."""
+
+import math
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from gmm_diffusion.errors import InputError
+
+# Groups that define the model: on resume and in --mode=sample they come from the workdir.
+MODEL_GROUPS = ("data", "conditioning", "network", "diffusion", "optimizer")
+# Single fields of other groups that a resumed run must share.
+MODEL_FIELDS = ("training.seed", "training.batch_size", "training.ema_widths")
+
+
+def default() -> ConfigDict:
+    """All fields; a config file overrides only what differs."""
+    c = ConfigDict()
+
+    c.data = data = ConfigDict()
+    data.name = "digits"  # a key of data.DATASETS: digits, toy, tfds_images
+    data.flip = False  # mirror images left to right with probability 1/2 in training
+    data.heldout_fraction = 0.2  # share held out where the source has no split of its own
+    data.split_seed = 0  # which examples are held out; the seed of `toy`
+    data.toy_name = "ring"  # a key of data.toy.MIXTURES
+    data.num_train = 65536  # points drawn by `toy` for training
+    data.num_heldout = 8192  # points drawn by `toy` and held out
+    data.tfds_name = ""  # name of a TFDS image dataset, for example cifar10
+    data.data_dir = ""  # where TFDS keeps its data; empty is TFDS's own default
+    data.train_split = "train"  # TFDS split to train on
+    data.heldout_split = "test"  # TFDS split held out; empty splits heldout_fraction off train
+    data.resolution = 0  # resize images to this height and width; 0 keeps theirs
+    data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
+
+    c.conditioning = conditioning = ConfigDict()
+    conditioning.kind = "gmm"  # gmm (a fitted mixture), class (labels), none
+    conditioning.semantics = "mixture"  # mixture or example; see docs/method.md
+    conditioning.embedding = "mean_embedding"  # mean_embedding, draws or table
+    conditioning.features = "pca"  # space of the fitted mixture: pca or raw
+    conditioning.feature_dim = 16  # D, principal components; raw ignores it
+    conditioning.num_components = 40  # K; with per_class they are shared out over the classes
+    conditioning.per_class = True  # fit a mixture to each class; needs labels
+    conditioning.covariance = "diag"  # full, tied, diag or spherical
+    conditioning.covariance_floor = 1e-3  # smallest variance, as a fraction of the features'
+    conditioning.em_iterations = 200  # most iterations of EM
+    conditioning.em_tolerance = 1e-5  # EM stops when the mean log-likelihood rises by less
+    conditioning.em_max_points = 200_000  # EM sees at most this many training examples
+    conditioning.embedding_features = 256  # F of mean_embedding
+    conditioning.num_draws = 64  # L of draws
+    conditioning.dropout = 0.0  # probability of the null embedding in training
+    conditioning.concentration = (0.1, 30.0)  # range of the Dirichlet's total mass, for mixture
+    conditioning.shares = (0.4, 0.3)  # shares of draws over all components and within one class
+    conditioning.bank_size = 10_000  # training weights kept for sampling, for example
+
+    c.network = network = ConfigDict()
+    network.name = "unet"  # unet for images, mlp for vectors
+    network.channels = 32  # unet: channels at full resolution
+    network.channel_mult = (1, 2)  # unet: multiplier of each resolution
+    network.num_blocks = 1  # unet: blocks a resolution; mlp: residual blocks
+    network.attention_resolutions = (4,)  # unet: heights with self-attention
+    network.head_channels = 64  # unet: channels of an attention head
+    network.width = 128  # mlp: hidden features
+    network.dropout = 0.0  # dropout of activations in training
+    network.dtype = "float32"  # of the computation: float32 or bfloat16
+    network.log_variance_features = 128  # Fourier features of the loss's learned log-variance
+
+    c.diffusion = diffusion = ConfigDict()
+    diffusion.sigma_data = 0.0  # RMS of the centred data; 0 measures it on the training split
+    diffusion.sigma_log_mean = -1.2  # mean of ln sigma in training
+    diffusion.sigma_log_std = 1.2  # standard deviation of ln sigma in training
+
+    c.optimizer = optimizer = ConfigDict()
+    optimizer.schedule = "edm2"  # edm2 (inverse square root), cosine or constant
+    optimizer.learning_rate = 1e-2  # peak
+    optimizer.warmup_steps = 100  # linear ramp
+    optimizer.decay_steps = 500  # edm2: where the rate starts to fall
+    optimizer.beta1 = 0.9  # Adam's decay of the mean of gradients
+    optimizer.beta2 = 0.99  # Adam's decay of the mean of squared gradients
+    optimizer.epsilon = 1e-8  # Adam's epsilon
+    optimizer.clip_norm = 0.0  # bound of the gradient's norm; 0 is none
+
+    c.training = training = ConfigDict()
+    training.seed = 0  # of parameters, noise and the order of examples
+    training.num_steps = 1500  # updates in all
+    training.batch_size = 128  # examples an update, over all devices
+    training.steps_per_call = 10  # updates in one compiled call
+    training.ema_widths = (0.05, 0.10)  # relative widths of the parameter averages
+    training.max_nonfinite = 0  # skipped updates in a row that are allowed
+    training.log_every = 50  # steps between lines of metrics.jsonl
+    training.heldout_every = 500  # steps between held-out losses and sheets of samples; 0 is never
+    training.tensorboard = True  # write TensorBoard events where TensorFlow is installed
+
+    c.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every = 500  # steps between checkpoints; one is always written at the end
+    checkpoint.keep = 3  # how many to keep
+
+    c.sample = sample = ConfigDict()
+    sample.num = 100  # samples to draw
+    sample.condition = "train"  # train, class:7, component:12, 0.5*class:3+0.5*class:8
+    sample.seed = 0  # sample i depends on the seed and i only
+    sample.batch_size = 128  # samples drawn at once, over all devices
+    sample.sampler = "heun"  # a key of sampling.samplers.SAMPLERS
+    sample.steps = 18  # of the sampler
+    sample.sigma_min = 0.002  # last positive noise level
+    sample.sigma_max = 80.0  # first noise level
+    sample.rho = 7.0  # exponent of the grid
+    sample.churn = 0.0  # heun: new noise over the run (EDM's S_churn)
+    sample.churn_min = 0.0  # heun: churn at and above this noise level
+    sample.churn_max = 1000.0  # heun: churn at and below this noise level
+    sample.churn_noise = 1.0  # heun: standard deviation of the new noise
+    sample.ema = 0.05  # width of the average to sample from; 0 takes the raw parameters
+    sample.step = 0  # which checkpoint; 0 is the newest good one
+
+    c.evaluation = evaluation = ConfigDict()
+    evaluation.blocks = 3  # independent sets of samples, each as many as held-out examples
+    evaluation.max_samples = 5000  # most samples in one block
+    evaluation.max_reference = 50_000  # most training examples that samples are compared with
+    evaluation.neighbours = 3  # k of precision, recall and coverage
+    evaluation.features = "judge"  # space of the Frechet distance: judge, pca or file:PATH
+    evaluation.judge_seed = 1000  # of the judge, a classifier never used in training or guidance
+    evaluation.judge_epochs = 20  # passes of the judge over the training split
+    evaluation.loss_levels = 8  # noise levels of the held-out denoising loss
+
+    return c.lock()
+
+
+# What config files and the command line start from.
+get_config = default
+
+
+def _one_of(*names: str) -> tuple[Callable, str]:
+    return (lambda v: v in names), f"one of {', '.join(names)}"
+
+
+def _range(low: float, high: float = math.inf) -> tuple[Callable, str]:
+    text = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    return (lambda v: math.isfinite(v) and low <= v <= high), text
+
+
+def _above(low: float) -> tuple[Callable, str]:
+    return (lambda v: math.isfinite(v) and v > low), f"more than {low:g}"
+
+
+# field -> (check, what is valid). Types are ConfigDict's business.
+RULES: dict[str, tuple[Callable, str]] = {
+    "data.name": _one_of("digits", "toy", "tfds_images"),
+    "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
+    "data.split_seed": _range(0),
+    "data.num_train": _range(1),
+    "data.num_heldout": _range(1),
+    "data.resolution": _range(0),
+    "data.max_examples": _range(0),
+    "conditioning.kind": _one_of("gmm", "class", "none"),
+    "conditioning.semantics": _one_of("mixture", "example"),
+    "conditioning.embedding": _one_of("mean_embedding", "draws", "table"),
+    "conditioning.features": _one_of("pca", "raw"),
+    "conditioning.feature_dim": _range(1),
+    "conditioning.num_components": _range(1),
+    "conditioning.covariance": _one_of("full", "tied", "diag", "spherical"),
+    "conditioning.covariance_floor": _above(0),
+    "conditioning.em_iterations": _range(1),
+    "conditioning.em_tolerance": _range(0),
+    "conditioning.em_max_points": _range(1),
+    "conditioning.embedding_features": _range(1),
+    "conditioning.num_draws": _range(1),
+    "conditioning.dropout": _range(0, 1),
+    "conditioning.concentration": (
+        lambda v: len(v) == 2 and 0 < v[0] <= v[1] and math.isfinite(v[1]),
+        "two positive numbers, the smaller first",
+    ),
+    "conditioning.shares": (
+        lambda v: len(v) == 2 and min(v) >= 0 and sum(v) <= 1,
+        "two numbers, neither negative, that add to at most 1",
+    ),
+    "conditioning.bank_size": _range(1),
+    "network.name": _one_of("unet", "mlp"),
+    "network.channels": _range(1),
+    "network.channel_mult": (
+        lambda v: len(v) > 0 and all(isinstance(m, int) and m > 0 for m in v),
+        "a tuple of positive integers",
+    ),
+    "network.num_blocks": _range(1),
+    "network.attention_resolutions": (
+        lambda v: all(isinstance(r, int) and r > 0 for r in v),
+        "a tuple of positive integers",
+    ),
+    "network.head_channels": _range(1),
+    "network.width": _range(1),
+    "network.dropout": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
+    "network.dtype": _one_of("float32", "bfloat16"),
+    "network.log_variance_features": _range(1),
+    "diffusion.sigma_data": _range(0),
+    "diffusion.sigma_log_mean": ((lambda v: math.isfinite(v)), "a finite number"),
+    "diffusion.sigma_log_std": _above(0),
+    "optimizer.schedule": _one_of("edm2", "cosine", "constant"),
+    "optimizer.learning_rate": _above(0),
+    "optimizer.warmup_steps": _range(0),
+    "optimizer.decay_steps": _range(1),
+    "optimizer.beta1": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
+    "optimizer.beta2": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
+    "optimizer.epsilon": _above(0),
+    "optimizer.clip_norm": _range(0),
+    "training.seed": _range(0),
+    "training.num_steps": _range(1),
+    "training.batch_size": _range(1),
+    "training.steps_per_call": _range(1),
+    "training.ema_widths": (
+        lambda v: len(v) > 0 and all(0 < w < 0.28 for w in v) and len(set(v)) == len(v),
+        "a tuple of different numbers between 0 and 0.28",
+    ),
+    "training.max_nonfinite": _range(0),
+    "training.log_every": _range(1),
+    "training.heldout_every": _range(0),
+    "checkpoint.every": _range(1),
+    "checkpoint.keep": _range(1),
+    "sample.num": _range(1),
+    "sample.seed": _range(0),
+    "sample.batch_size": _range(1),
+    "sample.sampler": _one_of("heun", "euler"),
+    "sample.steps": _range(1),
+    "sample.sigma_min": _above(0),
+    "sample.sigma_max": _above(0),
+    "sample.rho": _above(0),
+    "sample.churn": _range(0),
+    "sample.churn_min": _range(0),
+    "sample.churn_max": _range(0),
+    "sample.churn_noise": _range(0),
+    "sample.step": _range(0),
+    "evaluation.blocks": _range(1),
+    "evaluation.max_samples": _range(1),
+    "evaluation.max_reference": _range(1),
+    "evaluation.neighbours": _range(1),
+    "evaluation.features": (
+        lambda v: v in ("judge", "pca") or v.startswith("file:"),
+        "judge, pca or file:PATH",
+    ),
+    "evaluation.judge_seed": _range(0),
+    "evaluation.judge_epochs": _range(1),
+    "evaluation.loss_levels": _range(1),
+}
+
+
+def fields(config: ConfigDict) -> dict[str, object]:
+    """Every leaf by its dotted name."""
+    return {
+        f"{group}.{name}": value
+        for group, members in config.items()
+        for name, value in members.items()
+    }
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field and the fields that depend on each other, before any work.
+
+    Raises:
+      InputError: names the field, its value and what is valid.
+    """
+    values = fields(config)
+    for field, (check, valid) in RULES.items():
+        value = values[field]
+        try:
+            good = check(value)
+        except TypeError:
+            good = False
+        if not good:
+            raise InputError(f"{field} is {value!r}; it must be {valid}.")
+
+    def refuse(field: str, valid: str):
+        raise InputError(f"{field} is {values[field]!r}; {valid}.")
+
+    if config.data.name == "tfds_images" and not config.data.tfds_name:
+        refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
+    if config.data.name == "toy":
+        if config.network.name != "mlp":
+            refuse("network.name", "the vectors of data.name toy need mlp")
+        if config.data.flip:
+            refuse("data.flip", "only images can be mirrored")
+    elif config.network.name != "unet":
+        refuse("network.name", f"the images of data.name {config.data.name} need unet")
+    if config.sample.sigma_min >= config.sample.sigma_max:
+        refuse("sample.sigma_min", f"it must be below sample.sigma_max {config.sample.sigma_max}")
+    if config.sample.ema and config.sample.ema not in config.training.ema_widths:
+        refuse("sample.ema", f"it must be 0 or one of {tuple(config.training.ema_widths)}")
+    for i, mult in enumerate(config.network.channel_mult):
+        channels = config.network.channels * mult
+        heads = max(channels // config.network.head_channels, 1)
+        if config.network.name == "unet" and channels % heads:
+            refuse(
+                "network.head_channels",
+                f"it must divide the {channels} channels of resolution {i}",
+            )
+
+
+def from_dict(values: dict) -> ConfigDict:
+    """A config from nested plain values, such as `config.json`; absent fields keep their default.
+
+    Raises:
+      InputError: for a field that does not exist, or a value of another type.
+    """
+    config = default()
+    for group, members in values.items():
+        if group not in config or not isinstance(members, dict):
+            raise InputError(f"{group} is not a group of settings; valid are {', '.join(config)}.")
+        for name, value in members.items():
+            if name not in config[group]:
+                raise InputError(f"{group}.{name} is not a setting of this version.")
+            try:
+                config[group][name] = tuple(value) if isinstance(value, list) else value
+            except TypeError:
+                kind = type(config[group][name]).__name__
+                raise InputError(f"{group}.{name} is {value!r}; it must be a {kind}.") from None
+    return config
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Fields that a resumed run must share and does not, as `field: theirs -> ours`."""
+    old, new = fields(theirs), fields(ours)
+    names = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if name.split(".")[0] in MODEL_GROUPS or name in MODEL_FIELDS
+    ]
+    return [
+        f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+        for name in names
+        if _plain(old.get(name)) != _plain(new.get(name))
+    ]
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple | list) else value

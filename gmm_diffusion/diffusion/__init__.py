@@ -1,0 +1,1 @@
+"""Noise levels, preconditioning and losses of the diffusion model."""

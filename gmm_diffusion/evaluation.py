@@ -1,0 +1,293 @@
+"""Scores of a trained model, each beside its floor: real held-out data scored the same way."""
+
+import logging
+import pathlib
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.special import ndtri
+
+from gmm_diffusion import build, conditioning, mixture
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import Dataset, batches, to_uint8
+from gmm_diffusion.diffusion.denoising_loss import denoising_loss
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import consistency, frechet, manifold
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.training.devices import example_keys, map_examples
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.training.workdir import write_json
+from gmm_diffusion.types import PyTree
+
+log = logging.getLogger(__name__)
+
+# At most this many held-out examples in the denoising loss that is logged while training.
+_LOSS_EXAMPLES = 1024
+
+
+def choose_params(config: ConfigDict, state: TrainState) -> PyTree:
+    """The parameters that `sample.ema` names: an average, or with 0 the raw ones."""
+    if not config.sample.ema:
+        return state.params
+    widths = tuple(config.training.ema_widths)
+    return state.ema[widths.index(config.sample.ema)]
+
+
+def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+    """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
+
+    The levels are evenly spaced quantiles of the training distribution of sigma, the noise is the
+    same at every call, and the conditions are drawn as in training.
+    """
+    split = data.heldout
+    num = min(len(split), _LOSS_EXAMPLES)
+    levels = config.evaluation.loss_levels
+    quantiles = ndtri((np.arange(levels) + 0.5) / levels)
+    sigmas = np.exp(config.diffusion.sigma_log_mean + config.diffusion.sigma_log_std * quantiles)
+    x = batches.make_batch(
+        split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
+    )
+    keys = example_keys(config.training.seed, num)
+    weights = build.split_weights(config, constants, split)
+    weights = None if weights is None else jnp.asarray(weights[0, :num])
+    loss_terms = build.semantics_options(config, constants)
+    denoise = build.denoise(config, constants)
+
+    def one_batch(shared, x, keys, sigma, weights):
+        params, constants = shared
+
+        def use(number):
+            return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+        cond = None
+        if weights is not None:
+            conditioner = constants.conditioner
+            weights = conditioning.training_weights(conditioner, use(1), weights, **loss_terms)
+            cond = conditioning.encode(conditioner, weights, use(2))
+
+        def denoise_fn(x, sigma, cond):
+            return denoise(params, x, sigma, cond)
+
+        return denoising_loss(
+            denoise_fn, use(0), x, sigma, cond, sigma_data=float(config_sigma)
+        )
+
+    config_sigma = constants.sigma_data
+    mapped = map_examples(one_batch, config.sample.batch_size)
+
+    def losses(params, poll=None):
+        means = {}
+        for sigma in sigmas:
+            level = np.full(num, sigma, np.float32)
+            values = mapped((params, constants), x, keys, level, weights, poll=poll)
+            means[f"heldout_loss/sigma_{sigma:.3g}"] = float(values.mean())
+        means["heldout_loss/mean"] = float(np.mean(list(means.values())))
+        return means
+
+    return losses
+
+
+def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+    """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always."""
+    generate = build.generator(config, constants, data.shape)
+    num = config.sample.num
+    weights = None
+    if constants.conditioner is not None:
+        weights, _ = requests.weights(constants.conditioner, "train", num, config.sample.seed)
+    return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)
+
+
+def evaluate(
+    config: ConfigDict,
+    data: Dataset,
+    constants: Constants,
+    params: PyTree,
+    path: pathlib.Path,
+    poll: Callable | None = None,
+) -> dict:
+    """All metrics that the dataset allows.
+
+    `evaluation.blocks` independent sets of samples, each as large as the held-out split, are
+    scored one by one: a metric's value is their mean, and its floor is the held-out split.
+
+    Returns:
+      {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed.
+    """
+    group = config.evaluation
+    num = min(len(data.heldout), group.max_samples)
+    generate = build.generator(config, constants, data.shape)
+    labelled = data.num_classes > 1 and data.heldout.label is not None
+    judge = None
+    if data.is_image and labelled:
+        judge = _judge(config, data, path)
+    score = _image_scores(config, data, judge, num) if data.is_image else _vector_scores(data, num)
+    floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
+    blocks = []
+    for block in range(group.blocks):
+        if poll is not None:
+            poll()
+        seed = config.sample.seed + 1 + block
+        weights, labels = None, np.full(num, -1)
+        if constants.conditioner is not None:
+            weights, labels = requests.weights(constants.conditioner, "train", num, seed)
+        samples = generate(params, weights, seed, num, poll=poll)
+        samples = to_uint8(samples) if data.is_image else samples
+        blocks.append(score(samples, labels if labels.min() >= 0 else None))
+    metrics = {
+        name: {
+            "value": float(np.mean([block[name] for block in blocks])),
+            "blocks": [block[name] for block in blocks],
+            "floor": floor[name],
+        }
+        for name in blocks[0]
+    }
+    return {
+        "dataset": data.name,
+        "split": "heldout",
+        "samples_per_block": num,
+        "condition": "train",
+        "sampler": config.sample.sampler,
+        "steps": config.sample.steps,
+        "ema": config.sample.ema,
+        "features": score.features,
+        "judge": None if judge is None else judge_summary(judge),
+        "metrics": metrics,
+    }
+
+
+def judge_summary(judge: judges.Judge) -> dict:
+    """What a result says of its judge."""
+    return {"hash": judge.hash, "heldout_accuracy": judge.heldout_accuracy}
+
+
+def _judge(config, data, path):
+    """The run's judge, trained once and kept in the workdir."""
+    group = config.evaluation
+    file = path / "judge.npz"
+    settings = judges.identity(data, group.judge_seed, num_epochs=group.judge_epochs)
+    if file.exists():
+        try:
+            judge = judges.load(file)
+            if judge.settings == settings:
+                return judge
+        except InputError as error:
+            log.warning("%s It is trained again.", error)
+    judge = judges.fit_judge(data, group.judge_seed, num_epochs=group.judge_epochs)
+    judges.save(judge, file)
+    log.info("Judge: %.1f %% of held-out examples right.", 100 * judge.heldout_accuracy)
+    return judge
+
+
+class _image_scores:
+    """Scores of uint8 images `[N, H, W, C]`."""
+
+    def __init__(self, config, data, judge, num):
+        group = config.evaluation
+        self.data, self.judge, self.k = data, judge, group.neighbours
+        # One embedding for all models: the judge's, or principal components without labels.
+        embedding = make_extractor("judge" if judge else "pca", data, judge)
+        spec = group.features if judge or group.features != "judge" else "pca"
+        self.frechet_features = make_extractor(spec, data, judge)
+        self.embed = embedding.extract
+        self.features = {"manifold": embedding.id, "frechet": self.frechet_features.id}
+        train = data.train.x[:: max(1, len(data.train) // group.max_reference)]
+        self.train = train
+        self.reference = self.embed(train)
+        self.heldout = data.heldout.x[:num]
+        self.statistics = self._statistics(data.train.x)
+        self.views = train
+        if config.data.flip:
+            self.views = np.concatenate([train, train[:, :, ::-1]])
+
+    def _statistics(self, x):
+        extractor = self.frechet_features
+        return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
+
+    def __call__(self, x, labels):
+        num = len(x)
+        features = self.embed(x)
+        precision = manifold.precision(features, self.reference, self.k)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frechet_name = frechet.metric_name(num)
+        scores = {
+            f"defect_rate_{num}": 1.0 - precision,
+            f"precision_{num}": precision,
+            f"recall_{num}": manifold.recall(features, self.reference, self.k),
+            f"coverage_{num}": manifold.coverage(features, self.reference, self.k),
+            frechet_name: frechet.distance(self._statistics(x), self.statistics),
+            f"memorisation_{num}": manifold.memorisation(x, self.views, self.heldout),
+        }
+        if labels is not None and self.judge is not None:
+            predicted = judges.predict(self.judge, x)
+            agreement = consistency.agreement(labels, predicted, self.data.num_classes)
+            scores[f"agreement_{num}"] = agreement["agreement"]
+        return scores
+
+
+class _vector_scores:
+    """Scores of vectors `[N, D]`, by the true density where it is known."""
+
+    def __init__(self, data, num):
+        self.data = data
+        self.features = {"manifold": "raw", "frechet": "raw"}
+        self.statistics = frechet.statistics(data.train.x, "raw")
+        true = data.mixture
+        if true is not None:
+            self.log_prob = jax.jit(lambda x: mixture.log_prob(true, x))
+            self.posterior = jax.jit(lambda x: mixture.responsibilities(true, x))
+            self.reference = np.asarray(self.log_prob(data.train.x))
+
+    def __call__(self, x, labels):
+        num = len(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frechet_name = frechet.metric_name(num)
+        scores = {frechet_name: frechet.distance(frechet.statistics(x, "raw"), self.statistics)}
+        if self.data.mixture is None:
+            return scores
+        values = np.asarray(self.log_prob(x))
+        scores[f"density_defects_{num}"] = manifold.density_defects(values, self.reference)
+        if labels is not None:
+            owner = np.asarray(self.posterior(x)) @ np.eye(self.data.num_classes)[
+                self.data.component_class
+            ]
+            agreement = consistency.agreement(labels, owner.argmax(1), self.data.num_classes)
+            scores[f"agreement_{num}"] = agreement["agreement"]
+        return scores
+
+
+def table(result: dict) -> str:
+    """The metrics as lines of text: value (lowest to highest block), floor."""
+    lines = [f"{'metric':<22} {'samples':>8} {'(blocks)':>19} {'held-out':>9}"]
+    for name, metric in result["metrics"].items():
+        span = f"({min(metric['blocks']):.4f} to {max(metric['blocks']):.4f})"
+        lines.append(f"{name:<22} {metric['value']:>8.4f} {span:>19} {metric['floor']:>9.4f}")
+    if result["judge"] is not None:
+        lines.append(f"judge: {100 * result['judge']['heldout_accuracy']:.1f} % of held-out right")
+    return "\n".join(lines)
+
+
+def evaluate_and_report(
+    config: ConfigDict,
+    path: pathlib.Path,
+    data: Dataset,
+    constants: Constants,
+    params: PyTree,
+    step: int,
+    poll: Callable | None = None,
+) -> dict:
+    """Evaluates, writes `evaluation.json`, and prints the table and the files of the run."""
+    result = {"step": step, **evaluate(config, data, constants, params, path, poll)}
+    write_json(path / "evaluation.json", result)
+    print(table(result))
+    names = ("evaluation.json", "metrics.jsonl", "config.json", "judge.npz", "checkpoints")
+    files = [path / name for name in names] + sorted((path / "samples").glob("*"))
+    print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
+    return result

@@ -1,0 +1,155 @@
+"""The command line: `python -m gmm_diffusion.main --config=FILE --workdir=DIR [--mode=MODE]`.
+
+  --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
+  --mode=sample    writes DIR/samples/samples.npz and samples.png
+  --mode=evaluate  writes DIR/evaluation.json
+
+Settings are overridden as --config.GROUP.FIELD=VALUE. Without --config the settings are those
+stored in DIR. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or
+SIGTERM.
+"""
+
+import difflib
+import logging
+import os
+import pathlib
+import re
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError, RunError
+
+MODES = ("train", "sample", "evaluate")
+
+
+def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
+    """Command line, program name first -> (mode, workdir, config).
+
+    Raises:
+      InputError: for an unknown flag or field, a wrong type, a file that is missing or broken.
+    """
+    path = _config_path(argv)
+    _check_field_names(argv)
+    values = flags.FlagValues()
+    try:
+        flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+        flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+        config_flags.DEFINE_config_file(
+            "config", config_lib.__file__, "Config file.", flag_values=values, sys_argv=argv
+        )
+        rest = values(argv)
+        config = values.config
+        overrides = dict(values["config"].override_values)
+    except flags.Error as error:
+        raise InputError(f"{error}.") from error
+    except Exception as error:  # A config file is Python: it may fail in any way.
+        raise InputError(f"--config {path} cannot be loaded: {_cause(error)}.") from error
+    if len(rest) > 1:
+        raise InputError(f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE.")
+    if not values.workdir:
+        raise InputError("--workdir is missing; it must name the directory of the run.")
+    return values.mode, values.workdir, _merge(values.mode, values.workdir, path, config, overrides)
+
+
+def _config_path(argv):
+    for i, argument in enumerate(argv):
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if match:
+            path = match[1] if match[1] is not None else (argv[i + 1 : i + 2] or [""])[0]
+            if not os.path.isfile(path):
+                raise InputError(f"--config is {path!r}, which is not a file; it must be a config.")
+            return path
+    return None
+
+
+def _check_field_names(argv):
+    known = config_lib.fields(config_lib.default())
+    for argument in argv:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        if match and match[1] not in known:
+            near = difflib.get_close_matches(match[1], known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
+            raise InputError(f"--config.{match[1]} is not a setting; {hint}")
+
+
+def _cause(error):
+    """The part of a config file's failure that a person needs."""
+    missing = re.search(r"Key \"?\\*'?\"?(\w+)", str(error))
+    if isinstance(error, AttributeError | KeyError) and missing:
+        return f"{missing[1]} is not a setting; config.py lists all fields"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
+
+
+def _merge(mode, workdir, path, config, overrides):
+    """Flags over the config file over the stored settings; the model's groups stay as stored."""
+    from gmm_diffusion.training.workdir import CONFIG, read_config
+
+    if mode == "train" and path is not None:
+        return config
+    if mode == "train" and not (pathlib.Path(workdir) / CONFIG).exists():
+        raise InputError("--config is missing; it must name a config file such as configs/digits_gmm.py.")
+    merged = read_config(workdir)
+    stored = merged.copy_and_resolve_references()
+    if path is not None:
+        for group in ("sample", "evaluation"):
+            merged[group].update(config[group])
+    for field, value in overrides.items():
+        group, name = field.split(".")
+        merged[group][name] = value
+    differences = config_lib.differences(merged, stored)
+    if differences:
+        raise InputError(
+            f"--mode={mode} takes the model from {workdir}, which differs: {'; '.join(differences)}."
+        )
+    return merged
+
+
+def run(argv: list[str]) -> int:
+    """One command; returns the exit status."""
+    if any(argument in ("--help", "-h", "--helpfull") for argument in argv):
+        print(__doc__)
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    for noisy in ("absl", "orbax", "jax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        mode, workdir, config = parse(argv)
+        config_lib.validate(config)
+        return _dispatch(mode, workdir, config)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"Failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(mode, workdir, config):
+    # Imported late: a bad flag should be refused before jax has loaded.
+    _use_compilation_cache()
+    from gmm_diffusion.training import loop, signals
+    from gmm_diffusion.training import offline
+
+    modes = {"train": loop.train, "sample": offline.sample, "evaluate": offline.evaluate}
+    try:
+        modes[mode](config, workdir)
+    except signals.Interrupted as interrupted:
+        return interrupted.exit_status
+    return 0
+
+
+def _use_compilation_cache():
+    """Keeps compiled programs between starts, unless the user has chosen a place or none."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gmm_diffusion"))
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

@@ -1,0 +1,5 @@
+"""Samplers: from noise to data, given a denoiser."""
+
+from gmm_diffusion.sampling import samplers
+
+__all__ = ["samplers"]

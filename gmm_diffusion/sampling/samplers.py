@@ -1,0 +1,212 @@
+"""Sequential samplers: one function a step, one `lax.scan` for all.
+
+A sampler integrates the probability-flow equation `dx/dsigma = (x - D(x; sigma)) / sigma`
+(Karras et al. 2022, arXiv 2206.00364, eq. 3 with `s = 1`, `sigma(t) = t`) over a decreasing grid.
+A new sampler is one step function and one line in `SAMPLERS`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gmm_diffusion.types import Array, DenoiseFn, PyTree
+
+
+def euler_step(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    sigma_next: Array,
+    cond: PyTree,
+    *,
+    num_steps: int,
+) -> Array:
+    """One Euler step, equal to a DDIM step (arXiv 2206.00364, section 3; order 1)."""
+    del keys, num_steps
+    denoised = denoise_fn(x, sigma, cond)
+    # Weights in place of a slope: at sigma_next = 0 the result is the denoised data, exactly.
+    ratio = sigma_next / sigma
+    return ratio * x + (1.0 - ratio) * denoised
+
+
+def heun_step(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    sigma_next: Array,
+    cond: PyTree,
+    *,
+    num_steps: int,
+    churn: float = 0.0,
+    churn_min: float = 0.0,
+    churn_max: float = np.inf,
+    churn_noise: float = 1.0,
+) -> Array:
+    """One Heun step with churn; `sigma_next` positive (arXiv 2206.00364, algorithm 2; order 2)."""
+    x, sigma = add_churn(
+        keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise
+    )
+    slope = (x - denoise_fn(x, sigma, cond)) / sigma
+    x_next = x + (sigma_next - sigma) * slope
+    slope_next = (x_next - denoise_fn(x_next, sigma_next, cond)) / sigma_next
+    return x + (sigma_next - sigma) * 0.5 * (slope + slope_next)
+
+
+def heun_last_step(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    sigma_next: Array,
+    cond: PyTree,
+    *,
+    num_steps: int,
+    churn: float = 0.0,
+    churn_min: float = 0.0,
+    churn_max: float = np.inf,
+    churn_noise: float = 1.0,
+) -> Array:
+    """The step to sigma 0: churn, then Euler, as the slope at 0 does not exist (algorithm 2)."""
+    x, sigma = add_churn(
+        keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise
+    )
+    return euler_step(denoise_fn, keys, x, sigma, sigma_next, cond, num_steps=num_steps)
+
+
+def add_churn(
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    amount: float,
+    sigma_low: float,
+    sigma_high: float,
+    noise: float,
+) -> tuple[Array, Array]:
+    """Raises the noise level by new noise (arXiv 2206.00364, algorithm 2, lines 4 to 6).
+
+    Args:
+      keys: `[B]` keys of this step.
+      x: `[B, ...]` at noise level `sigma []`.
+      sigma: `[]`.
+      amount: `S_churn / N`; at most `sqrt(2) - 1` of it is used. A Python 0 adds nothing.
+      sigma_low: churn only at or above this noise level.
+      sigma_high: churn only at or below this noise level.
+      noise: standard deviation of the new noise, `S_noise`.
+
+    Returns:
+      `x [B, ...]` and its new noise level `[]`.
+    """
+    if isinstance(amount, int | float) and amount == 0:
+        return x, sigma
+    inside = (sigma >= sigma_low) & (sigma <= sigma_high)
+    gamma = jnp.where(inside, jnp.minimum(amount, np.sqrt(2.0) - 1.0), 0.0)
+    raised = sigma * (1.0 + gamma)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+    added = jnp.sqrt(jnp.maximum(jnp.square(raised) - jnp.square(sigma), 0.0))
+    return x + added * noise * eps, raised
+
+
+@dataclasses.dataclass(frozen=True)
+class SequentialSampler:
+    """A sampler by steps; call it, or bind options with `functools.partial`.
+
+    Attributes:
+      order: of convergence in the number of steps, without churn.
+      step: from one positive noise level to the next.
+      last_step: from the last positive noise level to 0; takes the same options.
+      step_evaluations: calls of the denoiser in one `step`.
+      last_step_evaluations: calls of the denoiser in `last_step`.
+    """
+
+    order: int
+    step: Callable
+    last_step: Callable
+    step_evaluations: int
+    last_step_evaluations: int
+
+    def evaluations(self, num_steps: int) -> int:
+        """Calls of the denoiser, each on the whole batch, in a run of `num_steps` steps."""
+        return self.step_evaluations * (num_steps - 1) + self.last_step_evaluations
+
+    def __call__(
+        self,
+        denoise_fn: DenoiseFn,
+        keys: Array,
+        x_init: Array,
+        sigmas: Array,
+        cond: PyTree = None,
+        **options,
+    ) -> Array:
+        """Integrates `x_init` from `sigmas[0]` to 0.
+
+        Args:
+          denoise_fn: the denoiser.
+          keys: `[B]` typed keys, one a sample; step i uses `fold_in(keys[b], i)`.
+          x_init: `[B, ...]`, already scaled by `sigmas[0]`.
+          sigmas: `[S+1]` decreasing, the last one 0.
+          cond: a pytree with leading B, or None.
+          **options: of the step function.
+
+        Returns:
+          `[B, ...]` samples.
+        """
+        num_steps = sigmas.shape[0] - 1
+
+        def fold(i):
+            return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+
+        def body(x, inputs):
+            i, sigma, sigma_next = inputs
+            x = self.step(
+                denoise_fn, fold(i), x, sigma, sigma_next, cond, num_steps=num_steps, **options
+            )
+            return x, None
+
+        steps = (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1])
+        x, _ = lax.scan(body, x_init, steps)
+        return self.last_step(
+            denoise_fn,
+            fold(num_steps - 1),
+            x,
+            sigmas[-2],
+            sigmas[-1],
+            cond,
+            num_steps=num_steps,
+            **options,
+        )
+
+
+def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: float) -> Array:
+    """`[B]` keys -> `[B, *shape]` of standard deviation `sigma_max`.
+
+    The number folded in lies outside the range of step numbers, which use the same keys.
+    """
+
+    def one(key):
+        return sigma_max * jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape)
+
+    return jax.vmap(one)(keys)
+
+
+SAMPLERS = {
+    "heun": SequentialSampler(
+        order=2,
+        step=heun_step,
+        last_step=heun_last_step,
+        step_evaluations=2,
+        last_step_evaluations=1,
+    ),
+    "euler": SequentialSampler(
+        order=1,
+        step=euler_step,
+        last_step=euler_step,
+        step_evaluations=1,
+        last_step_evaluations=1,
+    ),
+}

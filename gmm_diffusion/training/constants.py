@@ -1,0 +1,82 @@
+"""The constants of a run that are fitted to data once and never again, as flat arrays and back."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from gmm_diffusion.conditioning import Conditioner, FeatureTransform
+from gmm_diffusion.conditioning.embedding import EMBEDDINGS
+from gmm_diffusion.data.batches import Transform
+from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.types import Array
+
+
+@struct.dataclass
+class Constants:
+    """What stands in a checkpoint beside the state.
+
+    Attributes:
+      transform: centring of the data.
+      sigma_data: `[]` RMS of the centred training data.
+      conditioner: constants of the conditioning, or None.
+    """
+
+    transform: Transform
+    sigma_data: Array
+    conditioner: Conditioner | None = None
+
+
+def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`(arrays, settings)`: every array by its dotted name, and every static field likewise."""
+    arrays, settings = {}, {}
+
+    def visit(node, prefix):
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            name = prefix + field.name
+            if value is None:
+                continue
+            if dataclasses.is_dataclass(value):
+                visit(value, name + ".")
+            elif field.metadata.get("pytree_node", True):
+                arrays[name] = np.asarray(value)
+            else:
+                settings[name] = value
+
+    visit(constants, "")
+    return arrays, settings
+
+
+def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Constants:
+    """The inverse of `to_arrays`, bit for bit."""
+    types = {
+        "transform": Transform,
+        "conditioner": Conditioner,
+        "conditioner.mixture": GaussianMixture,
+        "conditioner.transform": FeatureTransform,
+    }
+    if "conditioner.embedding_name" in settings:
+        types["conditioner.embedding"] = EMBEDDINGS[settings["conditioner.embedding_name"]][2]
+    names = [*arrays, *settings]
+
+    def make(cls, prefix):
+        values = {}
+        for field in dataclasses.fields(cls):
+            name = prefix + field.name
+            if name in arrays:
+                values[field.name] = jnp.asarray(arrays[name])
+            elif name in settings:
+                values[field.name] = settings[name]
+            elif name in types and (
+                any(other.startswith(name + ".") for other in names)
+                or not dataclasses.fields(types[name])
+            ):
+                values[field.name] = make(types[name], name + ".")
+            else:
+                values[field.name] = None
+        return cls(**values)
+
+    return make(Constants, "")

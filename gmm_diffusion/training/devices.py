@@ -1,0 +1,128 @@
+"""Everything that knows how many devices there are; the only use of `pmap`."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.types import Array, Batch, PyTree
+
+AXIS = "devices"
+
+
+
+def replicate(tree: PyTree, num_devices: int | None = None) -> PyTree:
+    """One copy of `tree` on each of this process's devices, laid out as `pmap` returns it.
+
+    (Another layout, such as that of `flax.jax_utils.replicate`, would compile every step twice.)
+    """
+    devices = jax.local_devices()[:num_devices]
+    copy = jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None), devices=devices)
+    return copy(np.zeros(len(devices)), tree)
+
+
+def unreplicate(tree: PyTree) -> PyTree:
+    """The first device's copy of a replicated pytree, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+
+
+def make_train_steps(
+    train_step: Callable, num_devices: int | None = None
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+    """Several train steps in one call, spread over this process's devices.
+
+    Args:
+      train_step: `(state, batch, key, axis_name=...) -> (state, metrics)`.
+      num_devices: how many local devices to use; None uses all.
+
+    Returns:
+      `(replicated state, batches, key) -> (replicated state, metrics)`, where each leaf of
+      `batches` is `[S, B, ...]`, S the steps, and each metric is `[S]` on the host once fetched.
+      The state passed in is donated.
+    """
+    devices = jax.local_devices()[:num_devices]
+
+    def steps(state, batches, key):
+        def body(state, batch):
+            return train_step(state, batch, key, axis_name=AXIS)
+
+        return lax.scan(body, state, batches)
+
+    mapped = jax.pmap(
+        steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
+    )
+
+    def run(state, batches, key):
+        state, metrics = mapped(state, split_batches(batches, len(devices)), key)
+        return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
+
+    return run
+
+
+def split_batches(batches: PyTree, num_devices: int) -> PyTree:
+    """Leaves `[S, B, ...] -> [devices, S, B / devices, ...]`.
+
+    Raises:
+      ValueError: if B is not divisible by the number of devices.
+    """
+
+    def split(x):
+        steps, size = x.shape[:2]
+        if size % num_devices:
+            raise ValueError(
+                f"training.batch_size per process is {size}; it must be a multiple of the "
+                f"{num_devices} devices."
+            )
+        x = np.asarray(x).reshape(steps, num_devices, size // num_devices, *x.shape[2:])
+        return x.swapaxes(0, 1)
+
+    return jax.tree.map(split, batches)
+
+
+def map_examples(fn: Callable, batch_size: int) -> Callable:
+    """`fn(shared, *examples) -> [B, ...]` over any number of examples, on all local devices.
+
+    Args:
+      fn: treats each example by itself; `shared` is a pytree that every device gets whole.
+      batch_size: examples in one call over all devices; rounded up to a multiple of them.
+
+    Returns:
+      `(shared, *examples, poll=None) -> [N, ...]` NumPy array, where each argument in `examples`
+      is a pytree with leading N. The last call is padded by repeating examples, so that there is
+      one compiled program. `poll()` runs before each call.
+    """
+    devices = jax.local_devices()
+    per_device = -(-batch_size // len(devices))
+    size = per_device * len(devices)
+
+    @functools.partial(jax.pmap, devices=devices)
+    def mapped(shared, examples):
+        return fn(shared, *examples)
+
+    def run(shared, *examples, poll=None):
+        num = jax.tree.leaves(examples)[0].shape[0]
+        shared = replicate(shared)
+        outputs = []
+        for start in range(0, num, size):
+            if poll is not None:
+                poll()
+            take = np.arange(start, start + size) % num
+
+            def pick(x, take=take):
+                return x[take].reshape(len(devices), per_device, *x.shape[1:])
+
+            output = mapped(shared, jax.tree.map(pick, examples))
+            outputs.append(np.concatenate(list(np.asarray(output))))
+        return np.concatenate(outputs)[:num]
+
+    return run
+
+
+def example_keys(seed: int, num: int, first: int = 0) -> Array:
+    """Typed keys `[N]` of samples `first .. first + num - 1`: `fold_in(key(seed), i)`."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(first, first + num))

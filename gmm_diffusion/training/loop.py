@@ -1,0 +1,262 @@
+"""A training run from a config: data, steps, logs, checkpoints, evaluation."""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from gmm_diffusion import __version__, build, evaluation
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.data import Dataset, batches, to_uint8
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.training import devices, image_grid, signals, storage, workdir
+from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.training.constants import Constants, from_arrays, to_arrays
+from gmm_diffusion.training.metrics_log import MetricsLog
+from gmm_diffusion.training.progress import Progress
+from gmm_diffusion.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a run is made of once everything that can be refused has been checked."""
+
+    config: ConfigDict
+    path: pathlib.Path
+    data: Dataset
+    constants: Constants
+
+
+def train(config: ConfigDict, run_dir: str) -> dict:
+    """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
+
+    Args:
+      config: see `config.default`.
+      run_dir: created if absent; resumed if it holds a run with the same model.
+
+    Returns:
+      The evaluation, as written to `evaluation.json`.
+
+    Raises:
+      InputError: bad input, before training; nothing on disk is lost.
+      RunError: the run itself failed; the last good checkpoint stands.
+      signals.Interrupted: stopped by Ctrl-C or SIGTERM, saved.
+    """
+    config_lib.validate(config)
+    started = time.monotonic()
+    _check_devices(config)
+    data = build.dataset(config)
+    resumed = workdir.claim(config, run_dir)
+    path = pathlib.Path(run_dir)
+    with (
+        signals.graceful() as interrupt,
+        storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store,
+    ):
+        parts, state = _prepare(config, path, data, store if resumed else None)
+        with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
+            state = _run(parts, state, store, metrics_log, interrupt, started)
+        params = evaluation.choose_params(config, state)
+        return evaluation.evaluate_and_report(
+            config, path, data, parts.constants, params, int(state.step), interrupt.check
+        )
+
+
+def _check_devices(config):
+    count = jax.device_count()
+    if config.training.batch_size % count:
+        raise InputError(
+            f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
+            f"{count} devices."
+        )
+
+
+def _prepare(config, path, data, store):
+    """Constants and state, from the newest good checkpoint or from the start."""
+    stored = store.restore_constants_and_meta() if store is not None else None
+    if stored is not None:
+        constants = from_arrays(stored.constants, stored.meta["settings"])
+    else:
+        constants = build.constants(config, data)
+    params = build.init_params(config, data.shape, constants)
+    optimizer = build.optimizer(config)
+    state = state_lib.create(params, optimizer, len(config.training.ema_widths))
+    log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
+    if stored is not None:
+        restored = store.restore(jax.device_get(state))
+        state = restored.state
+        log.info("Resumed %s from step %d.", path, restored.step)
+    return _Parts(config, path, data, constants), state
+
+
+def _run(parts, state, store, metrics_log, interrupt, started):
+    """All remaining steps; returns the final state on the host."""
+    config = parts.config
+    num_steps = config.training.num_steps
+    step = int(state.step)
+    metrics_log.truncate(step)
+    if step >= num_steps:
+        return jax.device_get(state)
+    key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
+    run_steps = devices.make_train_steps(build.train_step_fn(config, parts.constants))
+    monitor = _Monitor(parts, metrics_log)
+    next_batches = _batch_source(parts)
+    save = functools.partial(_save, parts, store)
+
+    state = devices.replicate(state)
+    progress = Progress(num_steps, step)
+    window = _Window(step)
+    try:
+        upcoming = next_batches(step, num_steps)
+        while step < num_steps:
+            state, metrics = run_steps(state, upcoming, key)
+            previous, step = step, step + jax.tree.leaves(upcoming)[0].shape[0]
+            # The host prepares the next call while the devices work on this one.
+            upcoming = next_batches(step, num_steps)
+            metrics = jax.device_get(metrics)
+            if previous == window.first_step:
+                log.info("First steps done after %.1f s.", time.monotonic() - started)
+            _check_finite(config, step, metrics)
+            window.add(metrics)
+            loss = float(metrics["denoising_loss"].mean())
+            progress.update(step, loss, (step - previous) * config.training.batch_size)
+
+            def crossed(every, previous=previous, step=step):
+                return every and (step // every > previous // every or step == num_steps)
+
+            if crossed(config.training.log_every):
+                metrics_log.write(step, window.flush(step, config.training.batch_size))
+            if crossed(config.checkpoint.every):
+                save(step, state)
+            interrupt.check()
+            if crossed(config.training.heldout_every):
+                with window.paused():
+                    monitor(step, devices.unreplicate(state), poll=interrupt.check)
+    except signals.Interrupted:
+        save(step, state)
+        progress.note(f"Interrupted at step {step}; saved. The same command goes on from there.")
+        raise
+    finally:
+        progress.close()
+    return devices.unreplicate(state)
+
+
+def _save(parts, store, step, state):
+    """Saves unless this step is stored already."""
+    if store.latest_step() == step:
+        return
+    arrays, settings = to_arrays(parts.constants)
+    meta = {
+        "settings": settings,
+        "shape": parts.data.shape,
+        "version": __version__,
+        "jax": jax.__version__,
+    }
+    store.save(step, devices.unreplicate(state), arrays, meta)
+
+
+def _check_finite(config, step, metrics):
+    allowed = config.training.max_nonfinite
+    worst = int(metrics["nonfinite_in_a_row"].max())
+    if worst > allowed:
+        raise RunError(
+            f"The loss or its gradient was not finite in {worst} updates in a row before step "
+            f"{step}; training.max_nonfinite allows {allowed}. The last checkpoint is intact; "
+            "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
+        )
+
+
+def _batch_source(parts):
+    """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only."""
+    config, split = parts.config, parts.data.train
+    weights = build.split_weights(config, parts.constants, split)
+    size = config.training.batch_size
+    processes, rank = jax.process_count(), jax.process_index()
+    mine = slice(rank * size // processes, (rank + 1) * size // processes)
+    transform = jax.device_get(parts.constants.transform)
+
+    def one(step):
+        index, flipped = batches.indices(
+            config.training.seed, step, size, len(split), config.data.flip
+        )
+        index, flipped = index[mine], flipped[mine]
+        return Batch(
+            x=batches.make_batch(split.x, index, flipped, transform),
+            index=np.arange(mine.start, mine.stop, dtype=np.int32),
+            mask=np.ones(len(index), np.float32),
+            weights=None if weights is None else weights[flipped.astype(int), index],
+        )
+
+    def source(step, num_steps):
+        steps = range(step, min(step + config.training.steps_per_call, num_steps))
+        if not steps:
+            return None
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *[one(s) for s in steps])
+
+    return source
+
+
+class _Window:
+    """Means of the metrics since the last line of the log, and the time they took."""
+
+    def __init__(self, first_step):
+        self.first_step = first_step
+        self._rows, self._last, self._time = [], first_step, time.monotonic()
+
+    def add(self, metrics):
+        self._rows.append(metrics)
+
+    def flush(self, step, batch_size):
+        seconds = time.monotonic() - self._time
+        means = {
+            name: float(np.concatenate([row[name] for row in self._rows]).mean())
+            for name in self._rows[0]
+            if not name.startswith("nonfinite")
+        }
+        means["nonfinite"] = int(self._rows[-1]["nonfinite"][-1])
+        means["images_per_second"] = (step - self._last) * batch_size / seconds
+        self._rows, self._last, self._time = [], step, time.monotonic()
+        return means
+
+    def paused(self):
+        """Time inside does not count as training."""
+        window = self
+
+        class Paused:
+            def __enter__(self):
+                self.start = time.monotonic()
+
+            def __exit__(self, *_):
+                window._time += time.monotonic() - self.start
+
+        return Paused()
+
+
+class _Monitor:
+    """Held-out losses and a sheet of samples, from the average that sampling uses."""
+
+    def __init__(self, parts, metrics_log):
+        self.parts, self.metrics_log = parts, metrics_log
+        config = parts.config
+        self.heldout = evaluation.make_heldout_losses(config, parts.data, parts.constants)
+        self.sheet = evaluation.make_sheet(config, parts.data, parts.constants)
+
+    def __call__(self, step, state, poll):
+        params = evaluation.choose_params(self.parts.config, state)
+        self.metrics_log.write(step, self.heldout(params, poll=poll))
+        samples = self.sheet(params, poll=poll)
+        path = self.parts.path / "samples" / f"step_{step}.png"
+        path.parent.mkdir(exist_ok=True)
+        if self.parts.data.is_image:
+            image = image_grid.grid(to_uint8(samples), scale=4)
+            image_grid.save_png(path, image)
+            self.metrics_log.write_images(step, {"samples": image})
+        else:
+            image_grid.scatter(samples, None, path)

@@ -1,0 +1,89 @@
+"""The loss of a training run, composed from its parts: weights -> condition -> denoising."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gmm_diffusion import conditioning
+from gmm_diffusion.diffusion import noise_levels, preconditioning
+from gmm_diffusion.diffusion.denoising_loss import denoising_loss, uncertainty_weighted
+from gmm_diffusion.types import Array, Batch, LossFn
+
+# Each use of an example's key folds in a number of its own: a feature that is switched off leaves
+# the random numbers of the rest as they were.
+NOISE, SIGMA, SEMANTICS, NULL, DRAWS, DROPOUT = range(6)
+
+
+def make_loss_fn(
+    denoise: Callable,
+    log_variance: Callable,
+    conditioner: conditioning.Conditioner | None,
+    *,
+    sigma_data: float,
+    sigma_log_mean: float,
+    sigma_log_std: float,
+    null_probability: float = 0.0,
+    semantics_options: dict | None = None,
+) -> LossFn:
+    """The loss of one batch.
+
+    Args:
+      denoise: `(params, x, sigma, cond, keys) -> x0`; `keys` are for dropout.
+      log_variance: `(params, sigma [B]) -> u [B]`.
+      conditioner: the constants of the conditioning, or None.
+      sigma_data: RMS of the centred data.
+      sigma_log_mean: mean of `ln sigma` in training.
+      sigma_log_std: standard deviation of `ln sigma` in training.
+      null_probability: how often the condition is replaced by the null embedding.
+      semantics_options: options of the conditioning's semantics.
+
+    Returns:
+      `(params, batch, keys [B]) -> ([B] losses, {"denoising_loss": [B]})`, where the losses are
+      uncertainty-weighted and the diagnostic is the raw weighted loss.
+    """
+
+    def loss_fn(params, batch: Batch, keys: Array):
+        def use(number):
+            return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+        cond = None
+        if conditioner is not None:
+            weights = conditioning.training_weights(
+                conditioner, use(SEMANTICS), batch.weights, **(semantics_options or {})
+            )
+            uniform = jax.vmap(jax.random.uniform)(use(NULL))
+            keep = (uniform >= null_probability).astype(jnp.float32)
+            cond = conditioning.encode(conditioner, weights, use(DRAWS), keep)
+        sigma = noise_levels.log_normal(use(SIGMA), sigma_log_mean, sigma_log_std)
+
+        def denoise_fn(x, sigma, cond):
+            return denoise(params, x, sigma, cond, use(DROPOUT))
+
+        loss = denoising_loss(denoise_fn, use(NOISE), batch.x, sigma, cond, sigma_data=sigma_data)
+        weighted = uncertainty_weighted(loss, log_variance(params, sigma))
+        return weighted, {"denoising_loss": loss}
+
+    return loss_fn
+
+
+def make_denoise(network, sigma_data: float) -> Callable:
+    """`(params, x, sigma, cond, keys=None) -> x0` of a linen network; `params` is a dict of parts."""
+
+    def denoise(params, x, sigma, cond=None, keys=None):
+        def network_fn(x, c_noise, cond):
+            return network.apply({"params": params["network"]}, x, c_noise, cond, keys)
+
+        return preconditioning.precondition(network_fn, sigma_data)(x, sigma, cond)
+
+    return denoise
+
+
+def make_log_variance(network) -> Callable:
+    """`(params, sigma [B]) -> u [B]` of the linen module `LogVariance`."""
+
+    def log_variance(params, sigma):
+        c_noise = preconditioning.c_noise(sigma)
+        return network.apply({"params": params["log_variance"]}, c_noise)
+
+    return log_variance

@@ -1,0 +1,65 @@
+"""What is done with a finished run: drawing samples and evaluating it again."""
+
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gmm_diffusion import build, evaluation
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import to_uint8
+from gmm_diffusion.training import checkpoint, image_grid, signals
+
+
+def sample(config: ConfigDict, run_dir: str) -> None:
+    """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
+
+    Writes `samples.npz` with `x` (uint8 `[N, H, W, C]` or float32 `[N, D]`), and where the model
+    is conditioned `weights [N, K]` and `label [N]` (-1 where no single class was asked for); and
+    `samples.png`.
+
+    Raises:
+      InputError: a condition that the model does not know, or no good checkpoint.
+    """
+    terms = requests.parse(config.sample.condition)
+    run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
+    arrays = {}
+    weights = None
+    if run.conditioner is not None:
+        weights, labels = requests.weights(
+            run.conditioner, config.sample.condition, config.sample.num, config.sample.seed
+        )
+        arrays = {"weights": weights, "label": labels}
+    else:
+        requests.check(terms, 0, 0)
+    generate = build.generator(config, run.constants, run.shape)
+    with signals.graceful() as interrupt:
+        x = generate(
+            run.params, weights, config.sample.seed, config.sample.num, poll=interrupt.check
+        )
+    folder = pathlib.Path(run_dir) / "samples"
+    folder.mkdir(exist_ok=True)
+    is_image = len(run.shape) == 3
+    x = to_uint8(x) if is_image else x
+    np.savez(folder / "samples.npz", x=x, **arrays)
+    if is_image:
+        image_grid.save_png(folder / "samples.png", image_grid.grid(x, scale=4))
+    else:
+        image_grid.scatter(x, arrays.get("label"), folder / "samples.png")
+    print(f"{len(x)} samples in {folder / 'samples.npz'} and {folder / 'samples.png'}")
+
+
+def evaluate(config: ConfigDict, run_dir: str) -> dict:
+    """Evaluates the run and writes `run_dir/evaluation.json`; returns what it wrote."""
+    data = build.dataset(config)
+    run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
+    with signals.graceful() as interrupt:
+        return evaluation.evaluate_and_report(
+            config,
+            pathlib.Path(run_dir),
+            data,
+            run.constants,
+            run.params,
+            run.step,
+            interrupt.check,
+        )

@@ -1,0 +1,96 @@
+"""One training step, a pure function; `devices.py` puts it on devices."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gmm_diffusion.networks import normalize_weights
+from gmm_diffusion.training import ema
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.types import Array, Batch, LossFn
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    loss_fn: LossFn,
+    optimizer: dict[str, optax.GradientTransformation],
+    ema_widths: tuple[float, ...] = (0.05, 0.10),
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update of every part, with forced weight normalisation and EMAs.
+
+    Random keys belong to the examples: `fold_in(fold_in(key, step), index)`. Means are
+    `psum(sum * mask) / psum(mask)`, gradients included, so the result does not depend on how a
+    batch is spread over devices. A non-finite loss or gradient leaves parameters, optimisers and
+    averages as they were, and is counted.
+
+    Args:
+      state: the state before.
+      batch: this device's share of the global batch.
+      key: of the run, the same on every device and at every step.
+      loss_fn: `(params, batch, keys [B]) -> ([B] losses, dict of [B] diagnostics)`.
+      optimizer: one for each part of `state.params`.
+      ema_widths: relative widths of the averages (arXiv 2312.02696, section 3.1).
+      axis_name: of the device axis, or None for a single device.
+
+    Returns:
+      The state after, and scalar metrics: "loss", "gradient_norm", "nonfinite",
+      "nonfinite_in_a_row" and the mean of each diagnostic.
+    """
+
+    def total(x):
+        return x if axis_name is None else lax.psum(x, axis_name)
+
+    step_key = jax.random.fold_in(key, state.step)
+    keys = jax.vmap(lambda index: jax.random.fold_in(step_key, index))(batch.index)
+    counted = batch.mask > 0
+
+    def masked_sum(x):
+        return jnp.sum(jnp.where(counted, x, 0.0))
+
+    def objective(params):
+        losses, aux = loss_fn(params, batch, keys)
+        return masked_sum(losses), jax.tree.map(masked_sum, aux)
+
+    (loss_sum, aux_sums), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    num_examples = total(jnp.sum(batch.mask))
+    loss, aux, gradients = jax.tree.map(
+        lambda x: total(x) / num_examples, (loss_sum, aux_sums, gradients)
+    )
+
+    gradient_norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    params, opt_state = {}, {}
+    for part, gradient in gradients.items():
+        updates, opt_state[part] = optimizer[part].update(
+            gradient, state.opt_state[part], state.params[part]
+        )
+        params[part] = optax.apply_updates(state.params[part], updates)
+    params = normalize_weights(params)
+    averages = ema.update(state.ema, params, state.step + 1, ema_widths)
+    params, opt_state, averages = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state, averages),
+        (state.params, state.opt_state, state.ema),
+    )
+    bad = 1 - finite.astype(jnp.int32)
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=averages,
+        nonfinite=state.nonfinite + bad,
+        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * bad,
+    )
+    metrics = {
+        "loss": loss,
+        "gradient_norm": gradient_norm,
+        "nonfinite": state.nonfinite,
+        "nonfinite_in_a_row": state.nonfinite_in_a_row,
+        **aux,
+    }
+    return state, metrics

@@ -1,0 +1,73 @@
+"""The directory of a run: whose it is, and the config that it was made with."""
+
+import json
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError
+
+CONFIG = "config.json"
+
+
+def claim(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+    """Makes `workdir` the directory of a run with this config, or confirms that it is.
+
+    Only `config.json` is written, and only after the checks.
+
+    Returns:
+      Whether the directory held a run of ours already.
+
+    Raises:
+      InputError: for a directory that holds something else, or a run that differs in what may not
+        change on resume.
+    """
+    path = pathlib.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir is {path}, which is a file; it must be a directory.")
+    resumed = (path / CONFIG).exists()
+    if resumed:
+        differences = config_lib.differences(config, read_config(path))
+        if differences:
+            raise InputError(
+                f"--workdir {path} holds a run with another config; use another directory, or "
+                f"undo the differences: {'; '.join(differences)}."
+            )
+    elif path.exists() and any(path.iterdir()):
+        raise InputError(
+            f"--workdir {path} is not empty and holds no {CONFIG}, so it is not a run of ours; "
+            "use a new or empty directory."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG, json.loads(config.to_json_best_effort()))
+    except OSError as error:
+        raise InputError(f"--workdir {path} cannot be written: {error.strerror}.") from error
+    return resumed
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+    """The config stored in `workdir`.
+
+    Raises:
+      InputError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(workdir) / CONFIG
+    if not path.exists():
+        raise InputError(
+            f"--workdir {workdir} holds no {CONFIG}; it must be the directory of a run."
+        )
+    try:
+        stored = json.loads(path.read_text())
+        return config_lib.from_dict(stored)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read as the config of a run: {error}") from error
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes JSON so that `path` is either the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
