@@ -33,6 +33,9 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     """
     path = _config_path(argv)
     _check_field_names(argv)
+    if path is not None:
+        # A config may build on its neighbours: `from configs import cifar_gmm`.
+        sys.path.append(str(pathlib.Path(path).resolve().parents[1]))
     values = flags.FlagValues()
     try:
         flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
