@@ -175,10 +175,13 @@ def create(
         embedding_name=embedding_name,
         semantics=semantics,
     )
-    keys = jax.random.split(jax.random.key(seed), len(chosen))
-    seen = training_weights(
-        conditioner, keys, conditioner.bank_weights, **(semantics_options or {})
-    )
+
+    @jax.jit
+    def draw(key, bank):
+        keys = jax.random.split(key, len(chosen))
+        return training_weights(conditioner, keys, bank, **(semantics_options or {}))
+
+    seen = draw(jax.random.key(seed), conditioner.bank_weights)
     fit, _, _ = EMBEDDINGS[embedding_name]
     return conditioner.replace(
         embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options)

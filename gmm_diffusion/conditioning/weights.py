@@ -91,24 +91,24 @@ def mixture_semantics(
             return jax.random.fold_in(key, i)
 
         k = jax.random.categorical(fold(0), jnp.log(own))
-        a = jnp.exp(jax.random.uniform(fold(1), minval=log_low, maxval=log_high))
-        family = jax.random.uniform(fold(2))
-        over_all = family < shares[0]
+        j = jax.random.categorical(fold(1), jnp.log(base))
+        a = jnp.exp(jax.random.uniform(fold(2), minval=log_low, maxval=log_high))
+        family = jax.random.uniform(fold(3))
+        prior = jnp.where(family < shares[0], base, within[k])
+        first, second = _dirichlet(
+            fold(4), jnp.stack([a * prior + jax.nn.one_hot(k, base.shape[0]), a * within[j]])
+        )
         blended = family >= shares[0] + shares[1]
-        prior = jnp.where(over_all, base, within[k])
-        first = _dirichlet(fold(3), a * prior + jax.nn.one_hot(k, base.shape[0]))
-        j = jax.random.categorical(fold(4), jnp.log(base))
-        second = _dirichlet(fold(5), a * within[j])
-        share = jnp.where(blended, jnp.sqrt(jax.random.uniform(fold(6))), 1.0)
+        share = jnp.where(blended, jnp.sqrt(jax.random.uniform(fold(5))), 1.0)
         return share * first + (1.0 - share) * second
 
     return jax.vmap(one)(keys, weights)
 
 
 def _dirichlet(key: Array, alpha: Array) -> Array:
-    """Dirichlet draw `[K]`, in log space as small `alpha` underflow; `alpha_k = 0` gives 0."""
+    """Dirichlet draws `[..., K]`, in log space as small `alpha` underflow; `alpha` 0 gives 0."""
     log_gamma = jax.random.loggamma(key, jnp.where(alpha > 0, alpha, 1.0))
-    return jax.nn.softmax(jnp.where(alpha > 0, log_gamma, -jnp.inf))
+    return jax.nn.softmax(jnp.where(alpha > 0, log_gamma, -jnp.inf), axis=-1)
 
 
 SEMANTICS = {"example": example_semantics, "mixture": mixture_semantics}
