@@ -4,8 +4,8 @@ pip install -e '.[data]'
 python -m gmm_diffusion.main --config=configs/cifar_gmm.py --workdir=runs/cifar_gmm
 
 TensorFlow Datasets fetches CIFAR-10 (170 MB) on first use. The network and the schedule follow
-EDM2's ImageNet-64 recipe (arXiv 2312.02696, table 6) at a third of its width, and the noise levels
-EDM's for CIFAR-10 (arXiv 2206.00364, table 1): about 28 million parameters. Made for an
+EDM2's ImageNet-64 recipe (arXiv 2312.02696, table 6) at half its width, and the noise levels
+EDM's for CIFAR-10 (arXiv 2206.00364, table 1): about 33 million parameters. Made for an
 accelerator; nobody has trained it to the end yet, so no figure is promised here.
 """
 
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.conditioning.num_components = 200
     config.conditioning.embedding_features = 512
 
-    config.network.channels = 64
+    config.network.channels = 96
     config.network.channel_mult = (1, 2, 3)
     config.network.num_blocks = 3
     config.network.attention_resolutions = (16, 8)
