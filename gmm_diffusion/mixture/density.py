@@ -1,8 +1,8 @@
 """Density, responsibilities, score and exact denoiser of a mixture, at any noise level.
 
 Each function is written for one point and mapped over the points in blocks, so that memory stays
-bounded. Squares are of differences from each mean, never expanded: an expanded square cancels when
-means are far apart in units of the standard deviation. The arithmetic is in log-space throughout.
+bounded; squares there are of differences from each mean. Many points at one noise level take the
+matrix products of `whitened` where these are accurate. The arithmetic is in log-space throughout.
 """
 
 import math
@@ -10,12 +10,20 @@ import math
 import jax
 import jax.numpy as jnp
 
+from gmm_diffusion.mixture.blocks import block_sizes
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
+from gmm_diffusion.mixture.whitened import (
+    Whitened,
+    is_accurate,
+    log_joint,
+    posterior,
+    whitened,
+)
 from gmm_diffusion.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# Elements of the largest temporary, [block, K, D]; 16 MiB in float32.
-_BLOCK_ELEMENTS = 2**22
+# Below this, compiling two ways costs more than the faster one saves.
+_FEW_ELEMENTS = 2**20
 
 
 @jax.jit
@@ -35,12 +43,8 @@ def log_prob(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = 
     Raises:
       ValueError: a wrong shape.
     """
-    return _map_points(
-        lambda point, s, log_w: jax.nn.logsumexp(_log_joint(mix, point, s, log_w)),
-        mix,
-        x,
-        sigma,
-        weights,
+    return _from_log_joint(
+        jax.nn.logsumexp, lambda joint: posterior(joint)[1], mix, x, sigma, weights
     )
 
 
@@ -55,12 +59,8 @@ def responsibilities(
     Returns:
       `[N, K]`, rows sum to 1; exactly 0 where the weight is 0.
     """
-    return _map_points(
-        lambda point, s, log_w: jax.nn.softmax(_log_joint(mix, point, s, log_w)),
-        mix,
-        x,
-        sigma,
-        weights,
+    return _from_log_joint(
+        jax.nn.softmax, lambda joint: posterior(joint)[0].T, mix, x, sigma, weights
     )
 
 
@@ -146,13 +146,61 @@ def safe_log(weights: Array) -> Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1.0)), -jnp.inf)
 
 
+def _from_log_joint(of_point, of_block, mix: GaussianMixture, x: Array, sigma, weights) -> Array:
+    """`of_point(log_joint [K])` for each point, or `of_block(log_joint [K, N])`, which is the same
+    by matrix products, where these pay and are accurate."""
+
+    def differences():
+        return _map_points(
+            lambda point, s, log_w: of_point(_log_joint(mix, point, s, log_w)),
+            mix,
+            x,
+            sigma,
+            weights,
+        )
+
+    x, sigma = jnp.asarray(x), jnp.asarray(sigma)
+    check_points(mix, x, sigma, weights)
+    num_points = x.shape[0]
+    one_level = sigma.ndim == 0 and (weights is None or jnp.ndim(weights) == 1)
+    if not one_level or num_points * mix.num_components * mix.dim < _FEW_ELEMENTS:
+        return differences()
+    center = jnp.matmul(mix.weights, mix.means, precision=_HIGHEST)
+    w = _whitened(mix, center, sigma, weights)
+    size = block_sizes(mix.num_components, mix.dim)[mix.kind != "full"]
+    num_blocks = -(-num_points // size)
+    size = -(-num_points // num_blocks)
+
+    def products():
+        padded = jnp.pad(x, ((0, num_blocks * size - num_points), (0, 0)))
+        blocks = padded.reshape(num_blocks, size, mix.dim)
+        values = jax.lax.map(lambda block: of_block(log_joint(w, block - center[None, :])), blocks)
+        return values.reshape(-1, *values.shape[2:])[:num_points]
+
+    return jax.lax.cond(is_accurate(w), products, differences)
+
+
+def _whitened(mix: GaussianMixture, center: Array, sigma: Array, weights: Array | None) -> Whitened:
+    """The mixture of noisy points with `center [D]` as origin."""
+    root = jnp.sqrt(mix.spectrum + sigma**2)
+    log_weights = mix.log_weights if weights is None else safe_log(jnp.asarray(weights))
+    if mix.kind == "full":
+        inverse = jnp.swapaxes(mix.basis, -1, -2) / root[:, :, None]
+    elif mix.kind == "tied":
+        inverse = mix.basis.T / root[0][:, None]
+    else:
+        inverse = 1 / root if mix.kind == "diag" else 1 / root[:, 0]
+    log_det = jnp.sum(jnp.log(root), axis=-1)
+    return whitened(log_weights, log_det, mix.means - center[None, :], inverse, mix.kind)
+
+
 def _map_points(fn, mix: GaussianMixture, x: Array, sigma, weights: Array | None) -> Array:
     """`fn(point [D], sigma [], log_weights [K])` over the points, in blocks."""
     x, sigma = jnp.asarray(x), jnp.asarray(sigma)
     check_points(mix, x, sigma, weights)
     log_weights = mix.log_weights if weights is None else safe_log(jnp.asarray(weights))
     axes = (0, 0 if sigma.ndim else None, 0 if log_weights.ndim == 2 else None)
-    block = max(1, _BLOCK_ELEMENTS // (mix.num_components * mix.dim))
+    block = block_sizes(mix.num_components, mix.dim)[0]
     if x.shape[0] <= block:
         return jax.vmap(fn, in_axes=axes)(x, sigma, log_weights)
     mapped = [a for a, axis in zip((x, sigma, log_weights), axes, strict=True) if axis == 0]

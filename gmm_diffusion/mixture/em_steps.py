@@ -6,12 +6,21 @@ No covariance is formed, so nothing cancels when means are far apart in units of
 deviation, and a condition number costs its square root. Statistics of batches and of devices add.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from gmm_diffusion.mixture.triangular import triangular_inverse
+from gmm_diffusion.mixture.whitened import (
+    Whitened,
+    direct_log_joint,
+    expanded_coefficients,
+    expanded_features,
+    posterior,
+    white_coordinates,
+    white_means,
+    whitened,
+)
 from gmm_diffusion.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -57,38 +66,72 @@ class Statistics:
     second: Array
 
 
-def statistics(params: Parameters, x: Array, point_weights: Array) -> Statistics:
-    """The E step on one block.
+def whiten(params: Parameters) -> Whitened:
+    """What `statistics` needs, computed once for all blocks."""
+    num_components, dim = params.means.shape
+    if params.kind in ("full", "tied"):
+        inverse = triangular_inverse(params.root)
+        diagonal = jnp.diagonal(params.root, axis1=-2, axis2=-1)
+        log_det = jnp.sum(jnp.log(jnp.abs(diagonal)), axis=-1)
+    else:
+        inverse = 1 / params.root
+        logs = jnp.log(params.root)
+        log_det = jnp.sum(logs, axis=-1) if params.kind == "diag" else dim * logs
+    log_det = jnp.broadcast_to(log_det, (num_components,))
+    return whitened(params.log_weights, log_det, params.means, inverse, params.kind)
+
+
+def statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
+    """The E step on one block, from differences.
 
     Args:
-      params: the current mixture.
+      w: the current mixture.
       x: `[N, D]`.
       point_weights: `[N]`, not negative.
     """
-    num_points, dim = x.shape
-    num_components = params.means.shape[0]
-    y = _whiten(params, x)
-    squared = jnp.sum(y**2, axis=-1)
-    log_joint = (params.log_weights - 0.5 * dim * math.log(2 * math.pi) - _log_det_root(params))[
-        None, :
-    ] - 0.5 * squared
-    log_prob = jax.nn.logsumexp(log_joint, axis=-1)
-    r = jnp.exp(log_joint - log_prob[:, None]) * point_weights[:, None]
-    weighted = r[:, :, None] * y
-    if params.kind == "full":
-        second = jnp.einsum("nkd,nke->kde", weighted, y, precision=_HIGHEST)
-    elif params.kind == "tied":
-        rows = num_points * num_components
-        second = jnp.matmul(weighted.reshape(rows, dim).T, y.reshape(rows, dim), precision=_HIGHEST)
-    elif params.kind == "diag":
-        second = jnp.sum(weighted * y, axis=0)
+    y = white_coordinates(w, x)
+    r, log_prob = posterior(direct_log_joint(w, y))
+    r = r * point_weights[None, :]
+    weighted = r[:, None, :] * y
+    if w.kind in ("full", "tied"):
+        second = jnp.einsum("kdn,ken->kde", weighted, y, precision=_HIGHEST)
+        second = second if w.kind == "full" else jnp.sum(second, axis=0)
     else:
-        second = jnp.sum(r * squared, axis=0)
+        second = jnp.sum(weighted * y, axis=(2,) if w.kind == "diag" else (1, 2))
     return Statistics(
         total=jnp.sum(point_weights),
         log_likelihood=jnp.sum(point_weights * log_prob),
-        count=jnp.sum(r, axis=0),
-        first=jnp.sum(weighted, axis=0),
+        count=jnp.sum(r, axis=1),
+        first=jnp.sum(weighted, axis=2),
+        second=second,
+    )
+
+
+def expanded_statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
+    """`statistics` by matrix products; not for "full", and only where `is_accurate(w)`."""
+    features = expanded_features(w, x)
+    log_joint = jnp.matmul(expanded_coefficients(w), features.T, precision=_HIGHEST)
+    r, log_prob = posterior(log_joint)
+    sums = jnp.matmul(r * point_weights[None, :], features, precision=_HIGHEST)
+    dim = w.means.shape[1]
+    count, first, square = sums[:, 0], sums[:, 1 : 1 + dim], sums[:, 1 + dim :]
+    white = white_means(w)
+    if w.kind == "diag":
+        first, square = first * w.inverse, square * w.inverse**2
+        second = square - 2 * white * first + count[:, None] * white**2
+    elif w.kind == "spherical":
+        first, square = first * w.inverse[:, None], square[:, 0] * w.inverse**2
+        second = square - jnp.sum(2 * white * first - count[:, None] * white**2, axis=1)
+    else:
+        y = features[:, 1 : 1 + dim]
+        second = jnp.matmul((y * point_weights[:, None]).T, y, precision=_HIGHEST)
+        cross = jnp.matmul((first - 0.5 * count[:, None] * white).T, white, precision=_HIGHEST)
+        second = second - cross - cross.T
+    return Statistics(
+        total=jnp.sum(point_weights),
+        log_likelihood=jnp.sum(point_weights * log_prob),
+        count=count,
+        first=first - count[:, None] * white,
         second=second,
     )
 
@@ -127,11 +170,11 @@ def update(params: Parameters, stats: Statistics, floor: Array, key: Array) -> t
         root = _new_root(params.root, (stats.second - between) * scale, stats.second * scale, floor)
         means = params.means + jnp.matmul(shift, params.root.T, precision=_HIGHEST)
     elif params.kind == "diag":
-        ratio = jnp.maximum(stats.second / count[:, None] - shift**2, 0.0)
+        ratio = _difference(stats.second / count[:, None], shift**2)
         root = jnp.sqrt(params.root**2 * ratio + floor)
         means = params.means + params.root * shift
     else:
-        ratio = jnp.maximum(stats.second / count - jnp.sum(shift**2, axis=-1), 0.0) / dim
+        ratio = _difference(stats.second / count, jnp.sum(shift**2, axis=-1)) / dim
         root = jnp.sqrt(params.root**2 * ratio + floor)
         means = params.means + params.root[:, None] * shift
     return _reseed(params.replace(means=means, root=root), stats, key)
@@ -168,9 +211,14 @@ def _reseed(params: Parameters, stats: Statistics, key: Array) -> tuple[Paramete
     return params, num_empty.astype(jnp.int32)
 
 
+def _difference(second: Array, square: Array) -> Array:
+    """A variance as a difference of moments, at least what rounding leaves of it."""
+    return jnp.maximum(second - square, 4 * jnp.finfo(second.dtype).eps * jnp.abs(square))
+
+
 def _new_root(root: Array, second: Array, uncentred: Array, floor: Array) -> Array:
     """Root of `root second root' + floor I`, lower triangular, `[..., D, D]`."""
-    inverse = _inverse(root)
+    inverse = triangular_inverse(root)
     floor_term = floor * jnp.matmul(inverse, jnp.swapaxes(inverse, -1, -2), precision=_HIGHEST)
     # Rounding in the moments is relative to them before centring; without this the factorisation
     # of a singular one fails.
@@ -178,36 +226,3 @@ def _new_root(root: Array, second: Array, uncentred: Array, floor: Array) -> Arr
     identity = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
     moment = second + floor_term + rounding[..., None, None] * identity
     return jnp.matmul(root, jnp.linalg.cholesky(moment), precision=_HIGHEST)
-
-
-def _inverse(root: Array) -> Array:
-    identity = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
-    return jax.scipy.linalg.solve_triangular(root, identity, lower=True)
-
-
-def _whiten(params: Parameters, x: Array) -> Array:
-    """`root_k^-1 (x - mu_k)`, `[N, K, D]`."""
-    if params.kind == "diag":
-        return (x[:, None, :] - params.means[None, :, :]) / params.root[None, :, :]
-    if params.kind == "spherical":
-        return (x[:, None, :] - params.means[None, :, :]) / params.root[None, :, None]
-    inverse = _inverse(params.root)
-    if params.kind == "tied":
-        white = jnp.matmul(x, inverse.T, precision=_HIGHEST)
-        centers = jnp.matmul(params.means, inverse.T, precision=_HIGHEST)
-        return white[:, None, :] - centers[None, :, :]
-    white = jnp.einsum("nd,ked->nke", x, inverse, precision=_HIGHEST)
-    centers = jnp.einsum("kd,ked->ke", params.means, inverse, precision=_HIGHEST)
-    return white - centers[None, :, :]
-
-
-def _log_det_root(params: Parameters) -> Array:
-    """`log det root_k`, `[K]`."""
-    num_components, dim = params.means.shape
-    if params.kind == "diag":
-        return jnp.sum(jnp.log(params.root), axis=-1)
-    if params.kind == "spherical":
-        return dim * jnp.log(params.root)
-    diagonal = jnp.diagonal(params.root, axis1=-2, axis2=-1)
-    log_det = jnp.sum(jnp.log(jnp.abs(diagonal)), axis=-1)
-    return jnp.broadcast_to(log_det, (num_components,))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
+from gmm_diffusion.mixture.triangular import triangular_inverse
 from gmm_diffusion.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -96,9 +97,8 @@ def condition_on(mix: GaussianMixture, dims: Sequence[int], values: Array) -> Ga
         basis, singular, _ = jnp.linalg.svd(lower[..., m:, m:])
         variances = singular**2
         lower = jnp.broadcast_to(lower, (mix.num_components, mix.dim, mix.dim))
-        white = jax.scipy.linalg.solve_triangular(lower[:, :m, :m], offsets[..., None], lower=True)[
-            ..., 0
-        ]
+        inverse = triangular_inverse(lower[:, :m, :m])
+        white = jnp.einsum("kop,kp->ko", inverse, offsets, precision=_HIGHEST)
         means = means + jnp.einsum("kro,ko->kr", lower[:, m:, :m], white, precision=_HIGHEST)
         root = jnp.abs(jnp.diagonal(lower[:, :m, :m], axis1=-2, axis2=-1))
     log_evidence = -0.5 * jnp.sum(white**2, axis=-1) - jnp.sum(jnp.log(root), axis=-1)

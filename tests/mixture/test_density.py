@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from gmm_diffusion import mixture
-from gmm_diffusion.mixture import KINDS, GaussianMixture, density
+from gmm_diffusion.mixture import KINDS, GaussianMixture, blocks
 
 
 def _case(oracle, kind, num_components=4, dim=3, num_points=50, **options):
@@ -202,7 +202,7 @@ def test_blocks_change_nothing(kind, oracle, monkeypatch):
         "denoise": lambda: mixture.denoise(mix, x, sigma, weights),
     }
     whole = {name: np.asarray(call()) for name, call in calls.items()}
-    monkeypatch.setattr(density, "_BLOCK_ELEMENTS", 4 * 3 * 8)
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", 4 * 3 * 8)
     jax.clear_caches()
     for name, call in calls.items():
         np.testing.assert_allclose(call(), whole[name], rtol=1e-5, atol=1e-6)
