@@ -70,12 +70,12 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
                 f"Class {min(missing)} of {data.name} has no training example; "
                 "every class needs at least one."
             )
-    if conditioning.kind == "gmm" and conditioning.per_class:
-        if conditioning.num_components % data.num_classes:
-            raise InputError(
-                f"conditioning.num_components is {conditioning.num_components}; with per_class it "
-                f"must be a multiple of the {data.num_classes} classes."
-            )
+    fits_each_class = conditioning.kind == "gmm" and conditioning.per_class
+    if fits_each_class and conditioning.num_components % data.num_classes:
+        raise InputError(
+            f"conditioning.num_components is {conditioning.num_components}; with per_class it "
+            f"must be a multiple of the {data.num_classes} classes."
+        )
     if data.is_image:
         factor = 2 ** (len(config.network.channel_mult) - 1)
         height, width, _ = data.shape
@@ -135,7 +135,9 @@ def _fit_mixture(config, feature_transform, x, labels, data):
     rng = np.random.default_rng([config.training.seed, 3])
     rows = np.sort(rng.permutation(len(x))[: group.em_max_points])
     embed = jax.jit(functools.partial(conditioning.features, feature_transform))
-    points = np.concatenate([np.asarray(embed(x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))])
+    points = np.concatenate(
+        [np.asarray(embed(x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))]
+    )
     labels = None if labels is None else labels[rows]
     classes = range(data.num_classes) if group.per_class else [None]
     fits = []

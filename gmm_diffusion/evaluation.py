@@ -56,8 +56,9 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
     keys = example_keys(config.training.seed, num)
     weights = build.split_weights(config, constants, split)
     weights = None if weights is None else jnp.asarray(weights[0, :num])
-    loss_terms = build.semantics_options(config, constants)
+    semantics_options = build.semantics_options(config, constants)
     denoise = build.denoise(config, constants)
+    sigma_data = float(constants.sigma_data)
 
     def one_batch(shared, x, keys, sigma, weights):
         params, constants = shared
@@ -68,17 +69,16 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
         cond = None
         if weights is not None:
             conditioner = constants.conditioner
-            weights = conditioning.training_weights(conditioner, use(1), weights, **loss_terms)
+            weights = conditioning.training_weights(
+                conditioner, use(1), weights, **semantics_options
+            )
             cond = conditioning.encode(conditioner, weights, use(2))
 
         def denoise_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond)
 
-        return denoising_loss(
-            denoise_fn, use(0), x, sigma, cond, sigma_data=float(config_sigma)
-        )
+        return denoising_loss(denoise_fn, use(0), x, sigma, cond, sigma_data=sigma_data)
 
-    config_sigma = constants.sigma_data
     mapped = map_examples(one_batch, config.sample.batch_size)
 
     def losses(params, poll=None):
@@ -126,7 +126,7 @@ def evaluate(
     judge = None
     if data.is_image and labelled:
         judge = _judge(config, data, path)
-    score = _image_scores(config, data, judge, num) if data.is_image else _vector_scores(data, num)
+    score = _ImageScores(config, data, judge, num) if data.is_image else _VectorScores(data, num)
     floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
     blocks = []
     for block in range(group.blocks):
@@ -149,7 +149,9 @@ def evaluate(
     }
     return {
         "dataset": data.name,
-        "split": "heldout",
+        "floor_split": "heldout",
+        "reference_split": "train",
+        "shape": list(data.shape),
         "samples_per_block": num,
         "condition": "train",
         "sampler": config.sample.sampler,
@@ -184,7 +186,7 @@ def _judge(config, data, path):
     return judge
 
 
-class _image_scores:
+class _ImageScores:
     """Scores of uint8 images `[N, H, W, C]`."""
 
     def __init__(self, config, data, judge, num):
@@ -195,12 +197,17 @@ class _image_scores:
         spec = group.features if judge or group.features != "judge" else "pca"
         self.frechet_features = make_extractor(spec, data, judge)
         self.embed = embedding.extract
-        self.features = {"manifold": embedding.id, "frechet": self.frechet_features.id}
+        self.features = {
+            "manifold": embedding.id,
+            "frechet": self.frechet_features.id,
+            "resize": self.frechet_features.resize,
+        }
         train = data.train.x[:: max(1, len(data.train) // group.max_reference)]
         self.train = train
         self.reference = self.embed(train)
         self.heldout = data.heldout.x[:num]
         self.statistics = self._statistics(data.train.x)
+        # Mirror images of training examples are memorised ones too where training mirrors.
         self.views = train
         if config.data.flip:
             self.views = np.concatenate([train, train[:, :, ::-1]])
@@ -213,15 +220,12 @@ class _image_scores:
         num = len(x)
         features = self.embed(x)
         precision = manifold.precision(features, self.reference, self.k)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frechet_name = frechet.metric_name(num)
         scores = {
             f"defect_rate_{num}": 1.0 - precision,
             f"precision_{num}": precision,
             f"recall_{num}": manifold.recall(features, self.reference, self.k),
             f"coverage_{num}": manifold.coverage(features, self.reference, self.k),
-            frechet_name: frechet.distance(self._statistics(x), self.statistics),
+            _frechet_name(num): frechet.distance(self._statistics(x), self.statistics),
             f"memorisation_{num}": manifold.memorisation(x, self.views, self.heldout),
         }
         if labels is not None and self.judge is not None:
@@ -231,7 +235,7 @@ class _image_scores:
         return scores
 
 
-class _vector_scores:
+class _VectorScores:
     """Scores of vectors `[N, D]`, by the true density where it is known."""
 
     def __init__(self, data, num):
@@ -246,21 +250,28 @@ class _vector_scores:
 
     def __call__(self, x, labels):
         num = len(x)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frechet_name = frechet.metric_name(num)
-        scores = {frechet_name: frechet.distance(frechet.statistics(x, "raw"), self.statistics)}
+        scores = {
+            _frechet_name(num): frechet.distance(frechet.statistics(x, "raw"), self.statistics)
+        }
         if self.data.mixture is None:
             return scores
         values = np.asarray(self.log_prob(x))
         scores[f"density_defects_{num}"] = manifold.density_defects(values, self.reference)
         if labels is not None:
-            owner = np.asarray(self.posterior(x)) @ np.eye(self.data.num_classes)[
-                self.data.component_class
-            ]
+            owner = (
+                np.asarray(self.posterior(x))
+                @ np.eye(self.data.num_classes)[self.data.component_class]
+            )
             agreement = consistency.agreement(labels, owner.argmax(1), self.data.num_classes)
             scores[f"agreement_{num}"] = agreement["agreement"]
         return scores
+
+
+def _frechet_name(num):
+    with warnings.catch_warnings():
+        # The table says it once, in place of a warning for each block.
+        warnings.simplefilter("ignore")
+        return frechet.metric_name(num)
 
 
 def table(result: dict) -> str:
@@ -269,8 +280,13 @@ def table(result: dict) -> str:
     for name, metric in result["metrics"].items():
         span = f"({min(metric['blocks']):.4f} to {max(metric['blocks']):.4f})"
         lines.append(f"{name:<22} {metric['value']:>8.4f} {span:>19} {metric['floor']:>9.4f}")
+    lines.append(f"Values are means over {len(metric['blocks'])} blocks of samples.")
+    if result["samples_per_block"] < 10_000:
+        lines.append("Frechet distances from so few samples compare with their floor only.")
     if result["judge"] is not None:
-        lines.append(f"judge: {100 * result['judge']['heldout_accuracy']:.1f} % of held-out right")
+        lines.append(
+            f"Judge: {100 * result['judge']['heldout_accuracy']:.1f} % of held-out examples right."
+        )
     return "\n".join(lines)
 
 

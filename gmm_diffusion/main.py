@@ -51,7 +51,9 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     except Exception as error:  # A config file is Python: it may fail in any way.
         raise InputError(f"--config {path} cannot be loaded: {_cause(error)}.") from error
     if len(rest) > 1:
-        raise InputError(f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE.")
+        raise InputError(
+            f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE."
+        )
     if not values.workdir:
         raise InputError("--workdir is missing; it must name the directory of the run.")
     return values.mode, values.workdir, _merge(values.mode, values.workdir, path, config, overrides)
@@ -94,7 +96,9 @@ def _merge(mode, workdir, path, config, overrides):
     if mode == "train" and path is not None:
         return config
     if mode == "train" and not (pathlib.Path(workdir) / CONFIG).exists():
-        raise InputError("--config is missing; it must name a config file such as configs/digits_gmm.py.")
+        raise InputError(
+            "--config is missing; it must name a config, for example configs/digits_gmm.py."
+        )
     merged = read_config(workdir)
     stored = merged.copy_and_resolve_references()
     if path is not None:
@@ -106,7 +110,7 @@ def _merge(mode, workdir, path, config, overrides):
     differences = config_lib.differences(merged, stored)
     if differences:
         raise InputError(
-            f"--mode={mode} takes the model from {workdir}, which differs: {'; '.join(differences)}."
+            f"--mode={mode} takes the model from {workdir} as it is: {'; '.join(differences)}."
         )
     return merged
 
@@ -134,8 +138,7 @@ def run(argv: list[str]) -> int:
 def _dispatch(mode, workdir, config):
     # Imported late: a bad flag should be refused before jax has loaded.
     _use_compilation_cache()
-    from gmm_diffusion.training import loop, signals
-    from gmm_diffusion.training import offline
+    from gmm_diffusion.training import loop, offline, signals
 
     modes = {"train": loop.train, "sample": offline.sample, "evaluate": offline.evaluate}
     try:

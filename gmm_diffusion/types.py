@@ -55,7 +55,7 @@ class DenoiseFn(Protocol):
     """The posterior mean of clean data given noisy data."""
 
     def __call__(self, x: Array, sigma: Array, cond: PyTree = None) -> Array:
-        """`x [B, ...]`, `sigma [B]` or `[]`, `cond` a pytree with leading B or None -> `[B, ...]`."""
+        """`x [B, ...]`, `sigma [B]` or `[]`, `cond` with leading B or None -> `[B, ...]`."""
 
 
 class Sampler(Protocol):
@@ -64,7 +64,7 @@ class Sampler(Protocol):
     def __call__(
         self, denoise_fn: DenoiseFn, keys: Array, x_init: Array, sigmas: Array, cond: PyTree = None
     ) -> Array:
-        """`keys [B]` typed, `x_init [B, ...]` scaled by `sigmas[0]`, `sigmas [S+1]` -> `[B, ...]`."""
+        """`keys [B]`, `x_init [B, ...]` scaled by `sigmas[0]`, `sigmas [S+1]` -> `[B, ...]`."""
 
 
 class LossFn(Protocol):

@@ -14,7 +14,6 @@ from gmm_diffusion.types import Array, Batch, PyTree
 AXIS = "devices"
 
 
-
 def replicate(tree: PyTree, num_devices: int | None = None) -> PyTree:
     """One copy of `tree` on each of this process's devices, laid out as `pmap` returns it.
 

@@ -240,7 +240,10 @@ class _Window:
 
 
 class _Monitor:
-    """Held-out losses and a sheet of samples, from the average that sampling uses."""
+    """Held-out losses and a sheet of samples, from the average that sampling uses.
+
+    The raw parameters' mean loss stands beside, to show what averaging gains.
+    """
 
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
@@ -250,7 +253,9 @@ class _Monitor:
 
     def __call__(self, step, state, poll):
         params = evaluation.choose_params(self.parts.config, state)
-        self.metrics_log.write(step, self.heldout(params, poll=poll))
+        losses = self.heldout(params, poll=poll)
+        losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
+        self.metrics_log.write(step, losses)
         samples = self.sheet(params, poll=poll)
         path = self.parts.path / "samples" / f"step_{step}.png"
         path.parent.mkdir(exist_ok=True)

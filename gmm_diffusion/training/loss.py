@@ -68,7 +68,7 @@ def make_loss_fn(
 
 
 def make_denoise(network, sigma_data: float) -> Callable:
-    """`(params, x, sigma, cond, keys=None) -> x0` of a linen network; `params` is a dict of parts."""
+    """`(params, x, sigma, cond, keys=None) -> x0` of a linen network; `params` a dict of parts."""
 
     def denoise(params, x, sigma, cond=None, keys=None):
         def network_fn(x, c_noise, cond):
