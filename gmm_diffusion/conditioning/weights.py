@@ -41,8 +41,8 @@ def label_restricted(
 
 def mean_by_class(weights: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """What a class means in weights, `p(k | class)`: `[N, K], [N] -> [classes, K]`."""
-    means = [weights[labels == label].mean(axis=0, dtype=np.float64) for label in range(num_classes)]
-    return np.stack(means).astype(np.float32)
+    own = [weights[labels == label] for label in range(num_classes)]
+    return np.stack([rows.mean(axis=0, dtype=np.float64) for rows in own]).astype(np.float32)
 
 
 def example_semantics(keys: Array, weights: Array, base: Array, group: Array) -> Array:

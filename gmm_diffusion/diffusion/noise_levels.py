@@ -11,7 +11,7 @@ from gmm_diffusion.types import Array
 
 
 def log_normal(keys: Array, mean: float, std: float) -> Array:
-    """One sigma a key, `ln sigma ~ N(mean, std^2)`: `[B]` keys -> `[B]` (arXiv 2206.00364, tab. 1)."""
+    """One sigma a key, `ln sigma ~ N(mean, std^2)`: `[B]` keys -> `[B]` (table 1)."""
     return jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys))
 
 

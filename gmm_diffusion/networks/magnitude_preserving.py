@@ -44,7 +44,8 @@ def mp_silu(x: Array) -> Array:
 
 def mp_sum(a: Array, b: Array, t: float) -> Array:
     """`(1 - t) a + t b`, scaled so that independent unit inputs give unit RMS (eq. 88)."""
-    scale = 1.0 / np.sqrt((1.0 - t) ** 2 + t**2)
+    # Python floats: a NumPy scalar would turn bfloat16 into float32.
+    scale = float(1.0 / np.sqrt((1.0 - t) ** 2 + t**2))
     return a * (scale * (1.0 - t)) + b * (scale * t)
 
 
@@ -52,10 +53,9 @@ def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
     """Concatenation of channels in which `a` and `b` contribute as `1 - t` to `t` (eq. 103)."""
     channels_a, channels_b = a.shape[-1], b.shape[-1]
     scale = np.sqrt((channels_a + channels_b) / ((1.0 - t) ** 2 + t**2))
-    return jnp.concatenate(
-        [a * (scale / np.sqrt(channels_a) * (1.0 - t)), b * (scale / np.sqrt(channels_b) * t)],
-        axis=-1,
-    )
+    scale_a = float(scale / np.sqrt(channels_a) * (1.0 - t))
+    scale_b = float(scale / np.sqrt(channels_b) * t)
+    return jnp.concatenate([a * scale_a, b * scale_b], axis=-1)
 
 
 def fourier_features(x: Array, num_features: int) -> Array:
