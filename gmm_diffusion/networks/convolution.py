@@ -1,9 +1,9 @@
 """A 2-D convolution whose gradient stays fast inside `lax.scan` on CPU.
 
 XLA's CPU backend runs a convolution's weight gradient, itself a convolution in another layout,
-tens of times slower inside a loop than outside (jax-ml/jax#12868). There the weight gradient is
-computed as one matrix product a kernel position instead, and the input gradient as an ordinary
-convolution with the flipped kernel. Other platforms keep XLA's own gradients.
+tens of times slower inside a loop than outside (jax-ml/jax#12868). There both gradients are written
+as convolutions in the forward layout: that of the input with the flipped kernel, that of the kernel
+with operands transposed first. Other platforms keep XLA's own gradients.
 """
 
 import jax
@@ -31,20 +31,20 @@ def _conv2d_fwd(x, kernel):
     return _forward(x, kernel), (x, kernel)
 
 
-def _gradient_by_products(x, kernel, out_gradient):
-    size = kernel.shape[0]
-    pad = size // 2
+def _gradient_by_canonical_layout(x, kernel, out_gradient):
+    pad = kernel.shape[0] // 2
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     x_gradient = _forward(out_gradient, flipped)
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    flat_gradient = out_gradient.reshape(-1, kernel.shape[3])
-    height, width = x.shape[1:3]
-    products = [
-        padded[:, i : i + height, j : j + width].reshape(-1, kernel.shape[2]).T @ flat_gradient
-        for i in range(size)
-        for j in range(size)
-    ]
-    return x_gradient, jnp.stack(products).reshape(kernel.shape)
+    # The weight gradient correlates images with gradients: channels take the place of the batch,
+    # the batch that of the channels. The barrier keeps XLA from folding the transpositions into
+    # the convolution, which would undo the layout.
+    images, gradients = lax.optimization_barrier(
+        (x.transpose(3, 1, 2, 0), out_gradient.transpose(1, 2, 0, 3))
+    )
+    kernel_gradient = lax.conv_general_dilated(
+        images, gradients, (1, 1), [(pad, pad), (pad, pad)], dimension_numbers=_DIMENSIONS
+    )
+    return x_gradient, kernel_gradient.transpose(1, 2, 0, 3)
 
 
 def _gradient_by_xla(x, kernel, out_gradient):
@@ -54,7 +54,7 @@ def _gradient_by_xla(x, kernel, out_gradient):
 def _conv2d_bwd(residuals, out_gradient):
     x, kernel = residuals
     return lax.platform_dependent(
-        x, kernel, out_gradient, cpu=_gradient_by_products, default=_gradient_by_xla
+        x, kernel, out_gradient, cpu=_gradient_by_canonical_layout, default=_gradient_by_xla
     )
 
 
