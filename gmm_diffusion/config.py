@@ -1,5 +1,6 @@
 """Every setting of a run, with its default, and the checks that come before any work."""
 
+import difflib
 import math
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ def default() -> ConfigDict:
 
     c.conditioning = conditioning = ConfigDict()
     conditioning.kind = "gmm"  # gmm (a fitted mixture), class (labels), none
-    conditioning.semantics = "mixture"  # mixture or example; see docs/method.md
+    conditioning.semantics = "example"  # example or mixture; see docs/method.md
     conditioning.embedding = "mean_embedding"  # mean_embedding, draws or table
     conditioning.features = "pca"  # space of the fitted mixture: pca or raw
     conditioning.feature_dim = 16  # D, principal components; raw ignores it
@@ -133,7 +134,7 @@ def _one_of(*names: str) -> tuple[Callable, str]:
 
 
 def _range(low: float, high: float = math.inf) -> tuple[Callable, str]:
-    text = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    text = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:.10g}"
     return (lambda v: math.isfinite(v) and low <= v <= high), text
 
 
@@ -141,12 +142,16 @@ def _above(low: float) -> tuple[Callable, str]:
     return (lambda v: math.isfinite(v) and v > low), f"more than {low:g}"
 
 
+def _seed() -> tuple[Callable, str]:
+    return _range(0, 2**31 - 1)
+
+
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable, str]] = {
     "data.name": _one_of("digits", "toy", "tfds_images"),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
-    "data.split_seed": _range(0),
-    "data.num_train": _range(1),
+    "data.split_seed": _seed(),
+    "data.num_train": _range(1000),  # Rarer defects than this cannot be told from true points.
     "data.num_heldout": _range(1),
     "data.resolution": _range(0),
     "data.max_examples": _range(0),
@@ -200,7 +205,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "optimizer.beta2": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "optimizer.epsilon": _above(0),
     "optimizer.clip_norm": _range(0),
-    "training.seed": _range(0),
+    "training.seed": _seed(),
     "training.num_steps": _range(1),
     "training.batch_size": _range(1),
     "training.steps_per_call": _range(1),
@@ -214,7 +219,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "checkpoint.every": _range(1),
     "checkpoint.keep": _range(1),
     "sample.num": _range(1),
-    "sample.seed": _range(0),
+    "sample.seed": _seed(),
     "sample.batch_size": _range(1),
     "sample.sampler": _one_of("heun", "euler"),
     "sample.steps": _range(1),
@@ -234,7 +239,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: v in ("judge", "pca") or v.startswith("file:"),
         "judge, pca or file:PATH",
     ),
-    "evaluation.judge_seed": _range(0),
+    "evaluation.judge_seed": _seed(),
     "evaluation.judge_epochs": _range(1),
     "evaluation.loss_levels": _range(1),
 }
@@ -249,12 +254,42 @@ def fields(config: ConfigDict) -> dict[str, object]:
     }
 
 
+def check_name(field: str) -> None:
+    """Raises InputError, with a suggestion, if `field` is not the dotted name of a setting."""
+    known = fields(default())
+    if field not in known:
+        near = difflib.get_close_matches(field, known, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
+        raise InputError(f"{field} is not a setting; {hint}")
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises InputError unless `config` has the fields of `default`, each with a value of its type.
+
+    A locked config guarantees most of this, but a config file may return anything.
+    """
+    if not isinstance(config, ConfigDict) or not all(
+        isinstance(members, ConfigDict) for members in config.values()
+    ):
+        raise InputError("a config must be a ConfigDict made by config.default().")
+    values = fields(config)
+    for field in values:
+        check_name(field)
+    for field, usual in fields(default()).items():
+        if field not in values:
+            raise InputError(f"{field} is missing; a config must start from config.default().")
+        value, kind = values[field], type(usual)
+        if type(value) is not kind and (kind, type(value)) not in ((float, int), (tuple, list)):
+            raise InputError(f"{field} is {value!r}; it must be of type {kind.__name__}.")
+
+
 def validate(config: ConfigDict) -> None:
     """Checks every field and the fields that depend on each other, before any work.
 
     Raises:
       InputError: names the field, its value and what is valid.
     """
+    check_fields(config)
     values = fields(config)
     for field, (check, valid) in RULES.items():
         value = values[field]
