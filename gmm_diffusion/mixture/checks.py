@@ -8,16 +8,31 @@ from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture, covariance_s
 from gmm_diffusion.mixture.starts import STARTS
 
 
-def check_data(x, sample_weights) -> tuple[np.ndarray, np.ndarray | None]:
+def check_dim(x: np.ndarray, dim: int, name: str) -> None:
+    """Raises InputError where points have another dimension than those before."""
+    if x.shape[1] != dim:
+        raise InputError(f"{name} has shape {x.shape}; valid after the first is [N, {dim}].")
+
+
+def check_enough_points(num_points: int, num_components: int, allow_degenerate: bool) -> None:
+    """Raises InputError for fewer points of positive weight than components."""
+    if num_points < num_components and not allow_degenerate:
+        raise InputError(
+            f"x has {num_points} points of positive weight; valid for num_components "
+            f"{num_components} is at least as many, or allow_degenerate=True."
+        )
+
+
+def check_data(x, sample_weights, name: str = "x") -> tuple[np.ndarray, np.ndarray | None]:
     """Host arrays; raises InputError for a wrong shape or a value that is not finite."""
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
-        raise InputError(f"x has shape {x.shape}; valid is [N, D] with N, D >= 1.")
+        raise InputError(f"{name} has shape {x.shape}; valid is [N, D] with N, D >= 1.")
     if not np.issubdtype(x.dtype, np.floating):
         x = x.astype(np.float32)
     if not np.isfinite(x.sum(dtype=np.float64)) and not np.isfinite(x).all():
         n, d = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise InputError(f"x[{n}, {d}] is {x[n, d]}; valid are finite numbers.")
+        raise InputError(f"{name}[{n}, {d}] is {x[n, d]}; valid are finite numbers.")
     if sample_weights is not None:
         sample_weights = np.asarray(sample_weights, np.float64)
         if sample_weights.shape != x.shape[:1]:

@@ -9,12 +9,20 @@ from flax import struct
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.blocks import split
-from gmm_diffusion.mixture.checks import check_data, check_finite, check_settings
+from gmm_diffusion.mixture.checks import (
+    check_data,
+    check_enough_points,
+    check_finite,
+    check_settings,
+)
 from gmm_diffusion.mixture.em_loop import iterate
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.standardise import Standardiser, measure
 from gmm_diffusion.mixture.starts import make_start, subsample_size
 from gmm_diffusion.types import Array
+
+# The history's length is rounded up to this, so that another limit compiles nothing anew.
+_HISTORY_STEP = 256
 
 
 @struct.dataclass
@@ -82,20 +90,22 @@ def fit_em(
     check_settings(
         num_components, kind, start, num_restarts, max_iterations, tolerance, covariance_floor
     )
-    effective = x.shape[0] if sample_weights is None else int((sample_weights > 0).sum())
-    if effective < num_components and not allow_degenerate:
-        counted = "" if sample_weights is None else " of positive weight"
-        raise InputError(
-            f"x has {effective} points{counted}; valid for num_components {num_components} is at "
-            f"least as many, or allow_degenerate=True."
-        )
-    transform = measure([x], [sample_weights], kind, allow_degenerate)
+    effective = len(x) if sample_weights is None else int((sample_weights > 0).sum())
+    check_enough_points(effective, num_components, allow_degenerate)
+    transform = measure([(x, sample_weights)], kind, allow_degenerate)
     z = transform.forward(x)
     starts = _starts(key, z, sample_weights, num_components, kind, start, num_restarts, transform)
     mean_weights = None if sample_weights is None else sample_weights / sample_weights.mean()
     points, point_weights = split(z, mean_weights, num_components)
     params, history, steps, converged, reseeded = _fit(
-        starts, points, point_weights, key, covariance_floor, tolerance, max_iterations
+        starts,
+        points,
+        point_weights,
+        key,
+        covariance_floor,
+        tolerance,
+        max_iterations,
+        history_size=-(-(max_iterations + 1) // _HISTORY_STEP) * _HISTORY_STEP,
     )
     last = np.take_along_axis(np.asarray(history), np.asarray(steps)[:, None], axis=1)[:, 0]
     best = int(np.argmax(np.where(np.isfinite(last), last, -np.inf)))
@@ -103,11 +113,18 @@ def fit_em(
     return finish(params, history[best], steps[best], converged[best], reseeded[best], transform)
 
 
-@functools.partial(jax.jit, static_argnames="max_iterations")
-def _fit(starts, points, point_weights, key, floor, tolerance, max_iterations):
+@functools.partial(jax.jit, static_argnames="history_size")
+def _fit(starts, points, point_weights, key, floor, tolerance, max_iterations, *, history_size):
     return jax.lax.map(
         lambda start: iterate(
-            start, points, point_weights, key, floor, tolerance, max_iterations=max_iterations
+            start,
+            points,
+            point_weights,
+            key,
+            floor,
+            tolerance,
+            max_iterations,
+            history_size=history_size,
         ),
         starts,
     )

@@ -24,8 +24,9 @@ def iterate(
     key: Array,
     floor,
     tolerance,
+    max_iterations,
     *,
-    max_iterations: int,
+    history_size: int,
     axis_name: str | None = None,
 ) -> tuple:
     """EM from one start: pure, for use under `jit`, `vmap` and `pmap`.
@@ -37,12 +38,13 @@ def iterate(
       key: for re-seeded components; the same on every device.
       floor: `[]`, added to the covariances' diagonals.
       tolerance: `[]`, on the mean log-likelihood.
-      max_iterations: static.
+      max_iterations: `[]`, fewer than `history_size`.
+      history_size: length of the returned history (static).
       axis_name: mapped axis over which statistics are summed, each device holding a share of the
         points.
 
     Returns:
-      `(parameters, history [max_iterations + 1], num_iterations, converged, num_reseeded)`.
+      `(parameters, history [history_size], num_iterations, converged, num_reseeded)`.
     """
 
     def all_statistics(params):
@@ -63,7 +65,7 @@ def iterate(
         return params, stats, history, step + 1, change, reseeded + num_empty
 
     stats = all_statistics(start)
-    history = jnp.full(max_iterations + 1, jnp.nan, start.means.dtype)
+    history = jnp.full(history_size, jnp.nan, start.means.dtype)
     history = history.at[0].set(stats.log_likelihood / stats.total)
     infinite = jnp.asarray(jnp.inf, start.means.dtype)
     carry = (start, stats, history, jnp.int32(0), infinite, jnp.int32(0))

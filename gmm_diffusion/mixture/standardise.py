@@ -70,17 +70,20 @@ class Standardiser:
         )
 
 
-def measure(
-    batches: Iterable[np.ndarray], weights: Iterable, kind: str, allow_degenerate: bool
-) -> Standardiser:
-    """Mean and standard deviation of data in one pass over batches `[N, D]`, in float64.
+def measure(batches: Iterable[tuple], kind: str, allow_degenerate: bool) -> Standardiser:
+    """Mean and standard deviation of data in one pass over batches, in float64.
+
+    Args:
+      batches: pairs of points `[N, D]` and their weights `[N]` or None.
+      kind: covariance kind of the mixture to be fitted.
+      allow_degenerate: give a constant dimension the mean variance of all.
 
     Raises:
       InputError: a constant dimension, unless `allow_degenerate`.
     """
     shift = None
     total, first, second = 0.0, 0.0, 0.0
-    for x, a in zip(batches, weights, strict=False):
+    for x, a in batches:
         # About the first point, so that the one pass does not cancel and a constant is exactly 0.
         shift = x[0].astype(np.float64) if shift is None else shift
         for i in range(0, len(x), _ROWS):
@@ -89,6 +92,8 @@ def measure(
             total = total + part.sum()
             first = first + part @ offset
             second = second + part @ offset**2
+    if shift is None or total == 0:
+        raise InputError("x has no points of positive weight; valid is at least one.")
     mean = first / total
     variance = np.maximum(second / total - mean**2, 0.0)
     constant = variance == 0

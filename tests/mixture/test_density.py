@@ -1,10 +1,14 @@
 """Density, responsibilities, score and denoiser against SciPy in float64, and autodiff."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from jax.test_util import check_grads
+from scipy.special import logsumexp
 
 from gmm_diffusion import mixture
 from gmm_diffusion.mixture import KINDS, GaussianMixture, blocks
@@ -21,9 +25,7 @@ def _case(oracle, kind, num_components=4, dim=3, num_points=50, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("num_components", "dim"), [(1, 1), (1, 5), (5, 1), (7, 16), (512, 2), (3, 256)]
-)
+@pytest.mark.parametrize(("num_components", "dim"), [(1, 1), (5, 1), (512, 3), (2, 256)])
 def test_matches_scipy(kind, num_components, dim, oracle):
     mix, arrays, x = _case(oracle, kind, num_components, dim)
     np.testing.assert_allclose(
@@ -230,3 +232,34 @@ def test_wrong_shapes_are_named(x, sigma, weights, message, oracle):
     for fn in (mixture.log_prob, mixture.responsibilities, mixture.score, mixture.denoise):
         with pytest.raises(ValueError, match=message):
             fn(mix, x, sigma, weights)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    means=arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32)),
+    log_std=arrays(np.float32, (3, 2), elements=st.floats(-4, 4, width=32)),
+    x=arrays(np.float32, (5, 2), elements=st.floats(-1000, 1000, width=32)),
+    sigma=st.floats(0, 100, width=32),
+    weights=st.sampled_from([(0.2, 0.3, 0.5), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0)]),
+)
+def test_any_mixture_anywhere(means, log_std, x, sigma, weights):
+    variances = np.exp(2 * log_std.astype(np.float64))
+    mix = GaussianMixture.create(weights, means, variances, "diag")
+    std = np.sqrt(variances + float(sigma) ** 2)
+    z = (x.astype(np.float64)[:, None] - means) / std
+    with np.errstate(divide="ignore"):
+        joint = np.log(weights) - np.log(std).sum(axis=1) - 0.5 * (z**2).sum(axis=2)
+    joint -= np.log(2 * np.pi)
+    value = mixture.log_prob(mix, x, np.float32(sigma))
+    np.testing.assert_allclose(value, logsumexp(joint, axis=1), rtol=1e-5, atol=1e-4)
+    r = np.asarray(mixture.responsibilities(mix, x, np.float32(sigma)))
+    np.testing.assert_allclose(r.sum(axis=1), 1, rtol=1e-5)
+    assert (r >= 0).all()
+    assert (r[:, np.array(weights) == 0] == 0).all()
+    # The posterior mean lies in the hull of the means and the point, in each dimension.
+    denoised = mixture.denoise(mix, x, np.float32(sigma))
+    low = np.minimum(means.min(axis=0), x)
+    high = np.maximum(means.max(axis=0), x)
+    tolerance = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    assert (denoised >= low - tolerance).all()
+    assert (denoised <= high + tolerance).all()
