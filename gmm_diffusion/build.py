@@ -143,7 +143,14 @@ def _fit_mixture(config, feature_transform, x, labels, data):
     fits = []
     key = jax.random.fold_in(jax.random.key(config.training.seed), 4)
     # Every class is padded to one length, so that one compiled fit serves all of them.
-    length = max(np.sum(labels == c) if c is not None else len(points) for c in classes)
+    counts = [np.sum(labels == c) if c is not None else len(points) for c in classes]
+    if min(counts) < group.num_components // len(classes):
+        where = f" with class {np.argmin(counts)}" if group.per_class else ""
+        raise InputError(
+            f"conditioning.num_components is {group.num_components}, shared out over "
+            f"{len(classes)} fits; the smallest{where} has only {min(counts)} examples."
+        )
+    length = max(counts)
     for c in classes:
         own = points if c is None else points[labels == c]
         present = np.zeros(length, np.float32)

@@ -103,6 +103,31 @@ def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Calla
     return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)
 
 
+def check(config: ConfigDict, data: Dataset) -> None:
+    """Raises InputError for what only the evaluation, hours later, would stumble over."""
+    group = config.evaluation
+    if not data.is_image:
+        return
+    if data.shape[-1] not in (1, 3):
+        raise InputError(
+            f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
+        )
+    fewest = min(len(data.heldout), group.max_samples, len(_reference(config, data)))
+    if group.neighbours >= fewest:
+        raise InputError(
+            f"evaluation.neighbours is {group.neighbours}; it must be below the {fewest} images "
+            "that are compared."
+        )
+    if group.features.startswith("file:"):
+        make_extractor(group.features, data)
+
+
+def _reference(config, data):
+    """The training images that samples are compared with, evenly spaced."""
+    train = data.train.x
+    return train[:: max(1, len(train) // config.evaluation.max_reference)]
+
+
 def evaluate(
     config: ConfigDict,
     data: Dataset,
@@ -202,7 +227,7 @@ class _ImageScores:
             "frechet": self.frechet_features.id,
             "resize": self.frechet_features.resize,
         }
-        train = data.train.x[:: max(1, len(data.train) // group.max_reference)]
+        train = _reference(config, data)
         self.train = train
         self.reference = self.embed(train)
         self.heldout = data.heldout.x[:num]

@@ -9,12 +9,13 @@ stored in DIR. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 sa
 SIGTERM.
 """
 
-import difflib
 import logging
 import os
 import pathlib
 import re
+import runpy
 import sys
+import traceback
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -31,25 +32,19 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     Raises:
       InputError: for an unknown flag or field, a wrong type, a file that is missing or broken.
     """
-    path = _config_path(argv)
+    path, argv = _take_config_path(argv)
+    config = _load(path)
     _check_field_names(argv)
-    if path is not None:
-        # A config may build on its neighbours: `from configs import cifar_gmm`.
-        sys.path.append(str(pathlib.Path(path).resolve().parents[1]))
     values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
-        flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-        flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
-        config_flags.DEFINE_config_file(
-            "config", config_lib.__file__, "Config file.", flag_values=values, sys_argv=argv
-        )
         rest = values(argv)
-        config = values.config
-        overrides = dict(values["config"].override_values)
     except flags.Error as error:
-        raise InputError(f"{error}.") from error
-    except Exception as error:  # A config file is Python: it may fail in any way.
-        raise InputError(f"--config {path} cannot be loaded: {_cause(error)}.") from error
+        raise InputError(_flag_cause(error)) from error
+    config = values.config
+    overrides = dict(values["config"].override_values)
     if len(rest) > 1:
         raise InputError(
             f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE."
@@ -59,34 +54,70 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     return values.mode, values.workdir, _merge(values.mode, values.workdir, path, config, overrides)
 
 
-def _config_path(argv):
-    for i, argument in enumerate(argv):
+def _take_config_path(argv):
+    """The file that `--config` names, or None, and the arguments without it."""
+    path, rest, arguments = None, [], iter(argv)
+    for argument in arguments:
         match = re.fullmatch(r"--?config(?:=(.*))?", argument)
-        if match:
-            path = match[1] if match[1] is not None else (argv[i + 1 : i + 2] or [""])[0]
-            if not os.path.isfile(path):
-                raise InputError(f"--config is {path!r}, which is not a file; it must be a config.")
-            return path
-    return None
+        if not match:
+            rest.append(argument)
+            continue
+        path = match[1] if match[1] is not None else next(arguments, "")
+        if not os.path.isfile(path):
+            raise InputError(f"--config is {path!r}, which is not a file; it must be a config.")
+    return path, rest
+
+
+def _load(path):
+    """The config that a file's `get_config` returns; without a file, the defaults."""
+    if path is None:
+        return config_lib.default()
+    try:
+        config = runpy.run_path(path)["get_config"]()
+        config_lib.check_fields(config)
+    except Exception as error:  # A config file is Python: it may fail in any way.
+        cause = _cause(error, path)
+        end = "" if cause.endswith("?") else "."
+        raise InputError(f"--config {path} cannot be loaded: {cause}{end}") from error
+    return config
 
 
 def _check_field_names(argv):
-    known = config_lib.fields(config_lib.default())
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)", argument)
-        if match and match[1] not in known:
-            near = difflib.get_close_matches(match[1], known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
-            raise InputError(f"--config.{match[1]} is not a setting; {hint}")
+        if match:
+            config_lib.check_name(match[1])
 
 
-def _cause(error):
+def _cause(error, path):
     """The part of a config file's failure that a person needs."""
-    missing = re.search(r"Key \"?\\*'?\"?(\w+)", str(error))
-    if isinstance(error, AttributeError | KeyError) and missing:
-        return f"{missing[1]} is not a setting; config.py lists all fields"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
+    text = str(error)
+    if isinstance(error, InputError):
+        return text.rstrip(".")
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    where = f"line {lines[-1]}: " if lines else ""
+    near = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    absent = re.search(r'Key "(\w+)" does not exist', text)
+    kind = re.search(r"field '(\w+)'.*?\. (.*) is of original type .* type <class '(\w+)'>", text)
+    if near:
+        return f"{where}{near[2]} is not a setting; did you mean {near[1]}?"
+    if absent:
+        return f"{where}{absent[1]} is not a setting; config.py lists all fields"
+    if kind:
+        return f"{where}{kind[1]} is {kind[2]}; it must be of type {kind[3]}"
+    if error.args == ("get_config",) and not lines:
+        return "it has no function get_config"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    return f"{where}{type(error).__name__}: {first}"
+
+
+def _flag_cause(error):
+    """One sentence of what absl says about a flag."""
+    value = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    if value:
+        kind = type(config_lib.fields(config_lib.default())[value[1]]).__name__
+        return f"{value[1]} is {value[2]!r}; it must be of type {kind}."
+    return f"{error}.".replace(" ?.", "?")
 
 
 def _merge(mode, workdir, path, config, overrides):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import __version__, build, evaluation
 from gmm_diffusion import config as config_lib
+from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training import devices, image_grid, signals, storage, workdir
@@ -53,16 +54,24 @@ def train(config: ConfigDict, run_dir: str) -> dict:
     config_lib.validate(config)
     started = time.monotonic()
     _check_devices(config)
+    requests.parse(config.sample.condition)
+    resumed = workdir.check(config, run_dir)
     data = build.dataset(config)
-    resumed = workdir.claim(config, run_dir)
+    evaluation.check(config, data)
     path = pathlib.Path(run_dir)
-    with (
-        signals.graceful() as interrupt,
-        storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store,
-    ):
-        parts, state = _prepare(config, path, data, store if resumed else None)
-        with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
-            state = _run(parts, state, store, metrics_log, interrupt, started)
+    with signals.graceful() as interrupt:
+        constants = None
+        if not resumed:
+            # Before the directory changes: data that cannot be fitted are bad input, too.
+            constants = build.constants(config, data)
+            interrupt.check()
+            workdir.write_config(config, path)
+        with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
+            parts, state = _prepare(config, path, data, constants, store)
+            if resumed:
+                workdir.write_config(config, path)
+            with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
+                state = _run(parts, state, store, metrics_log, interrupt, started)
         params = evaluation.choose_params(config, state)
         return evaluation.evaluate_and_report(
             config, path, data, parts.constants, params, int(state.step), interrupt.check
@@ -78,12 +87,12 @@ def _check_devices(config):
         )
 
 
-def _prepare(config, path, data, store):
-    """Constants and state, from the newest good checkpoint or from the start."""
-    stored = store.restore_constants_and_meta() if store is not None else None
+def _prepare(config, path, data, constants, store):
+    """Constants and state: those given and new ones, or from the newest good checkpoint."""
+    stored = store.restore_constants_and_meta() if constants is None else None
     if stored is not None:
         constants = from_arrays(stored.constants, stored.meta["settings"])
-    else:
+    elif constants is None:  # The run was stopped before its first checkpoint.
         constants = build.constants(config, data)
     params = build.init_params(config, data.shape, constants)
     optimizer = build.optimizer(config)

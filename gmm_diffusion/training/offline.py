@@ -52,6 +52,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
     """Evaluates the run and writes `run_dir/evaluation.json`; returns what it wrote."""
     data = build.dataset(config)
+    evaluation.check(config, data)
     run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
     with signals.graceful() as interrupt:
         return evaluation.evaluate_and_report(

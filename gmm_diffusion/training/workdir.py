@@ -12,13 +12,8 @@ from gmm_diffusion.errors import InputError
 CONFIG = "config.json"
 
 
-def claim(config: ConfigDict, workdir: str | os.PathLike) -> bool:
-    """Makes `workdir` the directory of a run with this config, or confirms that it is.
-
-    Only `config.json` is written, and only after the checks.
-
-    Returns:
-      Whether the directory held a run of ours already.
+def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+    """Whether `workdir` holds a run of ours already; writes nothing.
 
     Raises:
       InputError: for a directory that holds something else, or a run that differs in what may not
@@ -40,12 +35,21 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> bool:
             f"--workdir {path} is not empty and holds no {CONFIG}, so it is not a run of ours; "
             "use a new or empty directory."
         )
+    return resumed
+
+
+def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Makes `workdir` the directory of a run with this config, or of its continuation.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    path = pathlib.Path(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, json.loads(config.to_json_best_effort()))
     except OSError as error:
         raise InputError(f"--workdir {path} cannot be written: {error.strerror}.") from error
-    return resumed
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -62,7 +66,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     try:
         stored = json.loads(path.read_text())
         return config_lib.from_dict(stored)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as the config of a run: {error}") from error
 
 
