@@ -82,17 +82,17 @@ def default() -> ConfigDict:
 
     c.training = training = ConfigDict()
     training.seed = 0  # of parameters, noise and the order of examples
-    training.num_steps = 1500  # updates in all
+    training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
     training.steps_per_call = 10  # updates in one compiled call
     training.ema_widths = (0.05, 0.10)  # relative widths of the parameter averages
     training.max_nonfinite = 0  # skipped updates in a row that are allowed
     training.log_every = 50  # steps between lines of metrics.jsonl
-    training.heldout_every = 500  # steps between held-out losses and sheets of samples; 0 is never
+    training.heldout_every = 400  # steps between held-out losses and sheets of samples; 0 is never
     training.tensorboard = True  # write TensorBoard events where TensorFlow is installed
 
     c.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 500  # steps between checkpoints; one is always written at the end
+    checkpoint.every = 400  # steps between checkpoints; one is always written at the end
     checkpoint.keep = 3  # how many to keep
 
     c.sample = sample = ConfigDict()

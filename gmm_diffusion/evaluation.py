@@ -185,6 +185,7 @@ def evaluate(
         "features": score.features,
         "judge": None if judge is None else judge_summary(judge),
         "metrics": metrics,
+        "verdicts": verdicts(metrics),
     }
 
 
@@ -299,6 +300,24 @@ def _frechet_name(num):
         return frechet.metric_name(num)
 
 
+def verdicts(metrics: dict) -> list[str]:
+    """What the metrics say of copying: memorised samples score a perfect precision.
+
+    A share of memorised samples above 10 %, or a precision more than 3 points above that of the
+    held-out split, is memorisation and not success (our reading; see docs/method.md).
+    """
+    found = []
+    for name, metric in metrics.items():
+        if name.startswith("memorisation") and metric["value"] > 0.10:
+            found.append(f"{name} is {metric['value']:.3f}, above 0.100: samples are copies.")
+        if name.startswith("precision") and metric["value"] > metric["floor"] + 0.03:
+            found.append(
+                f"{name} is {metric['value']:.3f}, more than 0.030 above held-out data: read it "
+                "as a sign of memorisation, not of quality."
+            )
+    return found
+
+
 def table(result: dict) -> str:
     """The metrics as lines of text: value (lowest to highest block), floor."""
     lines = [f"{'metric':<22} {'samples':>8} {'(blocks)':>19} {'held-out':>9}"]
@@ -308,6 +327,7 @@ def table(result: dict) -> str:
     lines.append(f"Values are means over {len(metric['blocks'])} blocks of samples.")
     if result["samples_per_block"] < 10_000:
         lines.append("Frechet distances from so few samples compare with their floor only.")
+    lines.extend(result["verdicts"])
     if result["judge"] is not None:
         lines.append(
             f"Judge: {100 * result['judge']['heldout_accuracy']:.1f} % of held-out examples right."
