@@ -1,6 +1,11 @@
 """Four pretend devices, rank promotion an error, one compilation cache for the whole run."""
 
+import contextlib
+import importlib.util
+import io
+import logging
 import os
+import pathlib
 import tempfile
 
 os.environ["XLA_FLAGS"] = (
@@ -15,7 +20,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "gmm_diffusion_test_cache")
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# Most tests of whole runs compile the same small programs again.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# The command line leaves the cache alone where the environment names one.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +36,66 @@ def double_precision(request):
             yield
     else:
         yield
+
+
+def load_config(path):
+    """What `get_config` of a file in the repository returns."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """`("tiny")`: configs/tiny.py. `("toy")`: with points in the plane, which compiles fast."""
+
+    def make(name):
+        config = load_config(REPOSITORY / "configs" / "tiny.py")
+        config.training.tensorboard = False
+        if name == "toy":
+            config.data.name = "toy"
+            config.data.num_train = 1000
+            config.data.num_heldout = 100
+            config.conditioning.feature_dim = 2
+            config.conditioning.num_components = 4
+            config.network.name = "mlp"
+            config.network.width = 8
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """`(*arguments) -> (exit status, stdout, stderr)` of the command line, in this process."""
+
+    def run(*arguments):
+        from gmm_diffusion import main
+
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main.run(["main", *map(str, arguments)])
+        finally:
+            # `main` sends the log to the stream that has just gone.
+            root.handlers[:] = handlers
+            root.setLevel(level)
+        return status, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(run_main, tmp_path_factory):
+    """Directory and output of configs/tiny.py, trained to the end. Copy it before changing it."""
+    workdir = tmp_path_factory.mktemp("tiny") / "run"
+    status, out, err = run_main(
+        f"--config={REPOSITORY / 'configs' / 'tiny.py'}",
+        f"--workdir={workdir}",
+        "--config.training.tensorboard=false",
+    )
+    assert status == 0, err
+    return workdir, out, err

@@ -1,0 +1,240 @@
+"""The train step: one law on any number of devices, whatever is masked, skipped or switched off."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from gmm_diffusion import build
+from gmm_diffusion.data import batches
+from gmm_diffusion.training import devices, state
+from gmm_diffusion.types import Batch
+
+KEY = jax.random.key(5)
+
+
+class Parts:
+    """What a step needs, from a config."""
+
+    def __init__(self, config):
+        self.config = config
+        self.data = build.dataset(config)
+        self.constants = build.constants(config, self.data)
+        self.step = build.train_step_fn(config, self.constants)
+        self.weights = build.split_weights(config, self.constants, self.data.train)
+
+    def state(self):
+        config = self.config
+        params = build.init_params(config, self.data.shape, self.constants)
+        widths = config.training.ema_widths
+        return state.create(params, build.optimizer(config), len(widths))
+
+    def batch(self, step, size=16, padding=0):
+        """The data of one step, the last `padding` examples of it masked."""
+        index, flipped = batches.indices(0, step, size, len(self.data.train), self.config.data.flip)
+        return Batch(
+            x=batches.make_batch(self.data.train.x, index, flipped, self.constants.transform),
+            index=np.arange(size, dtype=np.int32),
+            mask=(np.arange(size) < size - padding).astype(np.float32),
+            weights=None if self.weights is None else self.weights[flipped.astype(int), index],
+        )
+
+
+def toy_config(make_config):
+    """Mixture conditioning with every use of randomness switched on."""
+    config = make_config("toy")
+    config.conditioning.dropout = 0.3
+    config.network.dropout = 0.2
+    return config
+
+
+def image_config(make_config):
+    """Mirrored images under class conditioning."""
+    config = make_config("tiny")
+    config.data.flip = True
+    config.conditioning.kind = "class"
+    config.conditioning.embedding = "table"
+    config.network.dropout = 0.2
+    return config
+
+
+@pytest.fixture(scope="module")
+def toy(make_config):
+    return Parts(toy_config(make_config))
+
+
+@pytest.fixture(scope="module")
+def toy_step(toy):
+    return jax.jit(toy.step)
+
+
+@pytest.fixture(scope="module")
+def image(make_config):
+    return Parts(image_config(make_config))
+
+
+def same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def largest_difference(left, right):
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a, np.float64) - b))) for a, b in pairs)
+
+
+@pytest.mark.parametrize("parts", ["toy", "image"])
+def test_one_and_four_devices_agree(parts, request):
+    parts = request.getfixturevalue(parts)
+    # The padding falls on the last of four devices, which then counts less than the others.
+    stacked = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *[parts.batch(i, padding=3) for i in range(5)]
+    )
+    start = parts.state()
+    ends = []
+    for count in (1, 4):
+        run = devices.make_train_steps(parts.step, count)
+        end, metrics = run(devices.replicate(start, count), stacked, KEY)
+        for leaf in jax.tree.leaves((end.params, end.ema, end.opt_state)):
+            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+            assert len(copies) == count
+            for copy in copies[1:]:
+                np.testing.assert_array_equal(copy, copies[0])
+        ends.append((devices.unreplicate(end), jax.device_get(metrics)))
+    (one, one_metrics), (four, four_metrics) = ends
+    assert one.step == four.step == 5
+    assert one.nonfinite == four.nonfinite == 0
+    assert largest_difference(one.params, four.params) < 1e-5
+    assert largest_difference(one.ema, four.ema) < 1e-5
+    assert largest_difference(one_metrics, four_metrics) < 1e-5
+    # They agree because they learn the same, not because nothing is learned.
+    assert largest_difference(one.params, jax.device_get(start.params)) > 1e-3
+
+
+def test_a_masked_example_has_no_influence(toy, toy_step):
+    start = toy.state()
+    # Two steps: the first moves the gain that is zero at the start.
+    start, _ = toy_step(start, toy.batch(0), KEY)
+    padded = toy.batch(1, padding=5)
+    garbage = padded.replace(x=np.where(padded.mask[:, None] > 0, padded.x, 100.0))
+    shorter = jax.tree.map(lambda leaf: leaf[:11], padded)
+    with_zeros, zeros_metrics = toy_step(start, padded, KEY)
+    with_garbage, garbage_metrics = toy_step(start, garbage, KEY)
+    same((with_zeros, zeros_metrics), (with_garbage, garbage_metrics))
+    without, metrics = toy_step(start, shorter, KEY)
+    assert largest_difference(with_zeros.params, without.params) < 1e-6
+    np.testing.assert_allclose(zeros_metrics["loss"], metrics["loss"], rtol=1e-5)
+    whole, _ = toy_step(start, toy.batch(1), KEY)
+    assert largest_difference(with_zeros.params, whole.params) > 1e-4
+
+
+def test_an_example_keeps_its_randomness_wherever_it_stands(toy, toy_step):
+    start, _ = toy_step(toy.state(), toy.batch(0), KEY)
+    batch = toy.batch(1)
+    shuffled = jax.tree.map(lambda leaf: leaf[::-1], batch)
+    there, _ = toy_step(start, batch, KEY)
+    back, _ = toy_step(start, shuffled, KEY)
+    assert largest_difference(there.params, back.params) < 1e-6
+    renumbered, _ = toy_step(start, batch.replace(index=batch.index + 1), KEY)
+    assert largest_difference(there.params, renumbered.params) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"conditioning.dropout": 0.0},
+        {"network.dropout": 0.0},
+        {"conditioning.kind": "none"},
+        {"conditioning.semantics": "example"},
+        {"conditioning.embedding": "draws"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_feature_switched_off_leaves_the_noise_as_it_was(make_config, toy, change):
+    # The network's output is zero at the start, so that the loss shows noise and sigma alone.
+    config = toy_config(make_config)
+    config.update_from_flattened_dict(change)
+    other = Parts(config)
+    batch = toy.batch(0)
+    _, ours = jax.jit(toy.step)(toy.state(), batch, KEY)
+    _, theirs = jax.jit(other.step)(other.state(), other.batch(0), KEY)
+    assert ours["denoising_loss"] == theirs["denoising_loss"]
+    _, later = jax.jit(toy.step)(toy.state().replace(step=jnp.int32(1)), batch, KEY)
+    assert ours["denoising_loss"] != later["denoising_loss"]
+
+
+def test_a_batch_that_is_not_finite_changes_nothing(toy, toy_step):
+    start, _ = toy_step(toy.state(), toy.batch(0), KEY)
+    broken = toy.batch(1)
+    broken.x[3, 0] = np.nan
+    after, metrics = toy_step(start, broken, KEY)
+    same((after.params, after.ema, after.opt_state), (start.params, start.ema, start.opt_state))
+    assert (after.step, after.nonfinite, after.nonfinite_in_a_row) == (2, 1, 1)
+    assert (metrics["nonfinite"], metrics["nonfinite_in_a_row"]) == (1, 1)
+    again, _ = toy_step(after, broken, KEY)
+    assert (again.nonfinite, again.nonfinite_in_a_row) == (2, 2)
+    recovered, metrics = toy_step(again, toy.batch(3), KEY)
+    assert (recovered.step, recovered.nonfinite, recovered.nonfinite_in_a_row) == (4, 2, 0)
+    assert np.isfinite(metrics["loss"])
+    assert largest_difference(recovered.params, start.params) > 1e-4
+
+
+def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(toy):
+    def loss_fn(params, batch, keys):
+        # The derivative of a root at 0 is infinite.
+        return jnp.sqrt(params["network"]["w"] * jnp.ones(len(batch.x))), {}
+
+    params = {"network": {"w": jnp.zeros(())}}
+    optimizer = {"network": build.optimizer(toy.config)["network"]}
+    start = state.create(params, optimizer, 2)
+    after, metrics = build.train_step(start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer)
+    assert metrics["loss"] == 0
+    assert (after.nonfinite, after.params["network"]["w"]) == (1, 0)
+
+
+def test_averages_follow_the_power_function(toy, toy_step):
+    now, history = toy.state(), []
+    for i in range(6):
+        now, _ = toy_step(now, toy.batch(i), KEY)
+        history.append(jax.device_get(now.params))
+    for width, average in zip(toy.config.training.ema_widths, now.ema, strict=True):
+        # Karras et al. 2023, eq. 126 and 127: the width in terms of the exponent, inverted.
+        gamma = scipy.optimize.brentq(
+            lambda g, width=width: (g + 1) / ((g + 2) ** 2 * (g + 3)) - width**2, 0.5, 1e4
+        )
+        expected = jax.tree.map(lambda leaf: np.zeros(leaf.shape), history[0])
+        for t, params in enumerate(history, start=1):
+            decay = (1 - 1 / t) ** (gamma + 1)
+            expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, params)
+        assert largest_difference(average, expected) < 1e-6
+        assert largest_difference(average, now.params) > 1e-5
+
+
+@pytest.mark.parametrize("parts", ["toy", "image"])
+def test_weights_keep_unit_rms(parts, request):
+    parts = request.getfixturevalue(parts)
+    now, step = parts.state(), jax.jit(parts.step)
+    for i in range(3):
+        now, _ = step(now, parts.batch(i), KEY)
+    checked = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(now.params)):
+        if path[-1].key == "weight":
+            rms = np.sqrt(np.mean(leaf.astype(np.float64) ** 2, axis=tuple(range(leaf.ndim - 1))))
+            np.testing.assert_allclose(rms, 1.0, atol=5e-4)
+            checked += 1
+    assert checked >= 6
+
+
+def test_no_convolution_of_another_layout_in_a_step(image):
+    # XLA runs a convolution whose "kernel" is an activation tens of times slower inside a loop on
+    # CPU, and its time grows with the image: the kernels of ours are small.
+    if jax.default_backend() != "cpu":
+        pytest.skip("other platforms keep XLA's own gradients")
+    text = jax.jit(image.step).lower(image.state(), image.batch(0), KEY).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) > 10
+    for line in lines:
+        layout = line.split("dim_numbers = ")[1].split(", window")[0]
+        assert layout == "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]", line
