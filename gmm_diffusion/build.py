@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from gmm_diffusion import conditioning, mixture
+from gmm_diffusion import conditioning
+from gmm_diffusion.conditioning.fitting import fit_mixture
 from gmm_diffusion.data import DATASETS, Dataset, batches
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
@@ -138,62 +139,24 @@ def _fit_mixture(config, feature_transform, x, labels, data):
     points = np.concatenate(
         [np.asarray(embed(x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))]
     )
-    labels = None if labels is None else labels[rows]
-    classes = range(data.num_classes) if group.per_class else [None]
-    fits = []
-    key = jax.random.fold_in(jax.random.key(config.training.seed), 4)
-    # Every class is padded to one length, so that one compiled fit serves all of them.
-    counts = [np.sum(labels == c) if c is not None else len(points) for c in classes]
-    if min(counts) < group.num_components // len(classes):
-        where = f" with class {np.argmin(counts)}" if group.per_class else ""
-        raise InputError(
-            f"conditioning.num_components is {group.num_components}, shared out over "
-            f"{len(classes)} fits; the smallest{where} has only {min(counts)} examples."
+    own_class = labels[rows] if group.per_class else None
+    try:
+        return fit_mixture(
+            jax.random.fold_in(jax.random.key(config.training.seed), 4),
+            points,
+            own_class,
+            data.num_classes,
+            group.num_components,
+            group.covariance,
+            max_iterations=group.em_iterations,
+            tolerance=group.em_tolerance,
+            covariance_floor=group.covariance_floor,
         )
-    length = max(counts)
-    for c in classes:
-        own = points if c is None else points[labels == c]
-        present = np.zeros(length, np.float32)
-        present[: len(own)] = 1.0
-        try:
-            fit = mixture.fit_em(
-                jax.random.fold_in(key, 0 if c is None else c),
-                own[np.arange(length) % len(own)],
-                group.num_components // len(classes),
-                kind=group.covariance,
-                sample_weights=present,
-                max_iterations=group.em_iterations,
-                tolerance=group.em_tolerance,
-                covariance_floor=group.covariance_floor,
-            )
-        except ValueError as error:
-            where = "" if c is None else f" for class {c}"
-            raise InputError(f"The mixture{where} could not be fitted: {error}") from error
-        fits.append(fit.mixture)
-    if not group.per_class:
-        return fits[0], np.full(group.num_components, -1)
-    share = np.bincount(labels, minlength=data.num_classes) / len(labels)
-    joined = _join(fits, share, group.covariance)
-    return joined, np.repeat(np.arange(data.num_classes), group.num_components // len(classes))
-
-
-def _join(parts, shares, kind):
-    """One mixture of several; a covariance tied within each part becomes full."""
-    covariances = [np.asarray(part.covariances) for part in parts]
-    if kind == "tied":
-        kind = "full"
-        covariances = [
-            np.repeat(c[None], part.means.shape[0], axis=0)
-            for c, part in zip(covariances, parts, strict=True)
-        ]
-    weights = [share * np.asarray(p.weights) for share, p in zip(shares, parts, strict=True)]
-    weights = np.concatenate(weights)
-    return mixture.GaussianMixture.create(
-        weights / weights.sum(),
-        np.concatenate([np.asarray(part.means) for part in parts]),
-        np.concatenate(covariances),
-        kind,
-    )
+    except ValueError as error:
+        raise InputError(
+            f"conditioning.num_components is {group.num_components}, and the mixture could not be "
+            f"fitted: {error}"
+        ) from error
 
 
 def _all_views(config, split, transform):

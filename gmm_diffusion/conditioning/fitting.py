@@ -1,0 +1,81 @@
+"""Fitting the mixture of the conditioning: over all examples, or to each class by itself."""
+
+import jax
+import numpy as np
+
+from gmm_diffusion import mixture
+from gmm_diffusion.types import Array
+
+
+def fit_mixture(
+    key: Array,
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    num_classes: int,
+    num_components: int,
+    kind: str,
+    **em_options,
+) -> tuple[mixture.GaussianMixture, np.ndarray]:
+    """One mixture, and the class that each component belongs to.
+
+    Args:
+      key: a typed key.
+      points: `[N, D]` features of the training split.
+      labels: `[N]` classes from 0, to fit each class by itself; None fits all points together.
+      num_classes: number of classes; every one must occur.
+      num_components: K; with labels a multiple of `num_classes`, shared out evenly.
+      kind: covariance kind. Fitted to each class, "tied" means tied within a class, so the
+        joined mixture is "full".
+      **em_options: of `mixture.fit_em`.
+
+    Returns:
+      The mixture, and `[K]` int classes, -1 without labels.
+
+    Raises:
+      ValueError: if EM refuses the points; the message names the class.
+    """
+    if labels is None:
+        fit = mixture.fit_em(key, points, num_components, kind, **em_options)
+        return fit.mixture, np.full(num_components, -1)
+    counts = np.bincount(labels, minlength=num_classes)
+    share = num_components // num_classes
+    parts = []
+    for c in range(num_classes):
+        if counts[c] < share:
+            raise ValueError(f"class {c} has {counts[c]} examples for its {share} components.")
+        # Every class is repeated up to one length, at the same total weight, so that one compiled
+        # fit serves all of them.
+        copies = np.arange(counts.max()) % counts[c]
+        sample_weights = (1.0 / np.bincount(copies))[copies].astype(np.float32)
+        try:
+            fit = mixture.fit_em(
+                jax.random.fold_in(key, c),
+                points[labels == c][copies],
+                share,
+                kind,
+                sample_weights=sample_weights,
+                **em_options,
+            )
+        except ValueError as error:
+            raise ValueError(f"class {c}: {error}") from error
+        parts.append(fit.mixture)
+    return _join(parts, counts / len(labels), kind), np.repeat(np.arange(num_classes), share)
+
+
+def _join(parts, shares, kind):
+    covariances = [np.asarray(part.covariances) for part in parts]
+    if kind == "tied":
+        kind = "full"
+        covariances = [
+            np.repeat(covariance[None], part.num_components, axis=0)
+            for covariance, part in zip(covariances, parts, strict=True)
+        ]
+    weights = np.concatenate(
+        [share * np.asarray(part.weights) for share, part in zip(shares, parts, strict=True)]
+    )
+    return mixture.GaussianMixture.create(
+        weights / weights.sum(),
+        np.concatenate([np.asarray(part.means) for part in parts]),
+        np.concatenate(covariances),
+        kind,
+    )
