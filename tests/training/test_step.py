@@ -10,7 +10,7 @@ import scipy.optimize
 
 from gmm_diffusion import build
 from gmm_diffusion.data import batches
-from gmm_diffusion.training import devices, state
+from gmm_diffusion.training import devices, state, step
 from gmm_diffusion.types import Batch
 
 KEY = jax.random.key(5)
@@ -32,9 +32,9 @@ class Parts:
         widths = config.training.ema_widths
         return state.create(params, build.optimizer(config), len(widths))
 
-    def batch(self, step, size=16, padding=0):
+    def batch(self, number, size=16, padding=0):
         """The data of one step, the last `padding` examples of it masked."""
-        index, flipped = batches.indices(0, step, size, len(self.data.train), self.config.data.flip)
+        index, flipped = batches.indices(0, number, size, len(self.data.train), self.config.data.flip)
         return Batch(
             x=batches.make_batch(self.data.train.x, index, flipped, self.constants.transform),
             index=np.arange(size, dtype=np.int32),
@@ -191,7 +191,9 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(toy):
     params = {"network": {"w": jnp.zeros(())}}
     optimizer = {"network": build.optimizer(toy.config)["network"]}
     start = state.create(params, optimizer, 2)
-    after, metrics = build.train_step(start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer)
+    after, metrics = step.train_step(
+        start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer
+    )
     assert metrics["loss"] == 0
     assert (after.nonfinite, after.params["network"]["w"]) == (1, 0)
 
@@ -217,9 +219,9 @@ def test_averages_follow_the_power_function(toy, toy_step):
 @pytest.mark.parametrize("parts", ["toy", "image"])
 def test_weights_keep_unit_rms(parts, request):
     parts = request.getfixturevalue(parts)
-    now, step = parts.state(), jax.jit(parts.step)
+    now, update = parts.state(), jax.jit(parts.step)
     for i in range(3):
-        now, _ = step(now, parts.batch(i), KEY)
+        now, _ = update(now, parts.batch(i), KEY)
     checked = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(now.params)):
         if path[-1].key == "weight":
