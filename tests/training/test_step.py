@@ -34,7 +34,8 @@ class Parts:
 
     def batch(self, number, size=16, padding=0):
         """The data of one step, the last `padding` examples of it masked."""
-        index, flipped = batches.indices(0, number, size, len(self.data.train), self.config.data.flip)
+        total, flip = len(self.data.train), self.config.data.flip
+        index, flipped = batches.indices(0, number, size, total, flip)
         return Batch(
             x=batches.make_batch(self.data.train.x, index, flipped, self.constants.transform),
             index=np.arange(size, dtype=np.int32),
