@@ -147,13 +147,18 @@ def create(
       num_classes: classes; 0 without labels.
       embedding_name: key of `embedding.EMBEDDINGS`.
       semantics: key of `weights.SEMANTICS`.
-      bank_size: how many training weights to keep for sampling.
+      bank_size: how many training weights to keep for sampling; one a class at least.
       seed: of the bank's choice, the embedding's frequencies and its normalisation.
       semantics_options: options of the semantics while training.
       **embedding_options: options of the embedding's fit.
     """
     rng = np.random.default_rng([seed, 1])
-    chosen = np.sort(rng.permutation(len(weights))[:bank_size])
+    order, needed = rng.permutation(len(weights)), 0
+    if labels is not None:
+        # One example of every class at least, or a class could not be asked for.
+        first = np.unique(labels[order], return_index=True)[1]
+        order, needed = np.concatenate([order[first], np.delete(order, first)]), len(first)
+    chosen = np.sort(order[: max(bank_size, needed)])
     base = weights.mean(axis=0, dtype=np.float64).astype(np.float32)
     # A component that no example uses may still be asked for; it must not be a division by zero.
     base = np.maximum(base, 1e-8)

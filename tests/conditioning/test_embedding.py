@@ -1,0 +1,277 @@
+"""The three embeddings of `G_w` against Monte-Carlo, and their scale in 2, 16 and 64 dimensions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+
+from gmm_diffusion.conditioning import EMBEDDINGS
+from gmm_diffusion.conditioning.embedding import (
+    apply_mean_embedding,
+    cosine_means,
+    fit_mean_embedding,
+    full_covariances,
+    random_frequencies,
+)
+from gmm_diffusion.mixture import KINDS, GaussianMixture
+
+
+def rms(x, axis=None):
+    return np.sqrt(np.mean(np.square(np.asarray(x, np.float64)), axis=axis))
+
+
+def small(kind, dim=3, num_components=4):
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(num_components, dim, dim))
+    full = 0.1 * factors @ factors.transpose(0, 2, 1) + 0.2 * np.eye(dim)
+    covariances = {
+        "full": full,
+        "tied": full[0],
+        "diag": rng.uniform(0.1, 1.0, (num_components, dim)),
+        "spherical": rng.uniform(0.1, 1.0, num_components),
+    }[kind]
+    weights, means = rng.dirichlet(np.ones(num_components)), rng.normal(size=(num_components, dim))
+    return GaussianMixture.create(weights, means, covariances, kind)
+
+
+def matrices(mix):
+    """`[K, D, D]` covariances, written out per kind."""
+    k, d = mix.means.shape
+    c = np.asarray(mix.covariances, np.float64)
+    if mix.kind in ("full", "tied"):
+        c = (c + np.swapaxes(c, -1, -2)) / 2
+    return {
+        "full": lambda: c,
+        "tied": lambda: np.stack([c] * k),
+        "diag": lambda: np.stack([np.diag(row) for row in c]),
+        "spherical": lambda: np.stack([v * np.eye(d) for v in c]),
+    }[mix.kind]()
+
+
+def draws_of(mix, w, n, seed=0):
+    """`[n, D]` from `G_w`, by NumPy."""
+    rng = np.random.default_rng(seed)
+    covariances, k = matrices(mix), rng.choice(len(w), size=n, p=w)
+    z = np.empty((n, mix.dim))
+    for j in range(len(w)):
+        own = k == j
+        z[own] = rng.multivariate_normal(np.asarray(mix.means)[j], covariances[j], own.sum())
+    return z
+
+
+def some_weights(n=6, num_components=4, seed=1):
+    return np.random.default_rng(seed).dirichlet(np.full(num_components, 0.5), n)
+
+
+# ---- properties of every member of the table
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_under_jit_the_same_in_any_batch_in_float32(name):
+    fit, apply, constants_type = EMBEDDINGS[name]
+    constants = fit(small("diag"), some_weights(50), num_features=16, num_draws=8, seed=0)
+    assert isinstance(constants, constants_type)
+    weights = jnp.asarray(some_weights(), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 6)
+    whole = np.asarray(jax.jit(apply)(constants, weights, keys))
+    assert whole.dtype == np.float32
+    assert whole.shape[0] == 6
+    assert np.isfinite(whole).all()
+    part = np.asarray(jax.jit(apply)(constants, weights[4:], keys[4:]))
+    np.testing.assert_allclose(whole[4:], part, atol=1e-4)
+    mapped = jax.vmap(lambda w, key: apply(constants, w[None], key[None])[0])(weights, keys)
+    np.testing.assert_allclose(mapped, whole, atol=1e-4)
+    # Another distribution is another embedding.
+    assert rms(whole[0] - whole[1]) > 0.05
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_constants_are_a_function_of_the_seed(name):
+    fit = EMBEDDINGS[name][0]
+    one, again = (fit(small("full"), some_weights(50), seed=3) for _ in range(2))
+    assert jax.tree.structure(one) == jax.tree.structure(again)
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, again))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_covariances(kind):
+    mix = small(kind)
+    np.testing.assert_allclose(full_covariances(mix), matrices(mix), atol=1e-6)
+
+
+# ---- mean embedding
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_form_is_the_mean_of_the_cosines(kind):
+    mix, w, n = small(kind), some_weights(1)[0], 200_000
+    frequencies, phases = random_frequencies(mix, 24, seed=5)
+    assert frequencies.shape == (3, 24)
+    cosines = np.sqrt(2) * np.cos(draws_of(mix, w, n) @ frequencies + phases)
+    expected, error = cosines.mean(0), cosines.std(0) / np.sqrt(n)
+    closed = w @ cosine_means(mix, frequencies, phases)
+    assert np.max(np.abs(closed - expected) / error) < 5
+    assert rms(closed) > 0.3
+    # As applied: the same, centred and scaled entry by entry.
+    constants = fit_mean_embedding(mix, some_weights(50), num_features=24, seed=5)
+    seen = apply_mean_embedding(constants, jnp.asarray(w[None], jnp.float32), None)[0]
+    center, scale = np.asarray(constants.center), np.asarray(constants.scale)
+    np.testing.assert_allclose(np.asarray(seen) / scale + center, closed, atol=1e-5)
+
+
+def made(dim, num_components=40):
+    """Standardised features; components tile the plane, and overlap by projection elsewhere.
+
+    Within a component are 3 to 6 % of each variance in 2 dimensions, 20 to 60 % in more; the means
+    are spread (each the farthest of 20 candidates), as those of a fit are.
+    """
+    rng = np.random.default_rng(dim)
+    within = rng.uniform(0.03, 0.06, dim) if dim == 2 else rng.uniform(0.2, 0.6, dim)
+    means = rng.normal(size=(1, dim))
+    while len(means) < num_components:
+        candidates = rng.normal(size=(20, dim))
+        distance = np.linalg.norm(candidates[:, None] - means, axis=-1).min(1)
+        means = np.append(means, candidates[[np.argmax(distance)]], axis=0)
+    means = np.sqrt(1 - within) * (means - means.mean(0)) / means.std(0)
+    variances = within * rng.uniform(0.5, 1.5, (num_components, dim))
+    weights = rng.dirichlet(np.full(num_components, 5.0))
+    # Nearly one-hot, as responsibilities of fitted components are.
+    k = rng.choice(num_components, size=3000, p=weights)
+    examples = 0.95 * np.eye(num_components)[k] + 0.05 * rng.dirichlet(
+        np.full(num_components, 0.1), 3000
+    )
+    return GaussianMixture.create(weights, means, variances, "diag"), examples
+
+
+def digits(dim, num_components=40):
+    """Clusters of real digits in PCA coordinates of unit variance (64: the varying pixels)."""
+    x = load_digits().data / 16.0
+    x = PCA(dim, random_state=0).fit_transform(x) if dim < 64 else x[:, x.std(0) > 0.05]
+    x = (x - x.mean(0)) / x.std(0)
+    label = KMeans(num_components, n_init=1, random_state=0).fit_predict(x)
+    own = [x[label == k] for k in range(num_components)]
+    variances = np.stack([rows.var(0) + 0.01 for rows in own])
+    weights = np.bincount(label, minlength=num_components) / len(x)
+    mix = GaussianMixture.create(
+        weights, np.stack([rows.mean(0) for rows in own]), variances, "diag"
+    )
+    return mix, np.eye(num_components)[label]
+
+
+@functools.cache
+def realistic(source, dim):
+    """A mixture of 40 components and training weights `[N, 40]`."""
+    return {"made": made, "digits": digits}[source](dim)
+
+
+@pytest.mark.parametrize("source", ["made", "digits"])
+@pytest.mark.parametrize("dim", [2, 16, 64])
+def test_unit_rms_and_components_apart_in_any_dimension(source, dim):
+    mix, weights = realistic(source, dim)
+    constants = fit_mean_embedding(mix, weights, num_features=256, seed=0)
+    apply = jax.jit(apply_mean_embedding)
+    over_training = apply(constants, jnp.asarray(weights, jnp.float32), None)
+    assert rms(over_training) == pytest.approx(1, abs=0.02)
+    # Entry by entry, so that none is silent.
+    np.testing.assert_allclose(rms(over_training, axis=0), 1, atol=0.05)
+    np.testing.assert_allclose(np.asarray(over_training).mean(0), 0, atol=0.02)
+    components = np.asarray(apply(constants, jnp.eye(40), None))
+    distance = rms(components[:, None] - components[None], axis=-1)
+    assert distance[~np.eye(40, dtype=bool)].min() > 0.3
+
+
+def test_frequencies_follow_the_scale_of_the_components():
+    """In other units, even different ones for each feature, their law stays the same."""
+    mix, _ = realistic("made", 16)
+    units = np.geomspace(1e-2, 1e2, 16)
+    stretched = GaussianMixture.create(
+        np.asarray(mix.weights, np.float64),
+        np.asarray(mix.means, np.float64) * units,
+        np.asarray(mix.variances, np.float64) * units**2,
+        "diag",
+    )
+    quantiles = []
+    for each in (mix, stretched):
+        frequencies, _ = random_frequencies(each, 1024, seed=0)
+        spread = np.einsum("df,kd,df->kf", frequencies, np.asarray(each.covariances), frequencies)
+        quantiles.append(np.quantile(np.median(spread, axis=0), [0.05, 0.5, 0.95]))
+    np.testing.assert_allclose(quantiles[0], quantiles[1], rtol=0.1)
+    # o' Sigma o of a typical component is about 1 at the highest frequencies, and not above; two
+    # octaves of frequencies are four of o' Sigma o.
+    low, _, high = quantiles[0]
+    assert 0.5 < high < 1.5
+    assert high / low > 8
+
+
+# ---- draws
+
+
+def test_draws_have_the_moments_of_the_distribution():
+    mix = small("full")
+    fit, apply, _ = EMBEDDINGS["draws"]
+    n = 50_000
+    constants = fit(mix, None, num_draws=n)
+    w = np.stack([[0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.6, 0.0, 0.3, 0.1]])
+    keys = jax.random.split(jax.random.key(0), 3)
+    z = np.asarray(jax.jit(apply)(constants, jnp.asarray(w, jnp.float32), keys), np.float64)
+    assert z.shape == (3, n, 3)
+    means, covariances = np.asarray(mix.means, np.float64), matrices(mix)
+    for own, rows in zip(w, z, strict=True):
+        mean = own @ means
+        second = np.einsum(
+            "k,kij->ij", own, covariances + means[:, :, None] * means[:, None]
+        ) - np.outer(mean, mean)
+        np.testing.assert_allclose(rows.mean(0), mean, atol=0.03)
+        np.testing.assert_allclose(np.cov(rows.T), second, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_of_fixed_cosines_over_draws_approaches_the_mean_embedding(kind):
+    mix, weights, n = small(kind), some_weights(3), 20_000
+    frequencies, phases = random_frequencies(mix, 16, seed=2)
+    fit, apply, _ = EMBEDDINGS["draws"]
+    keys = jax.random.split(jax.random.key(1), 3)
+    z = np.asarray(
+        jax.jit(apply)(fit(mix, None, num_draws=n), jnp.asarray(weights, jnp.float32), keys)
+    )
+    cosines = np.sqrt(2) * np.cos(z @ frequencies + phases)
+    error = cosines.std(1) / np.sqrt(n)
+    closed = weights @ cosine_means(mix, frequencies, phases)
+    assert np.max(np.abs(cosines.mean(1) - closed) / error) < 5
+    # A few draws are far from it, and the error falls as their number grows.
+    few = rms(cosines[:, :10].mean(1) - closed)
+    assert few > 10 * rms(cosines.mean(1) - closed)
+
+
+def test_draws_belong_to_their_key():
+    fit, apply, _ = EMBEDDINGS["draws"]
+    constants = fit(small("diag"), None, num_draws=8)
+    w = jnp.asarray(some_weights(2), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    one, again, other = (np.asarray(apply(constants, w, k)) for k in (keys[:2], keys[:2], keys[2:]))
+    assert np.array_equal(one, again)
+    assert not np.any(one == other)
+    # Within one example all draws are different, too.
+    assert len(np.unique(one[0, :, 0])) == 8
+
+
+def test_draws_without_keys_are_refused():
+    fit, apply, _ = EMBEDDINGS["draws"]
+    with pytest.raises(ValueError, match="'draws' needs keys, one an example"):
+        apply(fit(small("diag"), None), jnp.eye(4), None)
+
+
+# ---- table
+
+
+def test_table_is_the_scaled_weights():
+    fit, apply, _ = EMBEDDINGS["table"]
+    w = some_weights(5, 9)
+    actual = apply(fit(small("diag"), w), jnp.asarray(w, jnp.float32), None)
+    np.testing.assert_allclose(actual, 3.0 * w, rtol=1e-5)
+    np.testing.assert_allclose(rms(apply(None, jnp.eye(9), None), axis=1), 1, rtol=1e-5)

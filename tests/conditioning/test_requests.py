@@ -1,0 +1,177 @@
+"""What a user asks for in words, and the weights that it means."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.conditioning.conditioner import Conditioner
+from gmm_diffusion.conditioning.requests import Term, parse
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.mixture import GaussianMixture
+
+OWNER = np.array([0, 0, 1, 2])
+CLASS_WEIGHTS = np.array([[0.7, 0.3, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+
+
+def conditioner(semantics="mixture", classes=True):
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3 if classes else np.full(30, -1)
+    bank = rng.dirichlet(np.ones(4), 30)
+    if classes:
+        bank = bank * (OWNER[None] == labels[:, None])
+        bank = bank / bank.sum(1, keepdims=True)
+    return Conditioner(
+        mixture=GaussianMixture.create(np.full(4, 0.25), np.eye(4), np.full(4, 0.1), "spherical"),
+        embedding=None,
+        base=jnp.full(4, 0.25),
+        component_class=jnp.asarray(OWNER if classes else np.full(4, -1)),
+        class_weights=jnp.asarray(CLASS_WEIGHTS if classes else CLASS_WEIGHTS[:0]),
+        bank_weights=jnp.asarray(bank, jnp.float32),
+        bank_labels=jnp.asarray(labels),
+        semantics=semantics,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("train", ()),
+        ("7", (Term(1.0, "class", 7),)),
+        ("class:7", (Term(1.0, "class", 7),)),
+        ("component:12", (Term(1.0, "component", 12),)),
+        ("1*class:7", (Term(1.0, "class", 7),)),
+        ("0.5*class:3+0.5*class:8", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
+        ("0.25*3+0.75*component:0", (Term(0.25, "class", 3), Term(0.75, "component", 0))),
+        (" 0.5 * class:3 + .5*class:8 ", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
+        ("5e-1*1+0.5*2", (Term(0.5, "class", 1), Term(0.5, "class", 2))),
+    ],
+)
+def test_every_form_is_understood(text, terms):
+    assert parse(text) == terms
+
+
+def test_three_thirds_add_to_one():
+    assert len(parse("0.3333333*0+0.3333333*1+0.3333334*2")) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "seven", "class:", "class:-1", "class:1.5", "component", "0.5class:3+0.5*class:8", "+",
+     "class:1+", "0.5**1+0.5*2", "e*1", "train+class:1", "klass:3", "0.5*train+0.5*1"],
+)  # fmt: skip
+def test_what_is_no_form_is_refused_with_the_valid_ones(text):
+    message = r"sample.condition is '.*'; it must be 'train', 'class:7' \(or '7'\), 'component:12'"
+    with pytest.raises(InputError, match=message):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "total"),
+    [
+        ("0.5*1+0.4*2", "0.9"),
+        ("1+2", "2"),
+        ("0.5*1", "0.5"),
+        ("1.5*1+-0.5*2", "1"),
+        ("0*1+1*2", "1"),
+    ],
+)
+def test_shares_must_be_positive_and_add_to_one(text, total):
+    with pytest.raises(InputError, match=f"shares that add to {total}; they must be positive"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class:3", "names class 3; a class must be from 0 to 2"),
+        ("0.5*0+0.5*9", "names class 9; a class must be from 0 to 2"),
+        ("component:4", "names component 4; a component must be from 0 to 3"),
+    ],
+)
+def test_what_does_not_exist_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        requests.weights(conditioner(), text, 2, 0)
+
+
+def test_a_class_of_a_model_without_classes_is_refused():
+    with pytest.raises(InputError, match="names class 0; a class must be absent: this model"):
+        requests.weights(conditioner(classes=False), "0", 2, 0)
+
+
+@pytest.mark.parametrize("semantics", ["mixture", "example"])
+@pytest.mark.parametrize("text", ["train", "1", "component:3", "0.5*class:0+0.5*component:3"])
+def test_weights_lie_on_the_simplex(semantics, text):
+    weights, labels = requests.weights(conditioner(semantics), text, 7, 0)
+    assert weights.shape == (7, 4)
+    assert weights.dtype == np.float32
+    assert labels.shape == (7,)
+    assert labels.dtype == np.int32
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+
+
+def test_a_class_under_mixture_semantics_is_its_distribution_over_components():
+    weights, labels = requests.weights(conditioner(), "class:0", 5, 0)
+    np.testing.assert_array_equal(weights, np.tile(CLASS_WEIGHTS[:1], (5, 1)))
+    assert labels.tolist() == [0] * 5
+
+
+def test_a_class_under_example_semantics_is_drawn_from_its_examples():
+    made = conditioner("example")
+    weights, labels = requests.weights(made, "class:0", 200, 0)
+    own = np.asarray(made.bank_weights)[np.asarray(made.bank_labels) == 0]
+    which = np.argmin(np.abs(weights[:, None] - own[None]).sum(-1), axis=1)
+    np.testing.assert_allclose(weights, own[which], atol=1e-7)
+    # All ten of its examples, about equally often.
+    assert np.bincount(which, minlength=10).min() >= 8
+    assert labels.tolist() == [0] * 200
+
+
+def test_a_component_and_its_class():
+    weights, labels = requests.weights(conditioner(), "component:3", 3, 0)
+    np.testing.assert_array_equal(weights, np.eye(4)[[3, 3, 3]])
+    assert labels.tolist() == [2] * 3
+    _, labels = requests.weights(conditioner(classes=False), "component:3", 3, 0)
+    assert labels.tolist() == [-1] * 3
+
+
+def test_a_blend_is_the_mean_of_its_terms():
+    weights, labels = requests.weights(conditioner(), "0.25*class:0+0.75*component:3", 3, 0)
+    expected = 0.25 * CLASS_WEIGHTS[0] + 0.75 * np.eye(4)[3]
+    np.testing.assert_allclose(weights, np.tile(expected, (3, 1)), atol=1e-6)
+    # A single class was not asked for, so none can be read off for a consistency.
+    assert labels.tolist() == [-1] * 3
+
+
+def test_a_blend_under_example_semantics_draws_each_term_anew():
+    made = conditioner("example")
+    weights, _ = requests.weights(made, "0.5*class:0+0.5*class:2", 50, 0)
+    np.testing.assert_allclose(weights[:, :2].sum(1), 0.5, atol=1e-6)
+    np.testing.assert_allclose(weights[:, 3], 0.5, atol=1e-6)
+    assert len(np.unique(weights[:, 0])) > 5
+
+
+@pytest.mark.parametrize("semantics", ["mixture", "example"])
+@pytest.mark.parametrize("num", [2, 30, 31])
+def test_the_training_marginal_is_balanced_over_classes(semantics, num):
+    weights, labels = requests.weights(conditioner(semantics), "train", num, 0)
+    counts = np.bincount(labels, minlength=3)
+    assert counts.max() - counts.min() <= 1
+    # Each sample's weights are on the components of its own class.
+    assert np.all(weights[OWNER[None] != labels[:, None]] == 0)
+
+
+def test_the_training_marginal_without_classes_is_drawn_from_the_bank():
+    made = conditioner(classes=False)
+    weights, labels = requests.weights(made, "train", 500, 0)
+    bank = np.asarray(made.bank_weights)
+    assert {tuple(row) for row in weights.tolist()} == {tuple(row) for row in bank.tolist()}
+    assert np.all(labels == -1)
+
+
+def test_the_seed_decides():
+    made = conditioner("example")
+    one, again, other = (requests.weights(made, "train", 20, seed)[0] for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
