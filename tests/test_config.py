@@ -1,0 +1,228 @@
+"""Every setting is read, explained, checked and stored."""
+
+import ast
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+import gmm_diffusion
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError
+
+PACKAGE = pathlib.Path(gmm_diffusion.__file__).parent
+FIELDS = config_lib.fields(config_lib.default())
+GROUPS = sorted({field.split(".")[0] for field in FIELDS})
+
+
+def reads(node):
+    """Settings that a definition reads: `x.group.field`, or `g.field` after `g = x.group`."""
+    names = {}
+    for child in ast.walk(node):
+        if isinstance(child, ast.Assign) and isinstance(child.value, ast.Attribute):
+            for target in child.targets:
+                if isinstance(target, ast.Name) and child.value.attr in GROUPS:
+                    names[target.id] = child.value.attr
+    for child in ast.walk(node):
+        if isinstance(child, ast.Attribute):
+            value = child.value
+            if isinstance(value, ast.Attribute) and value.attr in GROUPS:
+                yield f"{value.attr}.{child.attr}"
+            elif isinstance(value, ast.Name) and value.id in names:
+                yield f"{names[value.id]}.{child.attr}"
+
+
+def read_in_package():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "config.py":
+            for node in ast.parse(path.read_text()).body:
+                found.update(reads(node))
+    return found
+
+
+def test_every_field_is_read_by_some_code():
+    unread = FIELDS.keys() - read_in_package()
+    assert unread == set()
+
+
+def test_code_reads_no_field_that_does_not_exist():
+    # A typo in an attribute of a ConfigDict shows at run time only, perhaps after hours.
+    dataset = {f"data.{f.name}" for f in dataclasses.fields(Dataset)} | {
+        "data.shape",
+        "data.is_image",
+    }
+    assert read_in_package() - FIELDS.keys() <= dataset
+
+
+def test_every_field_has_a_comment():
+    source = (PACKAGE / "config.py").read_text()
+    body = source[source.index("def default(") : source.index("return c.lock()")]
+    for field in FIELDS:
+        (line,) = re.findall(rf"^    {re.escape(field)} = .*$", body, re.MULTILINE)
+        assert re.search(r"  # \S{3,}", line), line
+
+
+def test_every_number_and_choice_has_a_rule():
+    assert config_lib.RULES.keys() <= FIELDS.keys()
+    unchecked = FIELDS.keys() - config_lib.RULES.keys()
+    numbers = {f for f in unchecked if type(FIELDS[f]) in (int, float, tuple)}
+    assert numbers == {"sample.ema"}  # Checked against training.ema_widths.
+    texts = {f for f in unchecked if type(FIELDS[f]) is str}
+    # Names that only the dataset can judge, and a request in a language of its own.
+    assert texts == {
+        "data.toy_name",
+        "data.tfds_name",
+        "data.data_dir",
+        "data.train_split",
+        "data.heldout_split",
+        "sample.condition",
+    }
+
+
+def changed(**values):
+    config = config_lib.default()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return config
+
+
+EDGES = [
+    # field, refused, allowed
+    ("data.heldout_fraction", [0.0, 1.0, -0.1, math.nan], [0.01, 0.99]),
+    ("data.num_train", [999], [1000]),
+    ("data.split_seed", [-1, 2**31], [0, 2**31 - 1]),
+    ("conditioning.kind", ["GMM", ""], ["class", "none"]),
+    ("conditioning.num_components", [0], [1]),
+    ("conditioning.covariance_floor", [0.0, math.inf], [1e-6]),
+    ("conditioning.dropout", [-0.01, 1.01, math.nan], [0.0, 1.0]),
+    ("conditioning.concentration", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(1.0, 1.0)]),
+    ("conditioning.shares", [(0.6, 0.5), (-0.1, 0.5), (0.5,)], [(0.0, 0.0), (0.5, 0.5)]),
+    ("network.channel_mult", [(), (0,), (1.5,), ("a",)], [(1,), (1, 2, 3)]),
+    ("network.attention_resolutions", [(0,), (2.5,)], [(), (4, 8)]),
+    ("network.dropout", [1.0, -0.1], [0.0, 0.9]),
+    ("network.dtype", ["float16"], ["bfloat16"]),
+    ("diffusion.sigma_data", [-0.1], [0.0, 0.5]),
+    ("diffusion.sigma_log_mean", [math.nan, math.inf], [-5.0, 5.0]),
+    ("diffusion.sigma_log_std", [0.0], [0.1]),
+    ("optimizer.schedule", ["linear"], ["cosine", "constant"]),
+    ("optimizer.learning_rate", [0.0, -1e-3, math.inf], [1e-6]),
+    ("optimizer.beta1", [1.0, -0.1], [0.0]),
+    ("optimizer.beta2", [1.0, -0.1], [0.0]),
+    ("training.num_steps", [0], [1]),
+    ("training.batch_size", [0], [1]),
+    ("training.ema_widths", [(), (0.0,), (0.28,), (0.05, 0.05)], [(0.05, 0.27)]),
+    ("training.max_nonfinite", [-1], [0]),
+    ("training.heldout_every", [-1], [0]),
+    ("checkpoint.keep", [0], [1]),
+    ("sample.sampler", ["ddim"], ["euler"]),
+    ("sample.sigma_min", [0.0, 80.0], [0.001]),
+    ("sample.churn", [-1.0], [0.0, 40.0]),
+    ("sample.ema", [0.2, -1.0], [0.0, 0.1]),
+    ("evaluation.features", ["inception", "file"], ["pca", "file:x"]),
+    ("evaluation.loss_levels", [0], [1]),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "refused", "allowed"), EDGES, ids=lambda v: v if type(v) is str else ""
+)
+def test_the_edges_of_rules(field, refused, allowed):
+    for value in refused:
+        with pytest.raises(InputError) as caught:
+            config_lib.validate(changed(**{field: value}))
+        text = str(caught.value)
+        assert text.startswith(f"{field} is {value!r}; "), text
+        assert text.endswith(".")
+    for value in allowed:
+        config_lib.validate(changed(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"data__name": "tfds_images"}, r"data\.tfds_name"),
+        ({"data__name": "toy"}, r"network\.name"),
+        ({"data__name": "toy", "network__name": "mlp", "data__flip": True}, r"data\.flip"),
+        ({"network__name": "mlp"}, r"network\.name"),
+        ({"sample__sigma_min": 2.0, "sample__sigma_max": 1.0}, r"sample\.sigma_min"),
+        ({"training__ema_widths": (0.2,)}, r"sample\.ema"),
+        ({"network__channels": 9, "network__head_channels": 4}, r"network\.head_channels"),
+    ],
+)
+def test_fields_that_do_not_go_together(values, field):
+    with pytest.raises(InputError, match=field):
+        config_lib.validate(changed(**values))
+
+
+def test_the_defaults_are_valid():
+    config_lib.validate(config_lib.default())
+
+
+def test_a_config_of_other_fields_or_types_is_refused():
+    config = config_lib.default()
+    config.training.num_steps = None
+    with pytest.raises(InputError, match=r"training\.num_steps is None; .* of type int"):
+        config_lib.validate(config)
+    config = config_lib.default()
+    config.unlock()
+    config.training.num_stepz = 3
+    with pytest.raises(InputError, match=r"did you mean training\.num_steps\?"):
+        config_lib.validate(config)
+    config = config_lib.default()
+    config.unlock()
+    del config.training.seed
+    with pytest.raises(InputError, match=r"training\.seed is missing"):
+        config_lib.validate(config)
+    for wrong in (3, {"training": {}}, ConfigDict({"training": 3})):
+        with pytest.raises(InputError, match=r"made by config\.default"):
+            config_lib.validate(wrong)
+
+
+def test_a_config_survives_its_file():
+    config = changed(
+        network__channel_mult=(1, 2, 3),
+        network__attention_resolutions=(),
+        training__ema_widths=(0.07,),
+        optimizer__learning_rate=1,
+        conditioning__concentration=(0.5, 2.0),
+        data__flip=True,
+    )
+    stored = json.loads(config.to_json_best_effort())
+    back = config_lib.from_dict(stored)
+    assert config_lib.fields(back) == config_lib.fields(config)
+    assert {k: type(v) for k, v in config_lib.fields(back).items()} == {
+        k: type(v) for k, v in FIELDS.items()
+    }
+    assert config_lib.differences(back, config) == []
+    assert back.is_locked
+
+
+def test_a_file_of_an_older_version_takes_new_defaults():
+    back = config_lib.from_dict({"training": {"num_steps": 3}})
+    assert back.training.num_steps == 3
+    assert back.training.batch_size == config_lib.default().training.batch_size
+
+
+def test_a_file_of_another_version_is_refused():
+    with pytest.raises(InputError, match=r"training\.gone is not a setting"):
+        config_lib.from_dict({"training": {"gone": 3}})
+    with pytest.raises(InputError, match="gone is not a group"):
+        config_lib.from_dict({"gone": {}})
+    with pytest.raises(InputError, match=r"data\.flip is 3; it must be a bool"):
+        config_lib.from_dict({"data": {"flip": 3}})
+
+
+def test_differences_name_what_matters():
+    theirs = config_lib.default()
+    ours = changed(training__num_steps=7, sample__steps=3, checkpoint__every=1)
+    assert config_lib.differences(ours, theirs) == []
+    ours = changed(network__width=7, training__seed=3)
+    assert config_lib.differences(ours, theirs) == [
+        "network.width: 128 -> 7",
+        "training.seed: 0 -> 3",
+    ]
