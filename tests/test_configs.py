@@ -1,0 +1,104 @@
+"""Every file in configs/ is a run that could start."""
+
+import ast
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from gmm_diffusion import build, mixture
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.conditioning import fitting
+from gmm_diffusion.data import DATASETS, Dataset, Split
+from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.types import Batch
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
+# Shape and classes of what `tfds_images` would fetch.
+TFDS_SHAPES = {"cifar10": ((32, 32, 3), 10)}
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def config(path, monkeypatch):
+    # Configs that derive from each other import `configs`, as they can from the repository.
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    namespace = {}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    return namespace["get_config"]()
+
+
+def random_dataset(tfds_name, **options):
+    """As many examples as each class needs components, of the right shape."""
+    shape, num_classes = TFDS_SHAPES[tfds_name]
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(num_classes, dtype=np.int32), 64)
+    x = rng.integers(0, 256, size=(len(label), *shape), dtype=np.uint8)
+    return Dataset(f"stand-in for {tfds_name}", Split(x, label), Split(x, label), num_classes)
+
+
+def unfitted_mixture(key, x, num_components, kind, **options):
+    """Stands in for EM, which would take minutes and change no shape."""
+    dim = x.shape[1]
+    covariances = {"full": np.tile(np.eye(dim), (num_components, 1, 1)), "tied": np.eye(dim)}
+    covariances["diag"] = np.ones((num_components, dim))
+    covariances["spherical"] = np.ones(num_components)
+    mix = mixture.GaussianMixture.create(
+        np.full(num_components, 1 / num_components), x[:num_components], covariances[kind], kind
+    )
+    return types.SimpleNamespace(mixture=mix)
+
+
+def test_it_loads_and_is_valid(config):
+    config_lib.validate(config)
+
+
+def test_its_docstring_has_the_command(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert text
+    # The first config that a reader opens explains itself by its name.
+    if path.stem != "digits_gmm":
+        command = f"python -m gmm_diffusion.main --config=configs/{path.name} --workdir=runs/"
+        assert command + path.stem in text
+
+
+def test_it_fits_devices_and_batches(config):
+    assert config.training.batch_size % 8 == 0
+    assert config.training.num_steps % config.training.steps_per_call == 0
+
+
+def test_its_training_step_fits_its_data(config, monkeypatch):
+    monkeypatch.setitem(DATASETS, "tfds_images", random_dataset)
+    monkeypatch.setattr(fitting.mixture, "fit_em", unfitted_mixture)
+    data = build.dataset(config)
+    constants = build.constants(config, data)
+    step = build.train_step_fn(config, constants)
+    size, widths = 4, config.training.ema_widths
+    weights = None
+    if constants.conditioner is not None:
+        weights = np.zeros((size, constants.conditioner.num_components), np.float32)
+    batch = Batch(
+        x=np.zeros((size, *data.shape), np.float32),
+        index=np.zeros(size, np.int32),
+        mask=np.ones(size, np.float32),
+        weights=weights,
+    )
+
+    def one_step(batch):
+        params = build.init_params(config, data.shape, constants)
+        state = state_lib.create(params, build.optimizer(config), len(widths))
+        return state, step(state, batch, jax.random.key(0))
+
+    state, (after, metrics) = jax.eval_shape(one_step, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert {leaf.shape for leaf in jax.tree.leaves(metrics)} == {()}
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves((after.params, after.ema)))
