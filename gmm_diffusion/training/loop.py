@@ -111,6 +111,13 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     num_steps = config.training.num_steps
     step = int(state.step)
     metrics_log.truncate(step)
+    # What stopped the run may have come between a checkpoint and the sheet of its step.
+    every = config.training.heldout_every
+    if (
+        _crossed(every, step - config.training.steps_per_call, step, num_steps)
+        and not _sheet_path(parts, step).exists()
+    ):
+        _Monitor(parts, metrics_log)(step, state, poll=interrupt.check)
     if step >= num_steps:
         return jax.device_get(state)
     key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
@@ -136,10 +143,9 @@ def _run(parts, state, store, metrics_log, interrupt, started):
             window.add(metrics)
             loss = float(metrics["denoising_loss"].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
-
-            def crossed(every, previous=previous, step=step):
-                return every and (step // every > previous // every or step == num_steps)
-
+            crossed = functools.partial(
+                _crossed, previous=previous, step=step, num_steps=num_steps
+            )
             if crossed(config.training.log_every):
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
             if crossed(config.checkpoint.every):
@@ -155,6 +161,17 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     finally:
         progress.close()
     return devices.unreplicate(state)
+
+
+def _crossed(every, previous, step, num_steps):
+    """Whether something that happens every so many steps, and at the end, happens at `step`."""
+    if not every or step <= 0:
+        return False
+    return step // every > max(previous, 0) // every or step == num_steps
+
+
+def _sheet_path(parts, step):
+    return parts.path / "samples" / f"step_{step}.png"
 
 
 def _save(parts, store, step, state):
@@ -264,10 +281,11 @@ class _Monitor:
         params = evaluation.choose_params(self.parts.config, state)
         losses = self.heldout(params, poll=poll)
         losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
-        self.metrics_log.write(step, losses)
         samples = self.sheet(params, poll=poll)
-        path = self.parts.path / "samples" / f"step_{step}.png"
+        # Nothing is written before the last poll: a run that stops there does it all again.
+        path = _sheet_path(self.parts, step)
         path.parent.mkdir(exist_ok=True)
+        self.metrics_log.write(step, losses)
         if self.parts.data.is_image:
             image = image_grid.grid(to_uint8(samples), scale=4)
             image_grid.save_png(path, image)
