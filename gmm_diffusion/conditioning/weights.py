@@ -58,7 +58,7 @@ def mixture_semantics(
     group: Array,
     *,
     concentration: tuple[float, float] = (0.1, 30.0),
-    shares: tuple[float, float] = (0.4, 0.3),
+    shares: tuple[float, float] = (0.2, 0.6),
 ) -> Array:
     """Random weights `w` with `p(k | w) = w_k`, given an example's responsibilities.
 
