@@ -5,8 +5,9 @@ import numpy as np
 
 from gmm_diffusion.types import Array
 
-# Elements of a block's largest temporary: about a core's cache, or enough to fill an accelerator.
-BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**26}
+# Elements of the largest temporary of a block, for `statistics` and for `expanded_statistics`: a
+# core's cache and a few times that, or enough to fill an accelerator.
+BLOCK_ELEMENTS = {"cpu": (2**19, 2**21), "other": (2**26, 2**26)}
 
 
 def split(x: np.ndarray, point_weights, num_components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,8 +29,8 @@ def split(x: np.ndarray, point_weights, num_components: int) -> tuple[np.ndarray
 def block_sizes(num_components: int, dim: int) -> tuple[int, int]:
     """Points in a block of `statistics`, and of `expanded_statistics` (a multiple of it)."""
     elements = BLOCK_ELEMENTS.get(jax.default_backend(), BLOCK_ELEMENTS["other"])
-    direct = max(1, elements // (num_components * dim))
-    merged = max(1, elements // (num_components + 2 * dim))
+    direct = max(1, elements[0] // (num_components * dim))
+    merged = max(1, elements[1] // (num_components + 2 * dim))
     return direct, direct * max(1, merged // direct)
 
 

@@ -24,6 +24,8 @@ from gmm_diffusion.types import Array
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Below this, compiling two ways costs more than the faster one saves.
 _FEW_ELEMENTS = 2**20
+# Elements of an expanded block: large, since XLA:CPU uses more threads outside a loop over blocks.
+_MANY_ELEMENTS = 2**24
 
 
 @jax.jit
@@ -44,7 +46,7 @@ def log_prob(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = 
       ValueError: a wrong shape.
     """
     return _from_log_joint(
-        jax.nn.logsumexp, lambda joint: posterior(joint)[1], mix, x, sigma, weights
+        jax.nn.logsumexp, lambda joint: posterior(joint, axis=1)[1], mix, x, sigma, weights
     )
 
 
@@ -60,7 +62,7 @@ def responsibilities(
       `[N, K]`, rows sum to 1; exactly 0 where the weight is 0.
     """
     return _from_log_joint(
-        jax.nn.softmax, lambda joint: posterior(joint)[0].T, mix, x, sigma, weights
+        jax.nn.softmax, lambda joint: posterior(joint, axis=1)[0], mix, x, sigma, weights
     )
 
 
@@ -147,7 +149,7 @@ def safe_log(weights: Array) -> Array:
 
 
 def _from_log_joint(of_point, of_block, mix: GaussianMixture, x: Array, sigma, weights) -> Array:
-    """`of_point(log_joint [K])` for each point, or `of_block(log_joint [K, N])`, which is the same
+    """`of_point(log_joint [K])` for each point, or `of_block(log_joint [N, K])`, which is the same
     by matrix products, where these pay and are accurate."""
 
     def differences():
@@ -167,11 +169,16 @@ def _from_log_joint(of_point, of_block, mix: GaussianMixture, x: Array, sigma, w
         return differences()
     center = jnp.matmul(mix.weights, mix.means, precision=_HIGHEST)
     w = _whitened(mix, center, sigma, weights)
-    size = block_sizes(mix.num_components, mix.dim)[mix.kind != "full"]
+    if mix.kind == "full":
+        size = block_sizes(mix.num_components, mix.dim)[0]
+    else:
+        size = max(1, _MANY_ELEMENTS // (mix.num_components + 2 * mix.dim))
     num_blocks = -(-num_points // size)
     size = -(-num_points // num_blocks)
 
     def products():
+        if num_blocks == 1:
+            return of_block(log_joint(w, x - center[None, :]))
         padded = jnp.pad(x, ((0, num_blocks * size - num_points), (0, 0)))
         blocks = padded.reshape(num_blocks, size, mix.dim)
         values = jax.lax.map(lambda block: of_block(log_joint(w, block - center[None, :])), blocks)

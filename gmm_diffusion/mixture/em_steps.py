@@ -14,8 +14,8 @@ from gmm_diffusion.mixture.triangular import triangular_inverse
 from gmm_diffusion.mixture.whitened import (
     Whitened,
     direct_log_joint,
-    expanded_coefficients,
     expanded_features,
+    expanded_log_joint,
     posterior,
     white_coordinates,
     white_means,
@@ -90,7 +90,7 @@ def statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
       point_weights: `[N]`, not negative.
     """
     y = white_coordinates(w, x)
-    r, log_prob = posterior(direct_log_joint(w, y))
+    r, log_prob = posterior(direct_log_joint(w, y), axis=0)
     r = r * point_weights[None, :]
     weighted = r[:, None, :] * y
     if w.kind in ("full", "tied"):
@@ -110,9 +110,9 @@ def statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
 def expanded_statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
     """`statistics` by matrix products; not for "full", and only where `is_accurate(w)`."""
     features = expanded_features(w, x)
-    log_joint = jnp.matmul(expanded_coefficients(w), features.T, precision=_HIGHEST)
-    r, log_prob = posterior(log_joint)
-    sums = jnp.matmul(r * point_weights[None, :], features, precision=_HIGHEST)
+    r, log_prob = posterior(expanded_log_joint(w, features), axis=1)
+    # This order of factors is the fast one on a CPU, since the features are the narrower.
+    sums = jnp.matmul(features.T, r * point_weights[:, None], precision=_HIGHEST).T
     dim = w.means.shape[1]
     count, first, square = sums[:, 0], sums[:, 1 : 1 + dim], sums[:, 1 + dim :]
     white = white_means(w)

@@ -137,9 +137,9 @@ def _learn_weights(params, points, point_weights, tolerance, num_iterations):
         def sums(joint_of, points, point_weights):
             def add(carry, block):
                 joint = joint_of(block[0])
-                _, log_prob = posterior(joint + log_weights[:, None])
-                ratio = jnp.exp(jnp.minimum(joint - log_prob[None, :], _LARGEST_LOG_RATIO))
-                gradient = jnp.sum(ratio * block[1][None, :], axis=1)
+                _, log_prob = posterior(joint + log_weights[None, :], axis=1)
+                ratio = jnp.exp(jnp.minimum(joint - log_prob[:, None], _LARGEST_LOG_RATIO))
+                gradient = jnp.sum(ratio * block[1][:, None], axis=0)
                 return (carry[0] + jnp.sum(log_prob * block[1]), carry[1] + gradient), None
 
             zero = (jnp.zeros((), points.dtype), jnp.zeros_like(log_weights))
@@ -152,7 +152,7 @@ def _learn_weights(params, points, point_weights, tolerance, num_iterations):
                 *merge(points, point_weights, params.means.shape[0]),
             ),
             lambda: sums(
-                lambda x: direct_log_joint(fixed, white_coordinates(fixed, x)),
+                lambda x: direct_log_joint(fixed, white_coordinates(fixed, x)).T,
                 points,
                 point_weights,
             ),

@@ -113,16 +113,21 @@ def expanded_coefficients(w: Whitened) -> Array:
 
 
 def log_joint(w: Whitened, x: Array) -> Array:
-    """`log w_k N(x; mu_k, Sigma_k)`, `[K, N]`, the faster way; only where `is_accurate(w)`."""
+    """`log w_k N(x; mu_k, Sigma_k)`, `[N, K]`, the faster way; only where `is_accurate(w)`."""
     if w.kind == "full":
-        return direct_log_joint(w, white_coordinates(w, x))
-    features = expanded_features(w, x)
-    return jnp.matmul(expanded_coefficients(w), features.T, precision=_HIGHEST)
+        return direct_log_joint(w, white_coordinates(w, x)).T
+    return expanded_log_joint(w, expanded_features(w, x))
 
 
-def posterior(joint: Array) -> tuple[Array, Array]:
-    """Responsibilities `[K, N]` and log-density `[N]` from `[K, N]`, with one exponential each."""
-    largest = jnp.max(joint, axis=0)
-    unnormalised = jnp.exp(joint - largest[None, :])
-    total = jnp.sum(unnormalised, axis=0)
-    return unnormalised / total[None, :], largest + jnp.log(total)
+def expanded_log_joint(w: Whitened, features: Array) -> Array:
+    """`[N, K]` from `[N, F]`."""
+    return jnp.matmul(features, expanded_coefficients(w).T, precision=_HIGHEST)
+
+
+def posterior(joint: Array, axis: int) -> tuple[Array, Array]:
+    """Responsibilities and log-density, with one exponential each; `axis` is that of components."""
+    largest = jnp.max(joint, axis=axis, keepdims=True)
+    unnormalised = jnp.exp(joint - largest)
+    total = jnp.sum(unnormalised, axis=axis, keepdims=True)
+    log_prob = jnp.squeeze(largest + jnp.log(total), axis=axis)
+    return unnormalised * (1 / total), log_prob

@@ -122,7 +122,7 @@ def test_fit_follows_shift_and_scale_of_the_data(kind, oracle):
 def test_blocks_change_nothing(kind, oracle, monkeypatch):
     x = _data(oracle)[:239]
     whole = mixture.fit_em(KEY, x, 3, kind, max_iterations=5, tolerance=0.0)
-    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", 3 * 4 * 50)
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", (3 * 4 * 50, 3 * 4 * 50))
     split = mixture.fit_em(KEY, x, 3, kind, max_iterations=5, tolerance=0.0)
     np.testing.assert_allclose(split.history, whole.history, rtol=1e-5)
     np.testing.assert_allclose(split.mixture.means, whole.mixture.means, rtol=1e-3, atol=1e-4)

@@ -30,7 +30,8 @@ def _points(weights, means, matrices, num_points, seed=0):
 def always_many(monkeypatch):
     """Few points take the path of many, in several blocks."""
     monkeypatch.setattr(density, "_FEW_ELEMENTS", 0)
-    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", 400)
+    monkeypatch.setattr(density, "_MANY_ELEMENTS", 400)
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", (400, 400))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +62,7 @@ def test_narrow_components_far_apart_take_differences(kind, oracle, always_many)
     np.testing.assert_allclose(mixture.log_prob(mix, x), expected, atol=2e-3)
     if kind in EXPANDED:
         # What the guard is for.
-        wrong = jax.nn.logsumexp(log_joint(w, x), axis=0)
+        wrong = jax.nn.logsumexp(log_joint(w, x), axis=1)
         assert np.abs(wrong - expected).max() > 0.5
 
 
@@ -128,9 +129,9 @@ def test_log_joint_is_scipys(kind, oracle):
     mix = GaussianMixture.create(weights, means, covariances, kind)
     x = 3 * np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     w = density._whitened(mix, jnp.zeros(4), jnp.asarray(0.0), None)
-    expected = oracle.log_joint(weights, means, oracle.matrices(covariances, kind, 3, 4), x).T
+    expected = oracle.log_joint(weights, means, oracle.matrices(covariances, kind, 3, 4), x)
     np.testing.assert_allclose(log_joint(w, x), expected, rtol=1e-4, atol=1e-3)
-    direct = direct_log_joint(w, white_coordinates(w, x))
+    direct = direct_log_joint(w, white_coordinates(w, x)).T
     np.testing.assert_allclose(direct, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -151,7 +152,7 @@ def test_triangular_inverse(shape):
 @pytest.mark.parametrize("num_points", [1, 99, 100, 1001])
 @pytest.mark.parametrize("elements", [40, 400, 4000])
 def test_blocks_hold_every_point_once(num_points, elements, monkeypatch):
-    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", (elements, 2 * elements))
     x = np.arange(1.0, num_points + 1, dtype=np.float32)[:, None]
     points, weights = blocks.split(x, None, 5)
     merged, merged_weights = blocks.merge(points, weights, 5)
