@@ -152,8 +152,10 @@ def run(argv: list[str]) -> int:
         print(__doc__)
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("absl", "orbax", "jax", "tensorflow"):
+    for noisy in ("orbax", "jax", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # orbax and TFDS log through it; what a person needs of that is in our own messages.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         mode, workdir, config = parse(argv)
         config_lib.validate(config)

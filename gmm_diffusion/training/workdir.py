@@ -65,9 +65,12 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
         )
     try:
         stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise InputError("it holds no groups of settings.")
         return config_lib.from_dict(stored)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as the config of a run: {error}") from error
+    except (OSError, ValueError) as error:
+        cause = str(error).rstrip(".")
+        raise InputError(f"{path} cannot be read as the config of a run: {cause}.") from error
 
 
 def write_json(path: pathlib.Path, value) -> None:
