@@ -78,8 +78,9 @@ def test_denoiser_of_the_reweighted_mixture_is_optimal(family, dim):
 
 def test_estimate_at_given_weights():
     """`E[x | y, w]` from the drawn pairs with `w` near a target, weighted by the noise's law."""
-    n, sigma = 200_000, 0.4
-    x, w = (np.asarray(a, np.float64) for a in pairs(1, n, FAMILIES["within"], jax.random.key(5)))
+    sigma, keys = 0.4, jax.random.split(jax.random.key(5), 3)
+    parts = [pairs(1, 60_000, FAMILIES["within"], key) for key in keys]
+    x, w = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
     centers = np.asarray(mix(1).means, np.float64)
     for target in (0.25, 0.75):
         # Within the first group: weights `(t, 1 - t, 0, 0)`.
@@ -147,7 +148,7 @@ TARGETS = np.array(
 
 @pytest.mark.parametrize("embedding", ["mean_embedding", "table"])
 def test_a_small_network_learns_the_reweighted_mixture(embedding):
-    toy, batch_size = mix(2), 256
+    toy, batch_size, options = mix(2), 256, {"shares": FAMILIES["together"]}
     pool = np.asarray(mixture.sample(toy, jax.random.key(0), 20_000))
     identity = fit_raw(np.array([[-1.0, -1.0], [1.0, 1.0]]))
     weights = conditioning.example_weights(toy, identity, np.full(4, -1), pool, None)
@@ -161,6 +162,7 @@ def test_a_small_network_learns_the_reweighted_mixture(embedding):
         embedding_name=embedding,
         semantics="mixture",
         num_features=64,
+        semantics_options=options,
     )
     np.testing.assert_allclose(conditioner.base, BASE, atol=0.02)
     sd = float(np.sqrt(np.mean(np.square(pool))))
@@ -180,6 +182,7 @@ def test_a_small_network_learns_the_reweighted_mixture(embedding):
         sigma_data=sd,
         sigma_log_mean=-1.0,
         sigma_log_std=0.9,
+        semantics_options=options,
     )
     made = optimizer_lib.make_optimizer(optimizer_lib.learning_rate("edm2", 0.01, 20, 200, 10_000))
     optimizer = {"network": made, "log_variance": made}
@@ -192,7 +195,7 @@ def test_a_small_network_learns_the_reweighted_mixture(embedding):
             batch = Batch(pool[rows], jnp.arange(batch_size), jnp.ones(batch_size), weights[rows])
             return train_step(state, batch, jax.random.key(2), loss_fn=loss_fn, optimizer=optimizer)
 
-        return jax.lax.scan(body, state, length=1200)[0]
+        return jax.lax.scan(body, state, length=1000)[0]
 
     state = state_lib.create(params, optimizer, 2)
     # The longer of the two averages, as a model is used.

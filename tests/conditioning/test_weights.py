@@ -37,15 +37,11 @@ def _draw(keys, own, base, group, shares):
     return mixture_semantics(keys, own, base, group, shares=shares)
 
 
-def draw(own, shares, group, **options):
+def draw(own, shares, group, *, base=BASE, **options):
     keys = jax.random.split(jax.random.key(1), len(own))
-    own = jnp.asarray(own, jnp.float32)
-    base, group = jnp.asarray(BASE, jnp.float32), jnp.asarray(group)
-    run = _draw
-    if options:
-        run = jax.jit(functools.partial(mixture_semantics, **options))
-        return np.asarray(run(keys, own, base, group, shares=shares), np.float64)
-    return np.asarray(run(keys, own, base, group, shares), np.float64)
+    own, base = jnp.asarray(own, jnp.float32), jnp.asarray(base, jnp.float32)
+    run = jax.jit(functools.partial(mixture_semantics, **options)) if options else _draw
+    return np.asarray(run(keys, own, base, jnp.asarray(group), shares=shares), np.float64)
 
 
 @functools.cache
@@ -152,10 +148,8 @@ def test_extreme_concentrations_are_finite(concentration):
 
 
 def test_a_base_that_is_hardly_there_is_finite():
-    base = jnp.asarray([1e-8, 0.5, 0.5 - 1e-8])
-    own = jnp.eye(3)[jnp.arange(300) % 3]
-    keys = jax.random.split(jax.random.key(0), 300)
-    w = np.asarray(jax.jit(mixture_semantics)(keys, own, base, jnp.asarray([0, 1, 1])))
+    base = np.array([1e-8, 0.5, 0.1, 0.1, 0.1, 0.2])
+    w = draw(np.eye(6)[np.arange(N) % 6], *FAMILIES["together"], base=base)
     assert np.isfinite(w).all()
     np.testing.assert_allclose(w.sum(1), 1, atol=1e-5)
 
@@ -172,18 +166,20 @@ def test_components_are_drawn_from_soft_responsibilities():
 
 @pytest.mark.parametrize("name", SEMANTICS)
 def test_semantics_belong_to_the_example(name):
-    """A member of the table works under jit and gives an example the same in any batch."""
+    """A member of the table works under jit and gives an example the same at any place."""
     rng = np.random.default_rng(0)
     own = jnp.asarray(rng.dirichlet(np.ones(6), 8), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 8)
     run = jax.jit(SEMANTICS[name])
     base, group = jnp.asarray(BASE, jnp.float32), jnp.asarray(GROUP)
     whole = np.asarray(run(keys, own, base, group))
-    part = np.asarray(run(keys[5:], own[5:], base, group))
     assert whole.shape == (8, 6)
     assert whole.dtype == np.float32
-    np.testing.assert_allclose(whole[5:], part, atol=1e-6)
+    np.testing.assert_allclose(run(keys[::-1], own[::-1], base, group), whole[::-1], atol=1e-6)
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-5)
+    # A key decides, not a place in the batch.
+    others = run(keys.at[0].set(keys[1]), own, base, group)
+    np.testing.assert_allclose(others[1:], whole[1:], atol=1e-6)
 
 
 def test_example_semantics_return_the_examples_own_weights():

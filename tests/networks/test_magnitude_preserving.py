@@ -160,8 +160,15 @@ def test_forced_normalisation_does_not_change_what_a_layer_computes():
 def test_gradient_is_orthogonal_to_each_outputs_weight(name):
     layer, _ = layers()[name]
     x = unit_normal(*((3, 12) if name == "linear" else (2, 6, 6, 12)))
-    params = normalize_weights(layer.init(jax.random.key(0), x))["params"]
-    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(2.0 * layer.apply({"params": p}, x))))(params)
+
+    @jax.jit
+    def run(key):
+        params = normalize_weights(layer.init(key, x))["params"]
+        return params, jax.grad(lambda p: jnp.sum(jnp.sin(2.0 * layer.apply({"params": p}, x))))(
+            params
+        )
+
+    params, gradient = run(jax.random.key(0))
     weight, gradient = (np.asarray(t["weight"], np.float64) for t in (params, gradient))
     axes = tuple(range(weight.ndim - 1))
     inner = np.sum(weight * gradient, axes)
