@@ -88,9 +88,8 @@ def test_ten_thousand_standard_deviations_away(kind, oracle):
     np.testing.assert_allclose(value, oracle.log_prob(*arrays, x.astype(float)), rtol=1e-4)
     r = mixture.responsibilities(mix, x)
     np.testing.assert_allclose(r.sum(axis=1), 1, rtol=1e-5)
-    for gradient in jax.tree.leaves(
-        jax.grad(lambda m, p: mixture.log_prob(m, p).sum(), argnums=(0, 1))(mix, jnp.asarray(x))
-    ):
+    gradient_fn = jax.jit(jax.grad(lambda m, p: mixture.log_prob(m, p).sum(), argnums=(0, 1)))
+    for gradient in jax.tree.leaves(gradient_fn(mix, jnp.asarray(x))):
         assert np.isfinite(gradient).all()
 
 
@@ -139,7 +138,7 @@ def test_zero_weights_are_exact_and_differentiable(kind, oracle):
             + mixture.responsibilities(m, points, 0.1, w)[:, 1].sum()
         )
 
-    gradients = jax.grad(total, argnums=(0, 1, 2))(mix, jnp.asarray(x), jnp.asarray(some))
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(mix, jnp.asarray(x), jnp.asarray(some))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
@@ -162,10 +161,12 @@ def test_score_and_denoise_match_autodiff_of_smooth(kind, per_point, oracle):
     mix, _, x = _case(oracle, kind, num_points=6)
     sigma = np.array([0.01, 0.1, 0.5, 1, 5, 80], np.float32) if per_point else np.float32(0.4)
 
+    @jax.jit
+    @jax.vmap
     def scores(points, s):
         return jax.grad(lambda p: mixture.log_prob(mixture.smooth(mix, s), p[None])[0])(points)
 
-    expected = jax.vmap(scores)(jnp.asarray(x), jnp.broadcast_to(sigma, 6))
+    expected = scores(jnp.asarray(x), jnp.broadcast_to(sigma, 6))
     np.testing.assert_allclose(mixture.score(mix, x, sigma), expected, rtol=1e-4, atol=1e-4)
     s = np.broadcast_to(sigma, 6)[:, None]
     np.testing.assert_allclose(
@@ -199,15 +200,19 @@ def test_blocks_change_nothing(kind, oracle, monkeypatch):
     weights = np.random.default_rng(2).dirichlet(np.ones(4), size=33).astype(np.float32)
     # Without their own `jit`, which would remember the whole.
     calls = {
-        "log_prob": lambda: mixture.log_prob.__wrapped__(mix, x),
-        "responsibilities": lambda: mixture.responsibilities.__wrapped__(mix, x, sigma),
-        "score": lambda: mixture.score.__wrapped__(mix, x, 0.3, weights),
-        "denoise": lambda: mixture.denoise.__wrapped__(mix, x, sigma, weights),
+        "log_prob": lambda m, x: mixture.log_prob.__wrapped__(m, x),
+        "responsibilities": lambda m, x: mixture.responsibilities.__wrapped__(m, x, sigma),
+        "score": lambda m, x: mixture.score.__wrapped__(m, x, 0.3, weights),
+        "denoise": lambda m, x: mixture.denoise.__wrapped__(m, x, sigma, weights),
     }
-    whole = {name: np.asarray(call()) for name, call in calls.items()}
+
+    def run():
+        return jax.jit(lambda m, x: {name: call(m, x) for name, call in calls.items()})(mix, x)
+
+    whole = run()
     monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", (4 * 3 * 8, 4 * 3 * 8))
-    for name, call in calls.items():
-        np.testing.assert_allclose(call(), whole[name], rtol=1e-5, atol=1e-6)
+    for name, split in run().items():
+        np.testing.assert_allclose(split, whole[name], rtol=1e-5, atol=1e-6)
 
 
 def test_jit_vmap_and_grad_compose(oracle):

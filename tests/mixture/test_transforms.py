@@ -71,7 +71,7 @@ def test_condition_on_matches_integration(kind, dims, oracle):
     matrices = oracle.matrices(covariances, kind, 3, 3)
     mix = GaussianMixture.create(weights, means, covariances, kind)
     values = np.array([0.4, -0.3], np.float32)[: len(dims)]
-    conditional = mixture.condition_on(mix, dims, values)
+    conditional = jax.jit(lambda v: mixture.condition_on(mix, dims, v))(values)
     assert conditional.kind == kind
     rest = [d for d in range(3) if d not in dims]
     grid = np.linspace(-9, 9, 301)
