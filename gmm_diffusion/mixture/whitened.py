@@ -126,7 +126,7 @@ def expanded_log_joint(w: Whitened, features: Array) -> Array:
 
 def posterior(joint: Array, axis: int) -> tuple[Array, Array]:
     """Responsibilities and log-density, with one exponential each; `axis` is that of components."""
-    largest = jnp.max(joint, axis=axis, keepdims=True)
+    largest = jax.lax.stop_gradient(jnp.max(joint, axis=axis, keepdims=True))
     unnormalised = jnp.exp(joint - largest)
     total = jnp.sum(unnormalised, axis=axis, keepdims=True)
     log_prob = jnp.squeeze(largest + jnp.log(total), axis=axis)
