@@ -50,7 +50,9 @@ def default() -> ConfigDict:
     conditioning.num_draws = 64  # L of draws
     conditioning.dropout = 0.0  # probability of the null embedding in training
     conditioning.concentration = (0.1, 30.0)  # range of the Dirichlet's total mass, for mixture
-    conditioning.shares = (0.2, 0.6)  # shares of draws over all components and within one class
+    # Shares of draws over all components and within one class, for mixture; the rest are blends of
+    # two classes. Without classes a component is a class of its own: fewer within, say (0.4, 0.3).
+    conditioning.shares = (0.2, 0.6)
     conditioning.bank_size = 10_000  # training weights kept for sampling, for example
 
     c.network = network = ConfigDict()

@@ -35,6 +35,9 @@ def _gradient_by_canonical_layout(x, kernel, out_gradient):
     pad = kernel.shape[0] // 2
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     x_gradient = _forward(out_gradient, flipped)
+    if pad == 0:
+        flat = x.reshape(-1, x.shape[-1]).T @ out_gradient.reshape(-1, out_gradient.shape[-1])
+        return x_gradient, flat[None, None]
     # The weight gradient correlates images with gradients: channels take the place of the batch,
     # the batch that of the channels. The barrier keeps XLA from folding the transpositions into
     # the convolution, which would undo the layout.

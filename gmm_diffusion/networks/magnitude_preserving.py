@@ -61,14 +61,17 @@ def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
 def fourier_features(x: Array, num_features: int) -> Array:
     """Cosine features of a scalar, `[B]` -> `[B, F]`, unit RMS (arXiv 2312.02696, eq. 75).
 
-    The paper draws frequencies from N(0, 1) and phases uniformly. Ours are the quantiles of those
-    laws, in a fixed order, so that they need neither a key nor a place in the checkpoint.
+    The paper draws frequencies from N(0, 1) and phases uniformly. Ours are the quantiles of N(0, 1)
+    with phases in a fixed order, so that they need neither a key nor a place in the checkpoint, and
+    each cosine comes with its sine, so that the RMS is 1 at every `x` for an even number of them.
     """
-    position = np.arange(num_features)
-    frequencies = ndtri((position + 0.5) / num_features)
+    pairs = -(-num_features // 2)
+    position = np.arange(pairs)
+    frequencies = ndtri((position + 0.5) / pairs)
     phases = position * (np.sqrt(5.0) - 1.0) / 2.0 % 1.0
     angle = 2.0 * np.pi * (x.astype(jnp.float32)[:, None] * frequencies[None] + phases[None])
-    return jnp.sqrt(2.0) * jnp.cos(angle)
+    features = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    return np.sqrt(2.0).item() * features[:, :num_features]
 
 
 class MPLinear(nn.Module):
