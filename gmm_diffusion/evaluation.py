@@ -243,21 +243,21 @@ class _ImageScores:
         return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
 
     def __call__(self, x, labels):
-        num = len(x)
+        count = _count(len(x))
         features = self.embed(x)
         precision = manifold.precision(features, self.reference, self.k)
         scores = {
-            f"defect_rate_{num}": 1.0 - precision,
-            f"precision_{num}": precision,
-            f"recall_{num}": manifold.recall(features, self.reference, self.k),
-            f"coverage_{num}": manifold.coverage(features, self.reference, self.k),
-            _frechet_name(num): frechet.distance(self._statistics(x), self.statistics),
-            f"memorisation_{num}": manifold.memorisation(x, self.views, self.heldout),
+            f"defect_rate_{count}": 1.0 - precision,
+            f"precision_{count}": precision,
+            f"recall_{count}": manifold.recall(features, self.reference, self.k),
+            f"coverage_{count}": manifold.coverage(features, self.reference, self.k),
+            f"frechet_{count}": frechet.distance(self._statistics(x), self.statistics),
+            f"memorisation_{count}": manifold.memorisation(x, self.views, self.heldout),
         }
         if labels is not None and self.judge is not None:
             predicted = judges.predict(self.judge, x)
             agreement = consistency.agreement(labels, predicted, self.data.num_classes)
-            scores[f"agreement_{num}"] = agreement["agreement"]
+            scores[f"agreement_{count}"] = agreement["agreement"]
         return scores
 
 
@@ -275,29 +275,30 @@ class _VectorScores:
             self.reference = np.asarray(self.log_prob(data.train.x))
 
     def __call__(self, x, labels):
-        num = len(x)
+        count = _count(len(x))
         scores = {
-            _frechet_name(num): frechet.distance(frechet.statistics(x, "raw"), self.statistics)
+            f"frechet_{count}": frechet.distance(frechet.statistics(x, "raw"), self.statistics)
         }
         if self.data.mixture is None:
             return scores
         values = np.asarray(self.log_prob(x))
-        scores[f"density_defects_{num}"] = manifold.density_defects(values, self.reference)
+        scores[f"density_defects_{count}"] = manifold.density_defects(values, self.reference)
         if labels is not None:
             owner = (
                 np.asarray(self.posterior(x))
                 @ np.eye(self.data.num_classes)[self.data.component_class]
             )
             agreement = consistency.agreement(labels, owner.argmax(1), self.data.num_classes)
-            scores[f"agreement_{num}"] = agreement["agreement"]
+            scores[f"agreement_{count}"] = agreement["agreement"]
         return scores
 
 
-def _frechet_name(num):
+def _count(num):
+    """A number of samples as it stands in the metrics' names: 360, 5k."""
     with warnings.catch_warnings():
         # The table says it once, in place of a warning for each block.
         warnings.simplefilter("ignore")
-        return frechet.metric_name(num)
+        return frechet.metric_name(num).removeprefix("frechet_")
 
 
 def verdicts(metrics: dict) -> list[str]:

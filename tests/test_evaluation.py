@@ -1,0 +1,251 @@
+"""What the scores are worth: known samples get known scores, and the judge is kept."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gmm_diffusion import build, evaluation
+from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.training.constants import Constants
+
+
+@pytest.fixture(scope="module")
+def digits(make_config):
+    config = make_config("tiny")
+    config.conditioning.kind = "none"
+    data = build.dataset(config)
+    return config, data, build.constants(config, data)
+
+
+@pytest.fixture
+def path(tiny_run, tmp_path):
+    """A run's directory with its judge, whose training would take seconds."""
+    shutil.copy(tiny_run[0] / "judge.npz", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def score(monkeypatch):
+    """`evaluate` of a sampler that returns these samples, asked for these labels."""
+
+    def run(parts, path, samples, labels):
+        config, data, constants = parts
+
+        def generator(config, constants, shape):
+            def generate(params, weights, seed, num, first=0, poll=None):
+                assert num == len(samples)
+                return samples
+
+            return generate
+
+        monkeypatch.setattr(build, "generator", generator)
+        if labels is not None:
+            constants = constants.replace(conditioner="stands for one that was asked")
+            monkeypatch.setattr(evaluation.requests, "weights", lambda *_: (None, labels))
+        return evaluation.evaluate(config, data, constants, None, path)
+
+    return run
+
+
+NUM = 100
+
+
+def test_real_images_score_their_floor(digits, path, score):
+    _, data, _ = digits
+    heldout = data.heldout
+    result = score(digits, path, to_float(heldout.x[:NUM]), heldout.label[:NUM])
+    assert len(result["metrics"]) == 7
+    for name, metric in result["metrics"].items():
+        assert name.endswith(f"_{NUM}")
+        assert metric["blocks"] == [metric["floor"]] * 2, name
+    floors = {name.removesuffix("_100"): m["floor"] for name, m in result["metrics"].items()}
+    assert floors["memorisation"] == pytest.approx(0.05, abs=0.011)
+    assert floors["precision"] > 0.85
+    assert floors["defect_rate"] == pytest.approx(1 - floors["precision"])
+    # The tiny judge is worse than a real one, and far above chance.
+    assert floors["agreement"] > 0.7
+
+
+def test_copies_of_training_images_are_memorised(digits, path, score):
+    _, data, _ = digits
+    copies = to_float(data.train.x[:NUM])
+    metrics = score(digits, path, copies, data.train.label[:NUM])["metrics"]
+    assert metrics["memorisation_100"]["value"] == 1
+    assert metrics["precision_100"]["value"] == 1
+
+
+def test_noise_and_wrong_labels_score_badly(digits, path, score):
+    _, data, _ = digits
+    noise = np.random.default_rng(0).uniform(-1, 1, (NUM, 8, 8, 1)).astype(np.float32)
+    metrics = score(digits, path, noise, None)["metrics"]
+    assert "agreement_100" not in metrics, "nothing was asked for"
+    assert metrics["defect_rate_100"]["value"] > 0.5
+    assert metrics["frechet_100"]["value"] > 10 * metrics["frechet_100"]["floor"]
+    wrong = (data.heldout.label[:NUM] + 1) % 10
+    metrics = score(digits, path, to_float(data.heldout.x[:NUM]), wrong)["metrics"]
+    assert metrics["agreement_100"]["value"] < 0.15
+
+
+def test_images_are_rounded_before_any_metric(digits, path, score):
+    _, data, _ = digits
+    exact = to_float(data.heldout.x[:NUM])
+    rng = np.random.default_rng(0)
+    near = exact + rng.uniform(-0.4, 0.4, exact.shape).astype(np.float32) / 127.5
+    beyond = np.where(exact <= -1, exact - 3, exact)
+    results = [score(digits, path, x, None)["metrics"] for x in (exact, near, beyond)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_mirrored_copies_are_memorised_where_training_mirrors(digits, path, score):
+    config, data, constants = digits
+    mirrored = to_float(data.train.x[:NUM, :, ::-1])
+    apart = score(digits, path, mirrored, None)["metrics"]["memorisation_100"]["value"]
+    config = config.copy_and_resolve_references()
+    config.data.flip = True
+    known = score((config, data, constants), path, mirrored, None)["metrics"]["memorisation_100"]
+    assert known["value"] == 1
+    assert apart < 0.9
+
+
+def test_the_judge_is_kept_and_replaced_when_it_does_not_fit(digits, path, monkeypatch, caplog):
+    config, data, _ = digits
+    fitted = []
+    original = judges.fit_judge
+
+    def fit(*args, **options):
+        fitted.append(options)
+        return original(*args, **options)
+
+    monkeypatch.setattr(judges, "fit_judge", fit)
+    content = (path / "judge.npz").read_bytes()
+    kept = evaluation._judge(config, data, path)
+    assert fitted == []
+    # Broken: trained again, and the same as before.
+    (path / "judge.npz").write_bytes(content[: len(content) // 2])
+    again = evaluation._judge(config, data, path)
+    assert len(fitted) == 1
+    assert "It is trained again" in caplog.text
+    assert again.hash == kept.hash
+    assert judges.load(path / "judge.npz").hash == kept.hash
+    # Another seed is another judge.
+    config = config.copy_and_resolve_references()
+    config.evaluation.judge_seed = 1
+    assert evaluation._judge(config, data, path).hash != kept.hash
+    assert len(fitted) == 2
+
+
+@pytest.fixture(scope="module")
+def toy(make_config):
+    config = make_config("toy")
+    config.conditioning.kind = "none"
+    config.data.num_heldout = 2000
+    config.evaluation.max_samples = 2000
+    config.evaluation.blocks = 1
+    data = build.dataset(config)
+    return config, data, build.constants(config, data)
+
+
+def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
+    _, data, _ = toy
+    real = score(toy, tmp_path, data.heldout.x, data.heldout.label)
+    assert real["judge"] is None
+    assert not (tmp_path / "judge.npz").exists()
+    assert real["metrics"].keys() == {"frechet_2k", "density_defects_2k", "agreement_2k"}
+    for metric in real["metrics"].values():
+        assert metric["value"] == metric["floor"]
+    # The threshold is the thousandth of the training points that is least likely.
+    assert real["metrics"]["density_defects_2k"]["floor"] < 0.01
+    # The components of the ring lie 13 standard deviations apart.
+    assert real["metrics"]["agreement_2k"]["floor"] == 1
+    # The centre of the ring is empty.
+    rng = np.random.default_rng(0)
+    centre = rng.normal(0, 0.05, size=data.heldout.x.shape).astype(np.float32)
+    metrics = score(toy, tmp_path, centre, data.heldout.label)["metrics"]
+    assert metrics["density_defects_2k"]["value"] == 1
+    assert metrics["frechet_2k"]["value"] > 0.5
+
+
+def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):
+    config, data, constants = digits
+    unlabelled = Dataset("unlabelled", Split(data.train.x), Split(data.heldout.x))
+    result = score((config, unlabelled, constants), tmp_path, to_float(data.heldout.x[:NUM]), None)
+    assert result["judge"] is None
+    assert result["features"]["frechet"].startswith("pca32:")
+    for metric in result["metrics"].values():
+        assert metric["value"] == metric["floor"]
+
+
+def test_heldout_losses_of_a_network_that_says_nothing(toy):
+    # Its denoiser is c_skip x, whose weighted error is 1 at every noise level if the data's entries
+    # have the variance sigma_data^2 (Karras et al. 2022, table 1).
+    config, data, constants = toy
+    params = build.init_params(config, data.shape, constants)
+    losses = evaluation.make_heldout_losses(config, data, constants)(params)
+    # Quartiles of ln sigma ~ N(-1.2, 1.2): exp(-1.2 -+ 0.6745 * 1.2).
+    assert losses.keys() == {
+        "heldout_loss/sigma_0.134",
+        "heldout_loss/sigma_0.677",
+        "heldout_loss/mean",
+    }
+    for value in losses.values():
+        assert value == pytest.approx(1, abs=0.1)
+    assert losses["heldout_loss/mean"] == pytest.approx(
+        (losses["heldout_loss/sigma_0.134"] + losses["heldout_loss/sigma_0.677"]) / 2
+    )
+    assert evaluation.make_heldout_losses(config, data, constants)(params) == losses
+
+
+def test_the_parameters_that_are_asked_for(toy):
+    config, _, _ = toy
+    config = config.copy_and_resolve_references()
+    state = state_lib.TrainState(0, "raw", None, ("narrow", "wide"), 0, 0)
+    for ema, chosen in ((0.0, "raw"), (0.05, "narrow"), (0.1, "wide")):
+        config.sample.ema = ema
+        assert evaluation.choose_params(config, state) == chosen
+
+
+def colourful(channels):
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, channels), dtype=np.uint8)
+    return Dataset("photographs", Split(x), Split(x))
+
+
+def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path):
+    config, data, _ = digits
+    evaluation.check(config, data)
+    evaluation.check(config, colourful(3))
+    for changes, other, message in [
+        ({}, colourful(4), "4 channels"),
+        ({"evaluation.neighbours": 40}, colourful(1), "below the 40 images"),
+        ({"evaluation.neighbours": 100}, data, "below the 100 images"),
+        ({"evaluation.max_reference": 3}, data, "neighbours"),
+        ({"evaluation.features": f"file:{tmp_path}/x"}, data, "names no file"),
+    ]:
+        config_of_case = config.copy_and_resolve_references()
+        config_of_case.update_from_flattened_dict(changes)
+        with pytest.raises(InputError, match=message):
+            evaluation.check(config_of_case, other)
+
+
+def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
+    config, data, constants = digits
+    score(digits, path, to_float(data.heldout.x[:NUM]), data.heldout.label[:NUM])
+    result = evaluation.evaluate_and_report(config, path, data, constants, None, 7)
+    assert json.loads((path / "evaluation.json").read_text()) == result
+    assert result["step"] == 7
+    printed = capsys.readouterr().out
+    for name in result["metrics"]:
+        assert name in printed
+    for name in ("evaluation.json", "judge.npz"):
+        assert str(path / name) in printed
+    assert "metrics.jsonl" not in printed, "only files that exist"
+
+
+def test_every_dataset_can_be_scored():
+    # Images and vectors are the two kinds that there are; a third one needs scores of its own.
+    assert set(DATASETS) == {"digits", "toy", "tfds_images"}
+    assert Constants.__dataclass_fields__.keys() == {"transform", "sigma_data", "conditioner"}
