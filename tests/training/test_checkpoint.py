@@ -1,12 +1,14 @@
 """Plain parameter files, and runs loaded from disk."""
 
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gmm_diffusion import build, conditioning
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.training import checkpoint
 
@@ -57,3 +59,63 @@ def test_unreadable_parameter_files_are_refused(tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros(2))
     with pytest.raises(InputError, match=r"plain\.npy is not an intact \.npz"):
         checkpoint.load_params(tmp_path / "plain.npy")
+
+
+def leaves_differ(left, right):
+    return [
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    ]
+
+
+def test_a_run_is_loaded_without_its_data(tiny_run, monkeypatch):
+    monkeypatch.setattr(build, "dataset", None)
+    run = checkpoint.load_run(tiny_run[0])
+    assert (run.step, run.shape) == (12, (8, 8, 1))
+    assert run.config.network.channels == 8
+    assert run.params.keys() == {"network", "log_variance"}
+    assert run.transform.mean.shape == (1,)
+    assert run.conditioner.num_classes == 10
+    # As sample.ema says, the narrow average; another one, the raw parameters, another step.
+    narrow, wide, raw = (checkpoint.load_run(tiny_run[0], ema=e).params for e in (0.05, 0.1, 0.0))
+    assert not any(leaves_differ(narrow, run.params))
+    assert any(leaves_differ(wide, run.params))
+    assert any(leaves_differ(raw, run.params))
+    assert any(leaves_differ(raw, wide))
+    earlier = checkpoint.load_run(tiny_run[0], step=4)
+    assert earlier.step == 4
+    assert any(leaves_differ(earlier.params, run.params))
+    loaded = run.config.copy_and_resolve_references()
+    loaded.sample.ema = 0.0
+    assert not any(leaves_differ(checkpoint.load_run(tiny_run[0], config=loaded).params, raw))
+
+
+def test_a_loaded_run_denoises(tiny_run):
+    run = checkpoint.load_run(tiny_run[0])
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    sigma = jnp.full(4, 1e-4)
+    cond = conditioning.encode(run.conditioner, run.conditioner.class_weights[:4])
+    out = jax.jit(run.denoise)(run.params, x, sigma, cond)
+    # There is next to no noise to take away.
+    np.testing.assert_allclose(out, x, atol=1e-3)
+    np.testing.assert_allclose(run.denoise_fn(x, sigma, cond), out, atol=1e-5)
+    three = jax.tree.map(lambda leaf: leaf[3:4].repeat(4, axis=0), cond)
+    noisy = jnp.full(4, 2.0)
+    assert np.abs(run.denoise_fn(x, noisy, cond) - run.denoise_fn(x, noisy, three))[:3].max() > 1e-6
+
+
+def test_runs_that_cannot_be_loaded(tiny_run, tmp_path):
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        checkpoint.load_run(tmp_path)
+    with pytest.raises(InputError, match=r"no checkpoint of step 5 .* available: 4, 8, 12"):
+        checkpoint.load_run(tiny_run[0], step=5)
+    with pytest.raises(InputError, match=r"ema is 0\.2; it must be 0 or one of \(0\.05, 0\.1\)"):
+        checkpoint.load_run(tiny_run[0], ema=0.2)
+    shutil.copy(tiny_run[0] / "config.json", tmp_path)
+    with pytest.raises(InputError, match="holds no checkpoint yet"):
+        checkpoint.load_run(tmp_path)
+    # Another model than the one that was trained.
+    config = checkpoint.load_run(tiny_run[0]).config.copy_and_resolve_references()
+    config.network.channels = 16
+    with pytest.raises(InputError, match="does not fit this model"):
+        checkpoint.load_run(tiny_run[0], config=config)

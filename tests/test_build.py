@@ -1,0 +1,160 @@
+"""From a config to its parts."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from gmm_diffusion import build
+from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.sampling.samplers import SAMPLERS
+from gmm_diffusion.training.constants import to_arrays
+
+
+def same_constants(left, right):
+    (ours, our_settings), (theirs, their_settings) = to_arrays(left), to_arrays(right)
+    assert our_settings == their_settings
+    assert ours.keys() == theirs.keys()
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture
+def toy(make_config):
+    return make_config("toy")
+
+
+@pytest.fixture
+def tiny(make_config):
+    return make_config("tiny")
+
+
+def test_constants_depend_on_the_seed_and_nothing_else(toy):
+    data = build.dataset(toy)
+    first = build.constants(toy, data)
+    assert same_constants(first, build.constants(toy, data))
+    toy.training.seed = 1
+    assert not same_constants(first, build.constants(toy, data))
+
+
+def test_parameters_depend_on_the_seed_and_nothing_else(toy):
+    toy.conditioning.kind = "none"
+    data = build.dataset(toy)
+    constants = build.constants(toy, data)
+    first = build.init_params(toy, data.shape, constants)
+    assert first.keys() == {"network", "log_variance"}
+    again = build.init_params(toy, data.shape, constants)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
+    toy.training.seed = 1
+    other = build.init_params(toy, data.shape, constants)
+    weights = [
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
+        if a.ndim
+    ]
+    assert weights
+    assert not any(weights)
+
+
+def test_sigma_data_is_measured_unless_given(tiny):
+    tiny.conditioning.kind = "none"
+    data = build.dataset(tiny)
+    x = to_float(data.train.x).astype(np.float64)
+    measured = build.constants(tiny, data)
+    np.testing.assert_allclose(measured.transform.mean, x.mean(axis=(0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(measured.sigma_data, x.std(), rtol=1e-5)
+    assert measured.conditioner is None
+    tiny.diffusion.sigma_data = 0.5
+    assert build.constants(tiny, data).sigma_data == 0.5
+
+
+def test_components_of_a_class_lie_in_its_class(toy):
+    toy.conditioning.num_components = 8
+    toy.conditioning.covariance = "tied"
+    data = build.dataset(toy)
+    conditioner = build.constants(toy, data).conditioner
+    np.testing.assert_array_equal(conditioner.component_class, np.repeat(np.arange(4), 2))
+    # Tied within a class, so no longer tied when the classes are joined.
+    assert conditioner.mixture.kind == "full"
+    covariances = np.asarray(conditioner.mixture.covariances)
+    np.testing.assert_array_equal(covariances[0], covariances[1])
+    assert np.abs(covariances[1] - covariances[2]).max() > 1e-6
+    share = np.bincount(data.train.label) / len(data.train)
+    weights = np.asarray(conditioner.mixture.weights).reshape(4, 2).sum(axis=1)
+    np.testing.assert_allclose(weights, share, atol=1e-3)
+    # Every class of the ring has two clusters, opposite to each other.
+    for c in range(4):
+        assert np.linalg.norm(conditioner.mixture.means[2 * c : 2 * c + 2].sum(axis=0)) < 0.5
+
+
+def test_mirror_images_count_where_training_mirrors(tiny):
+    tiny.conditioning.kind = "class"
+    data = build.dataset(tiny)
+    constants = build.constants(tiny, data)
+    assert build.split_weights(tiny, constants, data.heldout).shape == (1, len(data.heldout), 10)
+    tiny.data.flip = True
+    tiny.conditioning.bank_size = 10**6
+    both = build.constants(tiny, data)
+    assert len(both.conditioner.bank_labels) == 2 * len(data.train)
+    weights = build.split_weights(tiny, both, data.heldout)
+    assert weights.shape == (2, len(data.heldout), 10)
+    for view in weights:
+        np.testing.assert_array_equal(view, np.eye(10)[data.heldout.label])
+
+
+def test_a_mixture_over_all_classes_needs_no_labels(toy, monkeypatch):
+    labelled = build.dataset(toy)
+    unlabelled = Dataset("points", Split(labelled.train.x), Split(labelled.heldout.x))
+    monkeypatch.setitem(DATASETS, "toy", lambda **_: unlabelled)
+    with pytest.raises(InputError, match="needs labels, and points has none"):
+        build.dataset(toy)
+    toy.conditioning.per_class = False
+    conditioner = build.constants(toy, build.dataset(toy)).conditioner
+    assert conditioner.num_classes == 0
+    np.testing.assert_array_equal(conditioner.component_class, [-1] * 4)
+
+
+def test_the_sampler_gets_its_options(toy):
+    toy.sample.churn, toy.sample.churn_min = 7.0, 0.1
+    toy.sample.churn_max, toy.sample.churn_noise = 9.0, 1.01
+    made = build.sampler(toy)
+    assert isinstance(made, functools.partial)
+    assert made.func is SAMPLERS["heun"]
+    assert made.keywords == {
+        "churn": 7.0,
+        "churn_min": 0.1,
+        "churn_max": 9.0,
+        "churn_noise": 1.01,
+    }
+    toy.sample.sampler = "euler"
+    assert build.sampler(toy).keywords == {}
+
+
+def test_the_optimiser_follows_the_schedule(toy):
+    toy.optimizer.schedule, toy.optimizer.warmup_steps = "constant", 0
+    toy.optimizer.learning_rate = 0.25
+    for made in build.optimizer(toy).values():
+        params = {"w": np.ones(3, np.float32)}
+        updates, _ = made.update({"w": np.full(3, 1e-3, np.float32)}, made.init(params), params)
+        # Adam's first step is the learning rate times the sign.
+        np.testing.assert_allclose(updates["w"], -0.25, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny", "toy"])
+def test_networks_compute_in_bfloat16_and_answer_in_float32(make_config, name):
+    config = make_config(name)
+    config.conditioning.kind = "class"
+    config.network.dtype = "bfloat16"
+    data = build.dataset(config)
+    constants = build.constants(config, data)
+    params = jax.eval_shape(lambda: build.init_params(config, data.shape, constants))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+    x = jax.ShapeDtypeStruct((3, *data.shape), np.float32)
+    sigma = jax.ShapeDtypeStruct((3,), np.float32)
+    weights = np.zeros((3, data.num_classes), np.float32)
+    cond = jax.eval_shape(lambda: build.conditioning.encode(constants.conditioner, weights))
+    denoise = build.denoise(config, constants)
+    out = jax.eval_shape(denoise, params, x, sigma, cond)
+    assert (out.shape, out.dtype) == (x.shape, np.float32)
+    assert "bf16" in str(jax.make_jaxpr(denoise)(params, x, sigma, cond))
