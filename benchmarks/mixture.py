@@ -1,6 +1,6 @@
 """Fitting a mixture and its responsibilities beside scikit-learn and gmmx, in one run.
 
-    python benchmarks/mixture.py [--repeats 3]
+    python benchmarks/mixture.py [--repeats 3] [--threads 1]
 
 Every measurement is a process of its own, peers taking turns. All use float32, the same data and
 the same start (equal weights, points of the data as means, the data's covariance). First their mean
@@ -9,6 +9,9 @@ the run. Then `iteration` is the marginal cost (fit(20) - fit(1)) / 19 after a f
 call, and `responsibilities` that of all points. Cells are the median over processes, with
 (min-max), and how many times longer than ours. Memory is the growth of a process's peak over its
 imports and data; for JAX, whose compiler is part of that, also the temporaries of the compiled fit.
+
+With `--threads 1` every process is pinned to one core and its processor time is taken, which other
+programs on the machine disturb much less than they do the time on the wall.
 """
 
 import argparse
@@ -112,8 +115,9 @@ def peer(name: str, x, start, kind: str):
     )
 
 
-def worker(name: str, case: dict, curve: bool) -> dict:
+def worker(name: str, case: dict, curve: bool, threads: int) -> dict:
     """One peer on one case, in this process."""
+    clock = time.process_time if threads == 1 else time.perf_counter
     x, start = data(**case)
     fit, score, responsibilities, temporaries = peer(name, x, start, case["kind"])
     if curve:
@@ -123,14 +127,14 @@ def worker(name: str, case: dict, curve: bool) -> dict:
     model = fit(1), fit(20)
     for _ in range(3):
         for iterations in (1, 20):
-            begin = time.perf_counter()
+            begin = clock()
             model = fit(iterations)
-            times[iterations].append(time.perf_counter() - begin)
+            times[iterations].append(clock() - begin)
     responsibilities(model)
     for _ in range(9):
-        begin = time.perf_counter()
+        begin = clock()
         responsibilities(model)
-        times["responsibilities"].append(time.perf_counter() - begin)
+        times["responsibilities"].append(clock() - begin)
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     median = {k: statistics.median(v) for k, v in times.items()}
     return {
@@ -141,20 +145,23 @@ def worker(name: str, case: dict, curve: bool) -> dict:
     }
 
 
-def call(name: str, case: dict, curve: bool = False) -> dict:
+def call(name: str, case: dict, threads: int, curve: bool = False) -> dict:
     """`worker` in a process of its own."""
-    command = [sys.executable, __file__, "--worker", json.dumps([name, case, curve])]
+    command = [sys.executable, __file__, "--worker", json.dumps([name, case, curve, threads])]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    result = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
+    environment = os.environ | {"PYTHONPATH": path}
+    if threads:
+        environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS")}
+        command = ["taskset", "--cpu-list", f"0-{threads - 1}", *command]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="pin to so many cores (0: all)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -164,14 +171,14 @@ def main() -> None:
     print("| N, D, K, kind | peer | iteration ms | ratio | responsibilities ms | ratio "
           "| growth MiB | temporaries MiB |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for case in CASES:
-        curves = {name: call(name, case, True)["curve"] for name in PEERS}
+        curves = {name: call(name, case, arguments.threads, True)["curve"] for name in PEERS}
         for name, curve in curves.items():
             if not np.allclose(curve, curves["sklearn"], rtol=1e-4):
                 sys.exit(f"{name} and sklearn differ on {case}: {curve}, {curves['sklearn']}")
         runs = {name: [] for name in PEERS}
         for _ in range(arguments.repeats):
             for name in PEERS:
-                runs[name].append(call(name, case))
+                runs[name].append(call(name, case, arguments.threads))
         middle = {
             name: {k: statistics.median(r[k] for r in several) for k in several[0]}
             for name, several in runs.items()
