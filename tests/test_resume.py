@@ -52,6 +52,7 @@ def toy_mixture(make_config):
 def mirrored_images(make_config):
     config = short(make_config("tiny"))
     config.data.flip = True
+    config.conditioning.kind = "class"
     config.training.steps_per_call = 1
     config.network.dropout = 0.1
     return config

@@ -95,13 +95,15 @@ def test_a_loaded_run_denoises(tiny_run):
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     sigma = jnp.full(4, 1e-4)
     cond = conditioning.encode(run.conditioner, run.conditioner.class_weights[:4])
-    out = jax.jit(run.denoise)(run.params, x, sigma, cond)
+    denoise = jax.jit(run.denoise)
+    out = denoise(run.params, x, sigma, cond)
     # There is next to no noise to take away.
     np.testing.assert_allclose(out, x, atol=1e-3)
-    np.testing.assert_allclose(run.denoise_fn(x, sigma, cond), out, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(run.denoise_fn)(x, sigma, cond), out, atol=1e-5)
     three = jax.tree.map(lambda leaf: leaf[3:4].repeat(4, axis=0), cond)
     noisy = jnp.full(4, 2.0)
-    assert np.abs(run.denoise_fn(x, noisy, cond) - run.denoise_fn(x, noisy, three))[:3].max() > 1e-6
+    ours, theirs = (denoise(run.params, x, noisy, c) for c in (cond, three))
+    assert np.abs(ours - theirs)[:3].max() > 1e-6
 
 
 def test_runs_that_cannot_be_loaded(tiny_run, tmp_path):

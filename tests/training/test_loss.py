@@ -1,5 +1,7 @@
 """The composition of the training loss, seen through a denoiser that records what it is given."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ SIZE = 64
 SETTINGS = {"sigma_data": 0.5, "sigma_log_mean": -1.0, "sigma_log_std": 0.7}
 
 
+@functools.cache
 def make_conditioner(semantics="example", embedding="table"):
     labels = np.arange(200) % CLASSES
     return conditioning.create(
@@ -46,17 +49,22 @@ def keys_of(seed):
 
 def seen(batch, conditioner, seed=1, **options):
     """What reaches the denoiser, and the loss that it makes of an answer of zeros."""
-    given = {}
 
-    def denoise(params, x, sigma, cond, keys):
-        given.update(x=x, sigma=sigma, cond=cond, keys=jax.random.key_data(keys))
-        return jnp.zeros_like(x)
+    @jax.jit
+    def run(batch, keys):
+        given = {}
 
-    loss_fn = loss.make_loss_fn(
-        denoise, lambda params, sigma: 0.3 * sigma, conditioner, **SETTINGS, **options
-    )
-    given["losses"], given["aux"] = loss_fn({}, batch, keys_of(seed))
-    return given
+        def denoise(params, x, sigma, cond, keys):
+            given.update(x=x, sigma=sigma, cond=cond, keys=jax.random.key_data(keys))
+            return jnp.zeros_like(x)
+
+        loss_fn = loss.make_loss_fn(
+            denoise, lambda params, sigma: 0.3 * sigma, conditioner, **SETTINGS, **options
+        )
+        losses, aux = loss_fn({}, batch, keys)
+        return given | {"losses": losses, "aux": aux}
+
+    return jax.device_get(run(batch, keys_of(seed)))
 
 
 def test_the_loss_is_that_of_edm_with_a_learned_uncertainty(batch):
@@ -99,13 +107,13 @@ def test_what_is_switched_off_leaves_the_other_random_numbers_bit_identical(batc
 def test_the_null_condition_comes_as_often_as_asked(batch):
     keep = [
         np.concatenate(
-            [seen(batch, make_conditioner(), s, null_probability=p)["cond"].keep for s in range(8)]
+            [seen(batch, make_conditioner(), s, null_probability=p)["cond"].keep for s in range(4)]
         )
         for p in (0.0, 0.25, 1.0)
     ]
     assert keep[0].min() == 1
     assert keep[2].max() == 0
-    assert abs(1 - keep[1].mean() - 0.25) < 0.08
+    assert abs(1 - keep[1].mean() - 0.25) < 0.1
 
 
 def test_weights_reach_the_denoiser_through_their_semantics(batch):

@@ -88,9 +88,10 @@ def largest_difference(left, right):
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - b))) for a, b in pairs)
 
 
-@pytest.mark.parametrize("parts", ["toy", "image"])
-def test_one_and_four_devices_agree(parts, request):
-    parts = request.getfixturevalue(parts)
+@pytest.fixture(scope="module", params=["toy", "image"])
+def five_steps(request):
+    """The start, and what one and four devices make of it: `[(state, metrics), ...]`."""
+    parts = request.getfixturevalue(request.param)
     # The padding falls on the last of four devices, which then counts less than the others.
     stacked = jax.tree.map(
         lambda *leaves: np.stack(leaves), *[parts.batch(i, padding=3) for i in range(5)]
@@ -100,20 +101,42 @@ def test_one_and_four_devices_agree(parts, request):
     for count in (1, 4):
         run = devices.make_train_steps(parts.step, count)
         end, metrics = run(devices.replicate(start, count), stacked, KEY)
-        for leaf in jax.tree.leaves((end.params, end.ema, end.opt_state)):
-            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-            assert len(copies) == count
-            for copy in copies[1:]:
-                np.testing.assert_array_equal(copy, copies[0])
-        ends.append((devices.unreplicate(end), jax.device_get(metrics)))
-    (one, one_metrics), (four, four_metrics) = ends
+        ends.append((end, jax.device_get(metrics)))
+    return jax.device_get(start), ends
+
+
+def test_one_and_four_devices_agree(five_steps):
+    start, ends = five_steps
+    (one, one_metrics), (four, four_metrics) = [
+        (devices.unreplicate(end), metrics) for end, metrics in ends
+    ]
     assert one.step == four.step == 5
     assert one.nonfinite == four.nonfinite == 0
     assert largest_difference(one.params, four.params) < 1e-5
     assert largest_difference(one.ema, four.ema) < 1e-5
     assert largest_difference(one_metrics, four_metrics) < 1e-5
     # They agree because they learn the same, not because nothing is learned.
-    assert largest_difference(one.params, jax.device_get(start.params)) > 1e-3
+    assert largest_difference(one.params, start.params) > 1e-3
+
+
+def test_replicas_are_equal(five_steps):
+    _, ((_, _), (four, _)) = five_steps
+    for leaf in jax.tree.leaves((four.params, four.ema, four.opt_state)):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == 4
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copy, copies[0])
+
+
+def test_weights_keep_unit_rms(five_steps):
+    _, ((one, _), _) = five_steps
+    checked = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(devices.unreplicate(one.params)):
+        if path[-1].key == "weight":
+            rms = np.sqrt(np.mean(leaf.astype(np.float64) ** 2, axis=tuple(range(leaf.ndim - 1))))
+            np.testing.assert_allclose(rms, 1.0, atol=5e-4)
+            checked += 1
+    assert checked >= 6
 
 
 def test_a_masked_example_has_no_influence(toy, toy_step):
@@ -192,9 +215,7 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(toy):
     params = {"network": {"w": jnp.zeros(())}}
     optimizer = {"network": build.optimizer(toy.config)["network"]}
     start = state.create(params, optimizer, 2)
-    after, metrics = step.train_step(
-        start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer
-    )
+    after, metrics = step.train_step(start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer)
     assert metrics["loss"] == 0
     assert (after.nonfinite, after.params["network"]["w"]) == (1, 0)
 
@@ -217,32 +238,24 @@ def test_averages_follow_the_power_function(toy, toy_step):
         assert largest_difference(average, now.params) > 1e-5
 
 
-@pytest.mark.parametrize("parts", ["toy", "image"])
-def test_weights_keep_unit_rms(parts, request):
-    parts = request.getfixturevalue(parts)
-    now, update = parts.state(), jax.jit(parts.step)
-    for i in range(3):
-        now, _ = update(now, parts.batch(i), KEY)
-    checked = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(now.params)):
-        if path[-1].key == "weight":
-            rms = np.sqrt(np.mean(leaf.astype(np.float64) ** 2, axis=tuple(range(leaf.ndim - 1))))
-            np.testing.assert_allclose(rms, 1.0, atol=5e-4)
-            checked += 1
-    assert checked >= 6
-
-
 def test_every_convolution_in_a_loop_has_the_forward_layout(image):
     # XLA on CPU runs others tens of times slower inside a loop, so a step of several updates would
     # be slower than the updates one by one (jax-ml/jax#12868).
     if jax.default_backend() != "cpu":
         pytest.skip("other platforms keep XLA's own gradients")
 
-    def steps(now, batch):
-        return jax.lax.scan(lambda now, _: image.step(now, batch, KEY), now, length=2)
+    loss_fn = build.loss_fn(image.config, image.constants)
+    batch, keys = image.batch(0), jax.random.split(KEY, 16)
+
+    def steps(params):
+        def body(params, _):
+            gradient = jax.grad(lambda p: loss_fn(p, batch, keys)[0].sum())(params)
+            return jax.tree.map(jnp.subtract, params, gradient), None
+
+        return jax.lax.scan(body, params, length=2)
 
     # What XLA runs, since it may fold transpositions into a convolution that was written well.
-    text = jax.jit(steps).lower(image.state(), image.batch(0)).compile().as_text()
+    text = jax.jit(steps).lower(image.state().params).compile().as_text()
     layouts = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text)
     assert len(layouts) > 10
     assert set(layouts) == {"b01f_01io->b01f"}
