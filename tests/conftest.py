@@ -1,6 +1,7 @@
 """Four pretend devices, rank promotion an error, one compilation cache for the whole run."""
 
 import contextlib
+import gc
 import importlib.util
 import io
 import logging
@@ -36,6 +37,18 @@ def double_precision(request):
             yield
     else:
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Frees a module's compiled programs after it.
+
+    Each maps memory of its own, and a process that reaches the system's bound on mappings (65,530
+    on many Linux machines, a thousand tests or so) dies of a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def load_config(path):
