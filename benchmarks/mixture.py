@@ -30,7 +30,6 @@ CASES = (
     {"num_points": 20_000, "dim": 32, "num_components": 32, "kind": "diag"},
     {"num_points": 20_000, "dim": 32, "num_components": 32, "kind": "full"},
     {"num_points": 100_000, "dim": 16, "num_components": 64, "kind": "diag"},
-    {"num_points": 5_000, "dim": 48, "num_components": 64, "kind": "full"},
 )
 PEERS = ("gmm_diffusion", "sklearn", "gmmx")
 CURVE = (1, 5, 20)
