@@ -33,8 +33,10 @@ DATA = [
     "tensorflow>=2.20; sys_platform == 'darwin'",
     "tensorflow-datasets>=4.9.9",
 ]
-TEST = DATA + ["hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
-DEV = TEST + ["ruff>=0.14"]
+TEST = [*DATA, "hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
+# Peers that benchmarks/ measures beside us.
+BENCHMARK = ["gmmx>=0.7"]
+DEV = [*TEST, "ruff>=0.14"]
 
 setup(
     name="gmm_diffusion",
@@ -47,5 +49,5 @@ setup(
     packages=find_packages(include=["gmm_diffusion", "gmm_diffusion.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"data": DATA, "test": TEST, "dev": DEV},
+    extras_require={"data": DATA, "test": TEST, "dev": DEV, "benchmark": BENCHMARK},
 )

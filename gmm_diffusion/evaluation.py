@@ -15,7 +15,7 @@ from gmm_diffusion import build, conditioning, mixture
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
-from gmm_diffusion.errors import InputError
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
@@ -162,6 +162,8 @@ def evaluate(
         if constants.conditioner is not None:
             weights, labels = requests.weights(constants.conditioner, "train", num, seed)
         samples = generate(params, weights, seed, num, poll=poll)
+        if not np.isfinite(samples).all():
+            raise RunError("Samples are not finite; the model cannot be evaluated.")
         samples = to_uint8(samples) if data.is_image else samples
         blocks.append(score(samples, labels if labels.min() >= 0 else None))
     metrics = {

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import runpy
 import types
 
 import jax
@@ -27,12 +28,10 @@ def path(request):
 
 
 @pytest.fixture
-def config(path, monkeypatch):
-    # Configs that derive from each other import `configs`, as they can from the repository.
-    monkeypatch.syspath_prepend(str(REPOSITORY))
-    namespace = {}
-    exec(compile(path.read_text(), path, "exec"), namespace)
-    return namespace["get_config"]()
+def config(path, monkeypatch, tmp_path):
+    # From another directory: configs that derive from each other must find each other.
+    monkeypatch.chdir(tmp_path)
+    return runpy.run_path(str(path))["get_config"]()
 
 
 def random_dataset(tfds_name, **options):

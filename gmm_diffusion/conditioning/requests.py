@@ -89,15 +89,14 @@ def weights(
     """
     terms = parse(text)
     check(terms, conditioner.num_classes, conditioner.num_components)
-    rng = np.random.default_rng([seed, 2])
     if not terms:
-        return _training_marginal(conditioner, num, rng)
+        return _training_marginal(conditioner, num, seed)
     total = np.zeros((num, conditioner.num_components))
-    for term in terms:
+    for i, term in enumerate(terms):
         if term.kind == "component":
             rows = np.eye(conditioner.num_components)[np.full(num, term.index)]
         else:
-            rows = _class_rows(conditioner, np.full(num, term.index), rng)
+            rows = _class_rows(conditioner, np.full(num, term.index), seed, i)
         total += term.share * rows
     one_class = len(terms) == 1 and terms[0].kind == "class"
     label = terms[0].index if one_class else -1
@@ -106,15 +105,15 @@ def weights(
     return total.astype(np.float32), np.full(num, label, np.int32)
 
 
-def _training_marginal(conditioner, num, rng):
+def _training_marginal(conditioner, num, seed):
     if conditioner.num_classes:
         labels = np.arange(num, dtype=np.int32) % conditioner.num_classes
-        return _class_rows(conditioner, labels, rng).astype(np.float32), labels
+        return _class_rows(conditioner, labels, seed, 0).astype(np.float32), labels
     bank = np.asarray(conditioner.bank_weights)
-    return bank[rng.integers(len(bank), size=num)], np.full(num, -1, np.int32)
+    return bank[_choices(seed, 0, num, len(bank))], np.full(num, -1, np.int32)
 
 
-def _class_rows(conditioner, labels, rng):
+def _class_rows(conditioner, labels, seed, term):
     if conditioner.semantics == "mixture":
         return np.asarray(conditioner.class_weights)[labels]
     bank = np.asarray(conditioner.bank_weights)
@@ -122,5 +121,12 @@ def _class_rows(conditioner, labels, rng):
     rows = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         asked = labels == label
-        rows[asked] = rng.choice(np.flatnonzero(bank_labels == label), size=asked.sum())
+        members = np.flatnonzero(bank_labels == label)
+        rows[asked] = members[_choices(seed, term, len(labels), len(members))[asked]]
     return bank[rows]
+
+
+def _choices(seed, term, num, count):
+    """`[num]` uniform integers below `count`; entry i does not depend on `num`."""
+    uniform = np.random.default_rng([seed, 2, term]).random(num)
+    return np.minimum((uniform * count).astype(np.int64), count - 1)

@@ -175,3 +175,11 @@ def test_the_seed_decides():
     one, again, other = (requests.weights(made, "train", 20, seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("text", ["train", "class:1", "0.5*class:0+0.5*class:1"])
+def test_a_sample_does_not_depend_on_their_number(text):
+    few, few_labels = requests.weights(conditioner("example"), text, 8, seed=3)
+    many, many_labels = requests.weights(conditioner("example"), text, 20, seed=3)
+    np.testing.assert_array_equal(few, many[:8])
+    np.testing.assert_array_equal(few_labels, many_labels[:8])
