@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -12,6 +13,8 @@ from gmm_diffusion.errors import InputError
 MODEL_GROUPS = ("data", "conditioning", "network", "diffusion", "optimizer")
 # Single fields of other groups that a resumed run must share.
 MODEL_FIELDS = ("training.seed", "training.batch_size", "training.ema_widths")
+# Groups that a trained model can be sampled and evaluated with again and again.
+SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
 
 def default() -> ConfigDict:
@@ -111,8 +114,20 @@ def default() -> ConfigDict:
     sample.churn_min = 0.0  # heun: churn at and above this noise level
     sample.churn_max = 1000.0  # heun: churn at and below this noise level
     sample.churn_noise = 1.0  # heun: standard deviation of the new noise
+    sample.eta = 1.0  # ancestral: share of the new noise, 0 is DDIM
     sample.ema = 0.05  # width of the average to sample from; 0 takes the raw parameters
     sample.step = 0  # which checkpoint; 0 is the newest good one
+
+    c.guidance = guidance = ConfigDict()
+    guidance.kind = "none"  # none, auto (a worse model), classifier_free, mixture (a blurred one)
+    guidance.scale = 1.0  # D_guide + scale (D_main - D_guide); 1 is no guidance
+    guidance.interval = (0.0, 1000.0)  # noise levels that are guided
+    guidance.limit = 0.0  # bound of what guidance adds, in units of sigma; 0 is none
+    guidance.guide = ""  # auto: workdir of the guide; empty is an earlier step of this run
+    guidance.guide_step = 0  # auto: step of the guide; 0 is its newest
+    guidance.guide_ema = 0.05  # auto: width of the guide's average; 0 takes the raw parameters
+    guidance.blur = "covariances"  # mixture: what is blurred, covariances or weights
+    guidance.blur_amount = 1.0  # mixture: how much; weights from 0 to 1
 
     c.evaluation = evaluation = ConfigDict()
     evaluation.blocks = 3  # independent sets of samples, each as many as held-out examples
@@ -123,6 +138,8 @@ def default() -> ConfigDict:
     evaluation.judge_seed = 1000  # of the judge, a classifier never used in training or guidance
     evaluation.judge_epochs = 20  # passes of the judge over the training split
     evaluation.loss_levels = 8  # noise levels of the held-out denoising loss
+    evaluation.name = ""  # writes evaluations/NAME.json and leaves evaluation.json alone
+    evaluation.at_end = True  # evaluate at the end of training; a guide, say, needs none
 
     return c.lock()
 
@@ -223,7 +240,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.num": _range(1),
     "sample.seed": _seed(),
     "sample.batch_size": _range(1),
-    "sample.sampler": _one_of("heun", "euler"),
+    "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),
     "sample.steps": _range(1),
     "sample.sigma_min": _above(0),
     "sample.sigma_max": _above(0),
@@ -232,7 +249,19 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.churn_min": _range(0),
     "sample.churn_max": _range(0),
     "sample.churn_noise": _range(0),
+    "sample.eta": _range(0, 1),
     "sample.step": _range(0),
+    "guidance.kind": _one_of("none", "auto", "classifier_free", "mixture"),
+    "guidance.scale": ((lambda v: math.isfinite(v)), "a finite number"),
+    "guidance.interval": (
+        lambda v: len(v) == 2 and 0 <= v[0] < v[1] and math.isfinite(v[1]),
+        "two noise levels, not negative, the lower one first",
+    ),
+    "guidance.limit": _range(0),
+    "guidance.guide_step": _range(0),
+    "guidance.guide_ema": _range(0, 0.28),
+    "guidance.blur": _one_of("covariances", "weights"),
+    "guidance.blur_amount": _range(0),
     "evaluation.blocks": _range(1),
     "evaluation.max_samples": _range(1),
     "evaluation.max_reference": _range(1),
@@ -244,6 +273,11 @@ RULES: dict[str, tuple[Callable, str]] = {
     "evaluation.judge_seed": _seed(),
     "evaluation.judge_epochs": _range(1),
     "evaluation.loss_levels": _range(1),
+    "evaluation.name": (
+        # Neither "." nor "..": the name becomes a file's.
+        lambda v: len(v) <= 200 and re.fullmatch(r"([A-Za-z0-9_=-][A-Za-z0-9_.=-]*)?", v),
+        "empty, or at most 200 letters, digits and any of _ . = -, the first one no dot",
+    ),
 }
 
 
@@ -254,6 +288,12 @@ def fields(config: ConfigDict) -> dict[str, object]:
         for group, members in config.items()
         for name, value in members.items()
     }
+
+
+def sampling_fields(config: ConfigDict) -> dict[str, object]:
+    """The leaves of the groups in SAMPLING_GROUPS by their dotted names, as JSON stores them."""
+    values = fields(config)
+    return {f: _plain(v) for f, v in values.items() if f.split(".")[0] in SAMPLING_GROUPS}
 
 
 def check_name(field: str) -> None:
@@ -318,6 +358,7 @@ def validate(config: ConfigDict) -> None:
         refuse("sample.sigma_min", f"it must be below sample.sigma_max {config.sample.sigma_max}")
     if config.sample.ema and config.sample.ema not in config.training.ema_widths:
         refuse("sample.ema", f"it must be 0 or one of {tuple(config.training.ema_widths)}")
+    _check_guidance(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult
         heads = max(channels // config.network.head_channels, 1)
@@ -326,6 +367,21 @@ def validate(config: ConfigDict) -> None:
                 "network.head_channels",
                 f"it must divide the {channels} channels of resolution {i}",
             )
+
+
+def _check_guidance(config: ConfigDict, refuse: Callable) -> None:
+    kind, conditioning = config.guidance.kind, config.conditioning
+    if kind == "auto" and not config.guidance.guide and not config.guidance.guide_step:
+        refuse("guidance.guide", "kind auto needs the workdir of a guide, or guidance.guide_step")
+    if kind in ("classifier_free", "mixture") and conditioning.kind == "none":
+        refuse("guidance.kind", "conditioning.kind none leaves no condition to worsen")
+    if kind == "classifier_free" and not conditioning.dropout:
+        refuse("guidance.kind", "it needs a run with conditioning.dropout above 0")
+    if kind == "mixture" and config.guidance.blur == "weights":
+        if config.guidance.blur_amount > 1:
+            refuse("guidance.blur_amount", "weights are blurred by a share from 0 to 1")
+    elif kind == "mixture" and conditioning.embedding == "table":
+        refuse("guidance.blur", "the embedding table has no covariances; blur weights")
 
 
 def from_dict(values: dict) -> ConfigDict:

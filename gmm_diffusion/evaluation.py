@@ -12,17 +12,21 @@ from ml_collections import ConfigDict
 from scipy.special import ndtri
 
 from gmm_diffusion import build, conditioning, mixture
+from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.generation import Guide
 from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import example_keys, map_examples
+from gmm_diffusion.training.metrics_log import training_seconds
 from gmm_diffusion.training.state import TrainState
-from gmm_diffusion.training.workdir import write_json
+from gmm_diffusion.training.workdir import evaluation_path, write_json
 from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -94,7 +98,10 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
 
 
 def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
-    """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always."""
+    """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always.
+
+    They are not guided: sheets of a run and of its guide are to be compared.
+    """
     generate = build.generator(config, constants, data.shape)
     num = config.sample.num
     weights = None
@@ -135,6 +142,7 @@ def evaluate(
     params: PyTree,
     path: pathlib.Path,
     poll: Callable | None = None,
+    guide: Guide | None = None,
 ) -> dict:
     """All metrics that the dataset allows.
 
@@ -146,7 +154,8 @@ def evaluate(
     """
     group = config.evaluation
     num = min(len(data.heldout), group.max_samples)
-    generate = build.generator(config, constants, data.shape)
+    guidance = build.guidance(config, guide)
+    generate = build.generator(config, constants, data.shape, guidance)
     labelled = data.num_classes > 1 and data.heldout.label is not None
     judge = None
     if data.is_image and labelled:
@@ -346,12 +355,37 @@ def evaluate_and_report(
     params: PyTree,
     step: int,
     poll: Callable | None = None,
+    guide: Guide | None = None,
 ) -> dict:
-    """Evaluates, writes `evaluation.json`, and prints the table and the files of the run."""
-    result = {"step": step, **evaluate(config, data, constants, params, path, poll)}
-    write_json(path / "evaluation.json", result)
+    """Evaluates, writes the result, and prints the table and the files of the run.
+
+    The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
+    metrics it holds the settings that it was made with, and what the model costs.
+    """
+    result = {
+        "step": step,
+        **evaluate(config, data, constants, params, path, poll, guide),
+        "settings": config_lib.sampling_fields(config),
+        "cost": cost(config, params, path),
+    }
+    file = evaluation_path(path, config.evaluation.name)
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, result)
     print(table(result))
-    names = ("evaluation.json", "metrics.jsonl", "config.json", "judge.npz", "checkpoints")
-    files = [path / name for name in names] + sorted((path / "samples").glob("*"))
+    names = ("metrics.jsonl", "config.json", "judge.npz", "checkpoints")
+    files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]
     print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
     return result
+
+
+def cost(config: ConfigDict, params: PyTree, path: pathlib.Path) -> dict:
+    """What the model takes: parameters, calls of the network a sample, seconds of training.
+
+    The seconds are of the steps alone, without saving and sheets of samples; None without a log.
+    """
+    sampler = SAMPLERS[config.sample.sampler]
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "evaluations": sampler.evaluations(config.sample.steps),
+        "training_seconds": training_seconds(path, config.training.batch_size),
+    }

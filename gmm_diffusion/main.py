@@ -2,7 +2,7 @@
 
   --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
   --mode=sample    writes DIR/samples/samples.npz and samples.png
-  --mode=evaluate  writes DIR/evaluation.json
+  --mode=evaluate  writes DIR/evaluation.json, or DIR/evaluations/NAME.json for evaluation.name
 
 Settings are overridden as --config.GROUP.FIELD=VALUE. Without --config the settings are those
 stored in DIR. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or
@@ -133,8 +133,9 @@ def _merge(mode, workdir, path, config, overrides):
     merged = read_config(workdir)
     stored = merged.copy_and_resolve_references()
     if path is not None:
-        for group in ("sample", "evaluation"):
-            merged[group].update(config[group])
+        for group in config_lib.SAMPLING_GROUPS:
+            if group in config:
+                merged[group].update(config[group])
     for field, value in overrides.items():
         group, name = field.split(".")
         merged[group][name] = value

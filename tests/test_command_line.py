@@ -113,6 +113,7 @@ BAD_VALUES = {
     "network.channel_mult": "(0,)",
     "network.attention_resolutions": "(-4,)",
     "training.ema_widths": "(0.5,)",
+    "evaluation.name": "../elsewhere",
 }
 
 

@@ -16,7 +16,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.training import devices, image_grid, signals, storage, workdir
+from gmm_diffusion.training import devices, guide, image_grid, signals, storage, workdir
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.training.constants import Constants, from_arrays, to_arrays
 from gmm_diffusion.training.metrics_log import MetricsLog
@@ -36,7 +36,7 @@ class _Parts:
     constants: Constants
 
 
-def train(config: ConfigDict, run_dir: str) -> dict:
+def train(config: ConfigDict, run_dir: str) -> dict | None:
     """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
 
     Args:
@@ -44,7 +44,7 @@ def train(config: ConfigDict, run_dir: str) -> dict:
       run_dir: created if absent; resumed if it holds a run with the same model.
 
     Returns:
-      The evaluation, as written to `evaluation.json`.
+      The evaluation, as written to `evaluation.json`; None without `evaluation.at_end`.
 
     Raises:
       InputError: bad input, before training; nothing on disk is lost.
@@ -68,13 +68,22 @@ def train(config: ConfigDict, run_dir: str) -> dict:
             workdir.write_config(config, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
             parts, state = _prepare(config, path, data, constants, store)
+            worse = None
+            if config.guidance.guide:
+                # Loaded before training, so that a wrong one is refused before training.
+                worse = guide.load(config, path, parts.constants, data.shape)
             if resumed:
                 workdir.write_config(config, path)
             with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
                 state = _run(parts, state, store, metrics_log, interrupt, started)
+        if not config.evaluation.at_end:
+            print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
+            return None
+        if worse is None:
+            worse = guide.load(config, path, parts.constants, data.shape)
         params = evaluation.choose_params(config, state)
         return evaluation.evaluate_and_report(
-            config, path, data, parts.constants, params, int(state.step), interrupt.check
+            config, path, data, parts.constants, params, int(state.step), interrupt.check, worse
         )
 
 

@@ -96,6 +96,24 @@ def truncate(workdir: str | os.PathLike, step: int) -> None:
     os.replace(temporary, path)
 
 
+def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | None:
+    """How long the logged steps took, by their rates; None where there are none.
+
+    The rates stand in the log itself, so that a resumed run counts no step twice.
+    """
+    path = pathlib.Path(workdir) / _FILE
+    seconds, last = 0.0, 0
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # Cut short by a crash.
+            continue
+        if "images_per_second" in row:
+            seconds += (row["step"] - last) * batch_size / float(row["images_per_second"])
+            last = row["step"]
+    return seconds or None
+
+
 class _Events:
     """TensorBoard events through clu, all in one thread, which starts at the first write."""
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import build, evaluation
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import to_uint8
-from gmm_diffusion.training import checkpoint, image_grid, signals
+from gmm_diffusion.training import checkpoint, guide, image_grid, signals
 
 
 def sample(config: ConfigDict, run_dir: str) -> None:
@@ -32,7 +32,9 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         arrays = {"weights": weights, "label": labels}
     else:
         requests.check(terms, 0, 0)
-    generate = build.generator(config, run.constants, run.shape)
+    worse = guide.load(config, run_dir, run.constants, run.shape)
+    guidance = build.guidance(config, worse)
+    generate = build.generator(config, run.constants, run.shape, guidance)
     with signals.graceful() as interrupt:
         x = generate(
             run.params, weights, config.sample.seed, config.sample.num, poll=interrupt.check
@@ -50,10 +52,11 @@ def sample(config: ConfigDict, run_dir: str) -> None:
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
-    """Evaluates the run and writes `run_dir/evaluation.json`; returns what it wrote."""
+    """Evaluates the run, writes the result (see `evaluate_and_report`) and returns it."""
     data = build.dataset(config)
     evaluation.check(config, data)
     run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
+    worse = guide.load(config, run_dir, run.constants, run.shape)
     with signals.graceful() as interrupt:
         return evaluation.evaluate_and_report(
             config,
@@ -63,4 +66,5 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
             run.params,
             run.step,
             interrupt.check,
+            worse,
         )

@@ -73,6 +73,12 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
         raise InputError(f"{path} cannot be read as the config of a run: {cause}.") from error
 
 
+def evaluation_path(workdir: str | os.PathLike, name: str = "") -> pathlib.Path:
+    """The file of the evaluation with this `evaluation.name`."""
+    path = pathlib.Path(workdir)
+    return path / "evaluations" / f"{name}.json" if name else path / "evaluation.json"
+
+
 def write_json(path: pathlib.Path, value) -> None:
     """Writes JSON so that `path` is either the old file or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
