@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     config.training.log_every = 500
     config.training.heldout_every = 10_000
     config.checkpoint.every = 5000
+    config.checkpoint.snapshot_every = 5000  # 80 files of 130 MB
 
     config.evaluation.judge_epochs = 10
     config.evaluation.blocks = 1

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.training.log_every = 4
     config.training.heldout_every = 8
     config.checkpoint.every = 4
+    config.checkpoint.snapshot_every = 4
 
     config.sample.num = 20
     config.sample.steps = 4

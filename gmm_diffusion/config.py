@@ -99,6 +99,8 @@ def default() -> ConfigDict:
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 400  # steps between checkpoints; one is always written at the end
     checkpoint.keep = 3  # how many to keep
+    # Steps between snapshots of the averages, all kept: what other widths are made of. 0 is never.
+    checkpoint.snapshot_every = 100
 
     c.sample = sample = ConfigDict()
     sample.num = 100  # samples to draw
@@ -115,8 +117,8 @@ def default() -> ConfigDict:
     sample.churn_max = 1000.0  # heun: churn at and below this noise level
     sample.churn_noise = 1.0  # heun: standard deviation of the new noise
     sample.eta = 1.0  # ancestral: share of the new noise, 0 is DDIM
-    sample.ema = 0.05  # width of the average to sample from; 0 takes the raw parameters
-    sample.step = 0  # which checkpoint; 0 is the newest good one
+    sample.ema = 0.05  # width of the average to sample from, any; 0 takes the raw parameters
+    sample.step = 0  # which checkpoint or snapshot; 0 is the newest good one
 
     c.guidance = guidance = ConfigDict()
     guidance.kind = "none"  # none, auto (a worse model), classifier_free, mixture (a blurred one)
@@ -237,6 +239,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "training.heldout_every": _range(0),
     "checkpoint.every": _range(1),
     "checkpoint.keep": _range(1),
+    "checkpoint.snapshot_every": _range(0),
     "sample.num": _range(1),
     "sample.seed": _seed(),
     "sample.batch_size": _range(1),
@@ -250,6 +253,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.churn_max": _range(0),
     "sample.churn_noise": _range(0),
     "sample.eta": _range(0, 1),
+    "sample.ema": ((lambda v: 0 <= v < 0.28), "at least 0 and below 0.28"),
     "sample.step": _range(0),
     "guidance.kind": _one_of("none", "auto", "classifier_free", "mixture"),
     "guidance.scale": ((lambda v: math.isfinite(v)), "a finite number"),
@@ -356,8 +360,12 @@ def validate(config: ConfigDict) -> None:
         refuse("network.name", f"the images of data.name {config.data.name} need unet")
     if config.sample.sigma_min >= config.sample.sigma_max:
         refuse("sample.sigma_min", f"it must be below sample.sigma_max {config.sample.sigma_max}")
-    if config.sample.ema and config.sample.ema not in config.training.ema_widths:
-        refuse("sample.ema", f"it must be 0 or one of {tuple(config.training.ema_widths)}")
+    tracked = (0, *config.training.ema_widths)
+    if config.sample.ema not in tracked and not config.checkpoint.snapshot_every:
+        refuse(
+            "sample.ema",
+            f"with checkpoint.snapshot_every 0 it must be one of {', '.join(map(str, tracked))}",
+        )
     _check_guidance(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult

@@ -3,6 +3,7 @@
   --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
   --mode=sample    writes DIR/samples/samples.npz and samples.png
   --mode=evaluate  writes DIR/evaluation.json, or DIR/evaluations/NAME.json for evaluation.name
+  --mode=ema       writes DIR/ema/width_W_step_N.npz: the average of any width sample.ema
 
 Settings are overridden as --config.GROUP.FIELD=VALUE. Without --config the settings are those
 stored in DIR. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError, RunError
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "ema")
 
 
 def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
@@ -174,7 +175,12 @@ def _dispatch(mode, workdir, config):
     _use_compilation_cache()
     from gmm_diffusion.training import loop, offline, signals
 
-    modes = {"train": loop.train, "sample": offline.sample, "evaluate": offline.evaluate}
+    modes = {
+        "train": loop.train,
+        "sample": offline.sample,
+        "evaluate": offline.evaluate,
+        "ema": offline.ema,
+    }
     try:
         modes[mode](config, workdir)
     except signals.Interrupted as interrupted:

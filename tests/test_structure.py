@@ -28,7 +28,13 @@ ALLOWED = {
     "metrics": {"errors", "types", "data", "networks", "mixture"},
 }
 # The pure part of training is core, too.
-TRAINING_CORE = ("training.step", "training.loss", "training.ema", "training.state")
+TRAINING_CORE = (
+    "training.step",
+    "training.loss",
+    "training.ema",
+    "training.posthoc_ema",
+    "training.state",
+)
 
 
 def module_name(path):

@@ -1,27 +1,27 @@
 """Trained models on disk: loading a run for sampling, evaluation, guides and notebooks.
 
-`storage.py` is the storage underneath, which the training loop writes to.
+`storage.py` and `snapshots.py` are the storage underneath, which the training loop writes to.
 """
 
 import dataclasses
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 
 import jax
-import numpy as np
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gmm_diffusion import build
 from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import storage
+from gmm_diffusion.training import snapshots, storage
 from gmm_diffusion.training.constants import Constants, from_arrays
+from gmm_diffusion.training.param_files import export_params, load_params
 from gmm_diffusion.training.workdir import read_config
 from gmm_diffusion.types import DenoiseFn, PyTree
+
+__all__ = ["Run", "export_params", "load_params", "load_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +68,15 @@ def load_run(
 ) -> Run:
     """Loads a run without its data and without its optimiser.
 
+    Averages come from the checkpoint of that step where it holds them, and from snapshots where it
+    does not: any width, and steps whose checkpoint is gone.
+
     Args:
       workdir: directory of the run.
-      step: which checkpoint; None takes the newest good one.
-      ema: width of the average, one of `training.ema_widths`; 0 takes the raw parameters, None what
-        `sample.ema` says.
+      step: of a checkpoint or a snapshot; None takes the newest good checkpoint, or for a width
+        that is not tracked the newest snapshot.
+      ema: width of the average, below 0.28; 0 takes the raw parameters, None what `sample.ema`
+        says.
       config: in place of the stored one, for example with other settings of `sample`.
 
     Raises:
@@ -80,52 +84,43 @@ def load_run(
     """
     config = read_config(workdir) if config is None else config
     directory = pathlib.Path(workdir) / "checkpoints"
-    stored = storage.restore_constants_and_meta(directory, step)
+    ema = config.sample.ema if ema is None else ema
+    widths = tuple(config.training.ema_widths)
+    in_checkpoint = not ema or (ema in widths and _has_checkpoint(workdir, step))
+    # Constants never change in a run: any checkpoint has them.
+    stored = storage.restore_constants_and_meta(directory, step if in_checkpoint else None)
     if stored is None:
         raise InputError(f"{directory} holds no checkpoint yet; train the run first.")
     constants = from_arrays(stored.constants, stored.meta["settings"])
     shape = tuple(stored.meta["shape"])
-    ema = config.sample.ema if ema is None else ema
-    widths = tuple(config.training.ema_widths)
-    if ema and ema not in widths:
-        raise InputError(f"ema is {ema}; it must be 0 or one of {widths}.")
     params = jax.eval_shape(lambda: build.init_params(config, shape, constants))
-    target = {"ema": {str(widths.index(ema)): params}} if ema else {"params": params}
-    restored = storage.restore_step(directory, stored.step, target, partial=True).state
-    chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
-    return Run(config, stored.step, shape, constants, chosen, build.denoise(config, constants))
+    if in_checkpoint:
+        step = stored.step
+        target = {"ema": {str(widths.index(ema)): params}} if ema else {"params": params}
+        restored = storage.restore_step(directory, step, target, partial=True).state
+        chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
+    else:
+        made = snapshots.reconstruct(pathlib.Path(workdir) / "snapshots", step, ema)
+        step, chosen = made.step, made.params
+        _check_fit(workdir, chosen, params)
+    return Run(config, step, shape, constants, chosen, build.denoise(config, constants))
 
 
-def export_params(params: PyTree, path: str | os.PathLike) -> None:
-    """Writes a nested dict of parameters as a plain `.npz`, keys joined by "/".
-
-    bfloat16, which numpy cannot store, becomes float32. The file appears complete or not at all.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {}
-    for name, value in traverse_util.flatten_dict(jax.device_get(params), sep="/").items():
-        value = np.asarray(value)
-        arrays[name] = value.astype(np.float32) if value.dtype == jax.numpy.bfloat16 else value
-    temporary = path.with_name(path.name + ".tmp")
-    # A file object, because numpy would add a suffix to the name.
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
-
-
-def load_params(path: str | os.PathLike) -> PyTree:
-    """The nested dict of numpy arrays that `export_params` wrote.
-
-    Raises:
-      InputError: there is no such file, or it is not an intact `.npz`.
-    """
-    try:
-        with np.load(path) as file:
-            return traverse_util.unflatten_dict({name: file[name] for name in file.files}, sep="/")
-    except FileNotFoundError:
-        raise InputError(f"The parameter file {path} does not exist.") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+def _has_checkpoint(workdir, step):
+    """Whether a tracked average is to be read from a checkpoint, and not from a snapshot."""
+    checkpoints = storage.steps(pathlib.Path(workdir) / "checkpoints")
+    if step is None or step in checkpoints:
+        return True
+    both = {*checkpoints, *snapshots.steps(pathlib.Path(workdir) / "snapshots")}
+    if step not in both:
         raise InputError(
-            f"The parameter file {path} is not an intact .npz: {error}"
-        ) from error
+            f"There is neither a checkpoint nor a snapshot of step {step} in {workdir}; available: "
+            f"{', '.join(map(str, sorted(both))) or 'none'}."
+        )
+    return False
+
+
+def _check_fit(workdir, params, expected):
+    shapes, wanted = (jax.tree.map(lambda x: x.shape, tree) for tree in (params, expected))
+    if shapes != wanted:
+        raise InputError(f"The snapshots in {workdir} do not fit this model.")

@@ -16,7 +16,15 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.training import devices, guide, image_grid, signals, storage, workdir
+from gmm_diffusion.training import (
+    devices,
+    guide,
+    image_grid,
+    signals,
+    snapshots,
+    storage,
+    workdir,
+)
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.training.constants import Constants, from_arrays, to_arrays
 from gmm_diffusion.training.metrics_log import MetricsLog
@@ -81,10 +89,17 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
             return None
         if worse is None:
             worse = guide.load(config, path, parts.constants, data.shape)
-        params = evaluation.choose_params(config, state)
+        params = _final_params(config, path, state)
         return evaluation.evaluate_and_report(
             config, path, data, parts.constants, params, int(state.step), interrupt.check, worse
         )
+
+
+def _final_params(config, path, state):
+    """The parameters that `sample.ema` names, if need be from snapshots."""
+    if config.sample.ema in (0, *config.training.ema_widths):
+        return evaluation.choose_params(config, state)
+    return snapshots.reconstruct(path / "snapshots", int(state.step), config.sample.ema).params
 
 
 def _check_devices(config):
@@ -120,6 +135,8 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     num_steps = config.training.num_steps
     step = int(state.step)
     metrics_log.truncate(step)
+    if jax.process_index() == 0:
+        snapshots.truncate(parts.path / "snapshots", step)
     # What stopped the run may have come between a checkpoint and the sheet of its step.
     every = config.training.heldout_every
     if (
@@ -152,11 +169,12 @@ def _run(parts, state, store, metrics_log, interrupt, started):
             window.add(metrics)
             loss = float(metrics["denoising_loss"].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
-            crossed = functools.partial(
-                _crossed, previous=previous, step=step, num_steps=num_steps
-            )
+            crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
             if crossed(config.training.log_every):
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
+            # Before the checkpoint: a run that resumes from it does not come by here again.
+            if crossed(config.checkpoint.snapshot_every):
+                _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
                 save(step, state)
             interrupt.check()
@@ -181,6 +199,13 @@ def _crossed(every, previous, step, num_steps):
 
 def _sheet_path(parts, step):
     return parts.path / "samples" / f"step_{step}.png"
+
+
+def _write_snapshot(parts, step, state):
+    if jax.process_index() == 0:
+        averages = devices.unreplicate(state.ema)
+        widths = parts.config.training.ema_widths
+        snapshots.write(parts.path / "snapshots", step, widths, averages)
 
 
 def _save(parts, store, step, state):

@@ -1,4 +1,4 @@
-"""What is done with a finished run: drawing samples and evaluating it again."""
+"""What is done with a finished run: samples, another evaluation, an average of another width."""
 
 import pathlib
 
@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from gmm_diffusion import build, evaluation
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import to_uint8
-from gmm_diffusion.training import checkpoint, guide, image_grid, signals
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.training import checkpoint, guide, image_grid, signals, snapshots
 
 
 def sample(config: ConfigDict, run_dir: str) -> None:
@@ -68,3 +69,23 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
             interrupt.check,
             worse,
         )
+
+
+def ema(config: ConfigDict, run_dir: str) -> None:
+    """Writes the average of width `sample.ema` at `sample.step` to `run_dir/ema`.
+
+    The file is plain, `width_0.15_step_1200.npz`; see `checkpoint.load_params`.
+
+    Raises:
+      InputError: `sample.ema` is 0, or there are no snapshots of that step.
+    """
+    if not config.sample.ema:
+        raise InputError("sample.ema is 0.0; --mode=ema needs the width of an average.")
+    path = pathlib.Path(run_dir)
+    made = snapshots.reconstruct(path / "snapshots", config.sample.step or None, config.sample.ema)
+    file = path / "ema" / snapshots.file_name(made.width, made.step)
+    checkpoint.export_params(made.params, file)
+    print(
+        f"{file}\n{made.num_snapshots} snapshots, coefficients that add to "
+        f"{made.coefficient_sum:.6f}, profile error {100 * made.profile_error:.2g} %."
+    )
