@@ -110,7 +110,8 @@ def _stage_jobs(stage, out, load):
         if known != overrides or _split(first)[0] != _split(overrides)[0]:
             raise InputError(
                 f"Two points of stage {stage['name']} have the name "
-                f"{run_name} {evaluation_name}".rstrip() + "; their values must differ in letters, "
+                f"{run_name} {evaluation_name}".rstrip()
+                + "; their values must differ in letters, "
                 "digits or one of _ . = -."
             )
     for run_name, evaluations in runs.items():
@@ -155,9 +156,7 @@ def _combinations(stage):
 
 def _split(overrides):
     """Those of training, and those that a trained model can be sampled with."""
-    sampled = {
-        f: v for f, v in overrides.items() if f.split(".")[0] in config_lib.SAMPLING_GROUPS
-    }
+    sampled = {f: v for f, v in overrides.items() if f.split(".")[0] in config_lib.SAMPLING_GROUPS}
     return {f: v for f, v in overrides.items() if f not in sampled}, sampled
 
 
