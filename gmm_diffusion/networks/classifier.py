@@ -1,6 +1,7 @@
 """Small plain classifiers of clean data. The judge of the metrics is one of them.
 
-Unlike the denoisers they keep no magnitudes: they are trained in seconds and read once.
+Unlike the denoisers they keep no magnitudes: they are trained in seconds and read once. Those that
+take part in training and guidance are of another architecture: `encoder`.
 """
 
 import flax.linen as nn

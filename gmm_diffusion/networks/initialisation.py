@@ -1,7 +1,8 @@
 """Parameters at step 0, drawn on the host.
 
 Every network here starts from the same rule: a leaf named `weight` is standard normal (forced
-normalisation then fixes its scale), every other leaf is a gain and starts at zero. Drawing them
+normalisation then fixes its scale), a `kernel` is normal with variance 2 over its inputs (He et al.
+2015), every other leaf is a gain or a bias and starts at zero. Drawing them
 with NumPy gives the same numbers on every platform and saves compiling a generator for each of the
 dozens of shapes, which took longer than compiling the network.
 """
@@ -27,9 +28,12 @@ def initialise(init: Callable, seed: int) -> PyTree:
 
     def one(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if path[-1].key != "weight":
+        if path[-1].key not in ("weight", "kernel"):
             return jnp.zeros(leaf.shape, leaf.dtype)
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        return jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
+        values = rng.normal(size=leaf.shape)
+        if path[-1].key == "kernel":
+            values *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return jnp.asarray(values, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
