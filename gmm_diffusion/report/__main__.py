@@ -1,0 +1,124 @@
+"""The command line: `python -m gmm_diffusion.report DIR... [options]`.
+
+Finds every finished evaluation below the directories, averages over training seeds, prints a
+Markdown table with confidence intervals, and writes it with pictures to a directory.
+
+  --metric NAME ...       these only; a name may leave out its count: frechet for frechet_360
+  --by FIELD ...          what tells the rows apart; default: all settings that differ
+  --x FIELD               curves of each metric against this setting, a line for each other setting
+  --heatmap FIELD FIELD   each metric over two settings, a panel for each other setting
+  --where FIELD=VALUE ... only the runs with these settings
+  --out DIR               of report.md and the pictures; default: report in the first DIR
+
+Without --x and --heatmap the pictures are bars. Exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+import difflib
+import pathlib
+import sys
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.report import plots, results, summary, table
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    if any(argument in ("--help", "-h") for argument in argv):
+        print(__doc__)
+        return 0
+    try:
+        _report(_parse(argv))
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(arguments):
+    found, skipped = results.find(arguments.directories)
+    found = results.where(found, arguments.where)
+    metrics = choose_metrics(arguments.metric, found)
+    axes = arguments.heatmap or ([arguments.x] if arguments.x else [])
+    differing = results.varying(found)
+    rows = differing if arguments.by is None else arguments.by
+    fields = list(dict.fromkeys([*rows, *axes]))
+    groups = summary.group(found, fields, [field for field in differing if field not in fields])
+    out = pathlib.Path(arguments.out or pathlib.Path(arguments.directories[0]) / "report")
+    text = table.markdown(groups, fields, metrics)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.md").write_text(text + "\n")
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}.") from error
+    print(text)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    print("\nFiles:\n  " + str(out / "report.md"))
+    for metric in metrics:
+        having = [group for group in groups if metric in group.metrics]
+        if arguments.heatmap:
+            kind, figure = "heatmap", plots.heatmap(having, fields, metric, arguments.heatmap)
+        elif arguments.x:
+            kind, figure = "curves", plots.curves(having, fields, metric, arguments.x)
+        else:
+            kind, figure = "bars", plots.bars(having, fields, metric)
+        path = out / f"{kind}_{metric}.png"
+        plots.save(figure, path)
+        print(f"  {path}")
+
+
+def choose_metrics(names: list[str] | None, found: list[results.Result]) -> list[str]:
+    """The metrics that `names` ask for, with or without their count; all without names.
+
+    Raises:
+      InputError: a name that no result has, with the nearest one that it has.
+    """
+    known = list(dict.fromkeys(name for result in found for name in result.metrics))
+    if not names:
+        return known
+    chosen = []
+    for name in names:
+        matching = [m for m in known if m == name or m.rpartition("_")[0] == name]
+        if not matching:
+            without = [m.rpartition("_")[0] for m in known]
+            near = difflib.get_close_matches(name, [*known, *without], 1, 0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            raise InputError(f"--metric {name} is no metric of these runs; {hint}")
+        chosen.extend(matching)
+    return list(dict.fromkeys(chosen))
+
+
+def _parse(argv):
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("directories", nargs="*")
+    parser.add_argument("--metric", nargs="+")
+    parser.add_argument("--by", nargs="+")
+    parser.add_argument("--x")
+    parser.add_argument("--heatmap", nargs=2)
+    parser.add_argument("--where", nargs="+", default=[])
+    parser.add_argument("--out")
+    arguments = parser.parse_args(argv)
+    if not arguments.directories:
+        raise InputError("DIR is missing; it must name a directory of runs.")
+    if arguments.x and arguments.heatmap:
+        raise InputError("--x and --heatmap are two kinds of pictures; use one at a time.")
+    axes = [*(arguments.heatmap or []), *([arguments.x] if arguments.x else [])]
+    for field in [*(arguments.by or []), *axes]:
+        config_lib.check_name(field)
+    if len(set(axes)) < len(axes):
+        raise InputError(f"--heatmap has {axes[0]} twice; it must have two settings.")
+    for text in arguments.where:
+        if "=" not in text:
+            raise InputError(f"--where is {text!r}; it must be FIELD=VALUE.")
+    arguments.where = dict(text.split("=", 1) for text in arguments.where)
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Evaluations on disk: the settings that each was made with, and its metrics."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.training.workdir import read_config
+
+SEED = "training.seed"
+# Settings that change no metric.
+_WITHOUT_EFFECT = (
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.data_dir",
+    "evaluation.at_end",
+    "evaluation.loss_levels",
+    "evaluation.name",
+    "sample.batch_size",
+    "sample.condition",
+    "sample.num",
+    "training.heldout_every",
+    "training.log_every",
+    "training.steps_per_call",
+    "training.tensorboard",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One evaluation.
+
+    Attributes:
+      path: its file.
+      settings: by dotted name, those of the training and those of sampling; values that JSON has.
+      metrics: name -> {"value", "blocks", "floor"}.
+    """
+
+    path: pathlib.Path
+    settings: dict[str, object]
+    metrics: dict[str, dict]
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.settings[SEED]
+
+
+def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
+    """All evaluations below the directories, and a sentence for each file that cannot be read.
+
+    Raises:
+      InputError: a directory that does not exist, or no evaluation at all.
+    """
+    paths = set()
+    for directory in directories:
+        if not pathlib.Path(directory).is_dir():
+            raise InputError(f"DIR is {directory!r}, which is no directory; it must hold runs.")
+        for pattern in ("evaluation.json", "evaluations/*.json"):
+            paths.update(pathlib.Path(directory).resolve().rglob(pattern))
+    results, skipped = [], []
+    for path in sorted(paths):
+        try:
+            results.append(_read(path))
+        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+            skipped.append(f"Skipped {path}: {type(error).__name__}: {error}")
+    if not results:
+        end = f" {skipped[0]}" if skipped else ""
+        raise InputError(f"{' '.join(directories)} holds no finished evaluation.{end}")
+    return results, skipped
+
+
+def _read(path):
+    result = json.loads(path.read_text())
+    in_folder = path.parent.name == "evaluations"
+    config = read_config(path.parent.parent if in_folder else path.parent)
+    settings = {
+        field: list(value) if isinstance(value, tuple) else value
+        for field, value in config_lib.fields(config).items()
+    }
+    settings |= result.get("settings", {})
+    metrics = {
+        name: {
+            "value": float(metric["value"]),
+            "blocks": [float(value) for value in metric["blocks"]],
+            "floor": float(metric["floor"]),
+        }
+        for name, metric in result["metrics"].items()
+    }
+    return Result(path, {f: _seedless(v, settings[SEED]) for f, v in settings.items()}, metrics)
+
+
+def _seedless(value, seed):
+    """Paths such as a guide's name the seed; what differs by it alone is the same setting."""
+    return value.replace(f"seed{seed}", "seed*") if isinstance(value, str) else value
+
+
+def varying(results: list[Result]) -> list[str]:
+    """Settings, but the training seed, that differ between the results and may change them."""
+    fields = dict.fromkeys(field for result in results for field in result.settings)
+    return [
+        field
+        for field in fields
+        if field != SEED
+        and field not in _WITHOUT_EFFECT
+        and len({str(result.settings.get(field)) for result in results}) > 1
+    ]
+
+
+def where(results: list[Result], conditions: dict[str, str]) -> list[Result]:
+    """The results whose settings have these values, as text.
+
+    Raises:
+      InputError: a value that no result has.
+    """
+    for field, text in conditions.items():
+        config_lib.check_name(field)
+        kept = [result for result in results if _is(result.settings.get(field), text)]
+        if not kept:
+            values = sorted({str(result.settings.get(field)) for result in results})
+            raise InputError(f"No run has {field}={text}; there are {', '.join(values)}.")
+        results = kept
+    return results
+
+
+def _is(value, text):
+    try:
+        return str(value) == text or float(value) == float(text)
+    except (TypeError, ValueError):
+        return False
