@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,8 @@ from PIL import Image
 from gmm_diffusion import build
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
-from gmm_diffusion.training import storage
+from gmm_diffusion.training import snapshots, storage
+from gmm_diffusion.training.checkpoint import load_params, load_run
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 TINY = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
@@ -76,7 +78,7 @@ BAD_FLAGS = {
     "no bool": (["--config.data.flip=maybe"], "flip is 'maybe'; it must be of type bool"),
     "no tuple of ints": (["--config.network.channel_mult=('a',)"], "a tuple of positive integers"),
     "no value": (["--config.training.num_steps"], "Missing value"),
-    "unknown mode": (["--mode=tain"], "<train|sample|evaluate>"),
+    "unknown mode": (["--mode=tain"], "<train|sample|evaluate|ema>"),
     "stray word": (["stray"], "Unexpected argument 'stray'"),
     "batch over devices": (["--config.training.batch_size=6"], "a multiple of the 4 devices"),
     "components over classes": (
@@ -88,6 +90,10 @@ BAD_FLAGS = {
         "conditioning.num_components is 2000",
     ),
     "too many features": (["--config.conditioning.feature_dim=80"], "conditioning.feature_dim"),
+    "an average of nothing": (
+        ["--config.sample.ema=0.15", "--config.checkpoint.snapshot_every=0"],
+        "it must be one of 0, 0.05, 0.1",
+    ),
     "odd resolution": (["--config.network.channel_mult=(1,1,1,1,1)"], "divisible by 16"),
     "toy for a U-Net": (["--config.data.name=toy"], "network.name is 'unet'"),
     "unknown toy": ([*TOY, "--config.data.toy_name=heart"], "valid are ring, grid"),
@@ -181,7 +187,7 @@ def test_missing_arguments(refused, tmp_path):
 def test_help_explains_the_modes(run_main):
     status, out, _ = run_main("--help")
     assert status == 0
-    assert all(f"--mode={mode}" in out for mode in ("train", "sample", "evaluate"))
+    assert all(f"--mode={mode}" in out for mode in ("train", "sample", "evaluate", "ema"))
 
 
 def test_directories_that_are_no_runs(refused, tmp_path):
@@ -243,6 +249,7 @@ def test_a_real_run_writes_what_it_should(tiny_run):
     assert {p.name for p in workdir.iterdir()} == {
         "config.json",
         "checkpoints",
+        "snapshots",
         "metrics.jsonl",
         "samples",
         "evaluation.json",
@@ -252,6 +259,7 @@ def test_a_real_run_writes_what_it_should(tiny_run):
     assert config["network"]["channels"] == 8
     assert config["training"]["tensorboard"] is False
     assert storage.steps(workdir / "checkpoints") == [4, 8, 12]
+    assert snapshots.steps(workdir / "snapshots") == [4, 8, 12]
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [4, 8, 12]
     heldout = [row for row in rows if "heldout_loss/mean" in row]
@@ -308,12 +316,46 @@ def test_requests_that_a_model_cannot_meet(refused, copied_run):
         "Smiling=1": "sample.condition is 'Smiling=1'",
     }.items():
         assert message in refused(*sample, f"--config.sample.condition={condition}")
-    assert "no checkpoint of step 7" in refused(*sample, "--config.sample.step=7")
+    assert "step 7" in refused(*sample, "--config.sample.step=7")
     for mode in ("sample", "evaluate"):
         sentence = refused(
             f"--mode={mode}", f"--workdir={copied_run}", "--config.network.channels=16"
         )
         assert "network.channels: 8 -> 16" in sentence
+
+
+def test_averages_that_cannot_be_made(refused, copied_run):
+    make = ["--mode=ema", f"--workdir={copied_run}"]
+    assert "sample.ema is 0.0; " in refused(*make, "--config.sample.ema=0")
+    wide = "--config.sample.ema=0.15"
+    assert "no snapshot of step 7" in refused(*make, wide, "--config.sample.step=7")
+    assert "available: 4, 8, 12" in refused(*make, wide, "--config.sample.step=7")
+    (copied_run / "snapshots" / "width_0.05_step_8.npz").write_bytes(b"")
+    assert "width_0.05_step_8.npz is not an intact" in refused(*make, wide)
+    shutil.rmtree(copied_run / "snapshots")
+    for mode in ("ema", "sample", "evaluate"):
+        assert "holds none" in refused(f"--mode={mode}", f"--workdir={copied_run}", wide)
+
+
+def test_an_average_of_any_width(run_main, copied_run):
+    arguments = [f"--workdir={copied_run}", "--config.sample.ema=0.15"]
+    status, out, err = run_main("--mode=ema", *arguments, "--config.sample.step=8")
+    assert status == 0, err
+    file = copied_run / "ema" / "width_0.15_step_8.npz"
+    made, summary = out.splitlines()
+    assert made == str(file)
+    assert summary.startswith("4 snapshots, coefficients that add to 0.")
+    assert "profile error" in summary
+    run = load_run(copied_run, step=8, ema=0.15)
+    for ours, theirs in zip(
+        jax.tree.leaves(load_params(file)), jax.tree.leaves(run.params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    status, out, err = run_main("--mode=sample", *arguments, "--config.sample.num=4")
+    assert status == 0, err
+    assert "EMA of width 0.15 at step 12 from 6 snapshots" in err
+    with np.load(copied_run / "samples" / "samples.npz") as stored:
+        assert stored["x"].shape == (4, 8, 8, 1)
 
 
 def test_a_run_of_another_config_is_left_alone(refused, copied_run):

@@ -74,7 +74,7 @@ def test_every_number_and_choice_has_a_rule():
     assert config_lib.RULES.keys() <= FIELDS.keys()
     unchecked = FIELDS.keys() - config_lib.RULES.keys()
     numbers = {f for f in unchecked if type(FIELDS[f]) in (int, float, tuple)}
-    assert numbers == {"sample.ema"}  # Checked against training.ema_widths.
+    assert numbers == set()
     texts = {f for f in unchecked if type(FIELDS[f]) is str}
     # Names that only the dataset can judge, and a request in a language of its own.
     assert texts == {
@@ -124,7 +124,8 @@ EDGES = [
     ("sample.sampler", ["ddim"], ["euler"]),
     ("sample.sigma_min", [0.0, 80.0], [0.001]),
     ("sample.churn", [-1.0], [0.0, 40.0]),
-    ("sample.ema", [0.2, -1.0], [0.0, 0.1]),
+    ("checkpoint.snapshot_every", [-1], [0, 1]),
+    ("sample.ema", [0.28, -1.0, math.nan], [0.0, 0.1, 0.2]),
     ("evaluation.features", ["inception", "file"], ["pca", "file:x"]),
     ("evaluation.loss_levels", [0], [1]),
 ]
@@ -152,7 +153,7 @@ def test_the_edges_of_rules(field, refused, allowed):
         ({"data__name": "toy", "network__name": "mlp", "data__flip": True}, r"data\.flip"),
         ({"network__name": "mlp"}, r"network\.name"),
         ({"sample__sigma_min": 2.0, "sample__sigma_max": 1.0}, r"sample\.sigma_min"),
-        ({"training__ema_widths": (0.2,)}, r"sample\.ema"),
+        ({"sample__ema": 0.2, "checkpoint__snapshot_every": 0}, r"sample\.ema is 0\.2; with"),
         ({"network__channels": 9, "network__head_channels": 4}, r"network\.head_channels"),
     ],
 )

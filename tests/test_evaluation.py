@@ -204,7 +204,15 @@ def test_the_parameters_that_are_asked_for(toy):
     config, _, _ = toy
     config = config.copy_and_resolve_references()
     state = state_lib.TrainState(0, "raw", None, ("narrow", "wide"), 0, 0)
-    for ema, chosen in ((0.0, "raw"), (0.05, "narrow"), (0.1, "wide")):
+    for ema, chosen in (
+        (0.0, "raw"),
+        (0.05, "narrow"),
+        (0.1, "wide"),
+        # Not tracked: the nearest that is.
+        (0.02, "narrow"),
+        (0.08, "wide"),
+        (0.2, "wide"),
+    ):
         config.sample.ema = ema
         assert evaluation.choose_params(config, state) == chosen
 

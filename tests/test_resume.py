@@ -37,6 +37,7 @@ def short(config):
     config.training.log_every = 2
     config.training.heldout_every = 0
     config.checkpoint.every = 100
+    config.checkpoint.snapshot_every = 1
     return config
 
 
@@ -79,6 +80,12 @@ def lines(path):
     return rows
 
 
+def snapshot_files(path):
+    found = {file.name: file.read_bytes() for file in (path / "snapshots").iterdir()}
+    assert len(found) >= STEPS  # Two widths, at least every other step.
+    return found
+
+
 def same(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -116,6 +123,7 @@ def test_two_halves_are_bit_identical_to_the_whole(
     # A resumed run that learns nothing would be like the whole if that learned nothing, either.
     assert np.mean(jax.tree.leaves(moved["network"])) > 0.9
     assert lines(tmp_path / "halves") == lines(tmp_path / "whole")
+    assert snapshot_files(tmp_path / "halves") == snapshot_files(tmp_path / "whole")
     steps = [row["step"] for row in lines(tmp_path / "halves")]
     assert steps == sorted(set(steps))
 
@@ -170,6 +178,9 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     loop.train(config, tmp_path / "run")
     intact, _ = last_state(config, tmp_path / "run")
     before = lines(tmp_path / "run")
+    snapshots_before = snapshot_files(tmp_path / "run")
+    # Of a future that the run does not have.
+    (tmp_path / "run" / "snapshots" / "width_0.05_step_3.npz").write_bytes(b"")
     damage(tmp_path / "run" / "checkpoints" / "4")
     caplog.clear()
     loop.train(config, tmp_path / "run")
@@ -178,6 +189,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     assert again.step == 4
     same(again.state, intact.state)
     assert lines(tmp_path / "run") == before
+    assert snapshot_files(tmp_path / "run") == snapshots_before
 
 
 def test_a_longer_run_goes_on_from_a_finished_one(make_config, tmp_path, no_evaluation):

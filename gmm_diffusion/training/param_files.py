@@ -42,4 +42,5 @@ def load_params(path: str | os.PathLike) -> PyTree:
     except FileNotFoundError:
         raise InputError(f"The parameter file {path} does not exist.") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"The parameter file {path} is not an intact .npz: {error}") from error
+        cause = str(error).rstrip(".")
+        raise InputError(f"The parameter file {path} is not an intact .npz: {cause}.") from error

@@ -10,7 +10,7 @@ import pytest
 
 from gmm_diffusion import build, conditioning
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import checkpoint
+from gmm_diffusion.training import checkpoint, snapshots
 
 
 def same(left, right):
@@ -90,6 +90,38 @@ def test_a_run_is_loaded_without_its_data(tiny_run, monkeypatch):
     assert not any(leaves_differ(checkpoint.load_run(tiny_run[0], config=loaded).params, raw))
 
 
+def test_steps_whose_checkpoint_is_gone_come_from_snapshots(tiny_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(tiny_run[0], path)
+    before = {ema: checkpoint.load_run(path, step=4, ema=ema) for ema in (0.05, 0.1)}
+    shutil.rmtree(path / "checkpoints" / "4")
+    for ema, run in before.items():
+        again = checkpoint.load_run(path, step=4, ema=ema)
+        assert again.step == 4
+        same(again.params, run.params)
+        same(again.constants, run.constants)
+    with pytest.raises(InputError, match=r"no checkpoint of step 4 .* available: 8, 12"):
+        checkpoint.load_run(path, step=4, ema=0)
+
+
+def test_widths_that_nobody_tracked(tiny_run):
+    run = checkpoint.load_run(tiny_run[0], ema=0.075)
+    assert run.step == 12
+    made = snapshots.reconstruct(tiny_run[0] / "snapshots", 12, 0.075)
+    assert made.num_snapshots == 6
+    same(run.params, made.params)
+    for width in (0.05, 0.1):
+        tracked = checkpoint.load_run(tiny_run[0], ema=width)
+        assert any(leaves_differ(run.params, tracked.params))
+        same(run.constants, tracked.constants)
+    config = run.config.copy_and_resolve_references()
+    config.sample.ema = 0.075
+    same(checkpoint.load_run(tiny_run[0], config=config).params, run.params)
+    earlier = checkpoint.load_run(tiny_run[0], step=8, ema=0.075)
+    assert earlier.step == 8
+    assert any(leaves_differ(run.params, earlier.params))
+
+
 def test_a_loaded_run_denoises(tiny_run):
     run = checkpoint.load_run(tiny_run[0])
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
@@ -109,10 +141,14 @@ def test_a_loaded_run_denoises(tiny_run):
 def test_runs_that_cannot_be_loaded(tiny_run, tmp_path):
     with pytest.raises(InputError, match=r"holds no config\.json"):
         checkpoint.load_run(tmp_path)
-    with pytest.raises(InputError, match=r"no checkpoint of step 5 .* available: 4, 8, 12"):
+    with pytest.raises(InputError, match=r"neither a checkpoint .* step 5 .*: 4, 8, 12\."):
         checkpoint.load_run(tiny_run[0], step=5)
-    with pytest.raises(InputError, match=r"ema is 0\.2; it must be 0 or one of \(0\.05, 0\.1\)"):
-        checkpoint.load_run(tiny_run[0], ema=0.2)
+    with pytest.raises(InputError, match=r"no checkpoint of step 5 .* available: 4, 8, 12\."):
+        checkpoint.load_run(tiny_run[0], step=5, ema=0)
+    with pytest.raises(InputError, match=r"no snapshot of step 5 .* available: 4, 8, 12\."):
+        checkpoint.load_run(tiny_run[0], step=5, ema=0.2)
+    with pytest.raises(InputError, match=r"width 0\.3 is not valid"):
+        checkpoint.load_run(tiny_run[0], ema=0.3)
     shutil.copy(tiny_run[0] / "config.json", tmp_path)
     with pytest.raises(InputError, match="holds no checkpoint yet"):
         checkpoint.load_run(tmp_path)
@@ -121,3 +157,5 @@ def test_runs_that_cannot_be_loaded(tiny_run, tmp_path):
     config.network.channels = 16
     with pytest.raises(InputError, match="does not fit this model"):
         checkpoint.load_run(tiny_run[0], config=config)
+    with pytest.raises(InputError, match=r"snapshots in .* do not fit this model"):
+        checkpoint.load_run(tiny_run[0], ema=0.2, config=config)

@@ -11,7 +11,7 @@ import pytest
 from gmm_diffusion import build, evaluation
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.training import loop, storage
+from gmm_diffusion.training import checkpoint, loop, snapshots, storage
 
 
 @pytest.fixture
@@ -174,3 +174,49 @@ def test_what_happens_every_so_often():
     assert at(7, 98, 100), "always at the end"
     assert not at(0, 98, 100), "never"
     assert not at(10, -4, 0)
+
+
+def test_a_third_width_is_the_one_that_was_tracked(config, tmp_path, monkeypatch):
+    """Through disk: what training tracked, and what two other widths' snapshots give."""
+    chosen = []
+    monkeypatch.setattr(
+        evaluation, "evaluate_and_report", lambda *args: chosen.append(args[4]) or {}
+    )
+    config.training.ema_widths = (0.05, 0.1, 0.15)
+    config.training.num_steps = 60
+    config.checkpoint.every = 60
+    config.checkpoint.snapshot_every = 2
+    loop.train(config, tmp_path / "run")
+    folder = tmp_path / "run" / "snapshots"
+    assert snapshots.steps(folder) == list(range(2, 61, 2))
+    tracked = checkpoint.load_run(tmp_path / "run", ema=0.15).params
+    same(checkpoint.load_params(folder / "width_0.15_step_60.npz"), tracked)
+    for file in folder.glob("width_0.15_*"):
+        file.unlink()
+    made = snapshots.reconstruct(folder, 60, 0.15)
+    assert made.num_snapshots == 60
+    raw = checkpoint.load_run(tmp_path / "run", ema=0).params
+
+    def distance(a, b):
+        leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return np.sqrt(sum(np.sum((x - y) ** 2) for x, y in leaves))
+
+    assert distance(made.params, tracked) < 0.01 * distance(raw, tracked)
+    # The last evaluation of a run takes it from there, too.
+    config.sample.ema = 0.12
+    loop.train(config, tmp_path / "run")
+    same(chosen[1], snapshots.reconstruct(folder, 60, 0.12).params)
+
+
+def test_snapshots_can_be_left_out(config, tmp_path, no_evaluation):
+    config.checkpoint.snapshot_every = 0
+    loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "snapshots").exists()
+    config.sample.ema = 0.12
+    with pytest.raises(InputError, match="snapshot_every 0 it must be one of 0, "):
+        loop.train(config, tmp_path / "run")
+
+
+def same(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
