@@ -14,13 +14,16 @@ from gmm_diffusion.conditioning.fitting import fit_mixture
 from gmm_diffusion.data import DATASETS, Dataset, batches
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.generation import make_generator
+from gmm_diffusion.generation import Guidance, Guide, make_generator
+from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.networks import NETWORKS, LogVariance
+from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.sampling.samplers import SAMPLERS
+from gmm_diffusion.training import classifier_loss
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.constants import Constants
-from gmm_diffusion.training.optimizer import learning_rate, make_optimizer
+from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
 from gmm_diffusion.training.step import train_step
 from gmm_diffusion.types import LossFn, PyTree, Sampler
 
@@ -92,7 +95,10 @@ def constants(config: ConfigDict, data: Dataset) -> Constants:
     transform, measured = batches.fit_transform_stats(data.train.x)
     sigma_data = config.diffusion.sigma_data or measured
     conditioner = _conditioner(config, data, transform)
-    return Constants(transform, jnp.float32(sigma_data), conditioner)
+    made = Constants(transform, jnp.float32(sigma_data), conditioner)
+    if has_classifier(config):
+        objective(config, made)
+    return made
 
 
 def _conditioner(config, data, transform):
@@ -228,10 +234,15 @@ def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants
         keys = jax.random.split(jax.random.key(0), 1)
         cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
         cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
-    inits = {
-        "network": lambda key: network(config).init(key, x, c_noise, cond),
-        "log_variance": lambda key: _log_variance(config).init(key, c_noise),
-    }
+    inits = {}
+    if config.training.task == "denoiser":
+        inits = {
+            "network": lambda key: network(config).init(key, x, c_noise, cond),
+            "log_variance": lambda key: _log_variance(config).init(key, c_noise),
+        }
+    if trains_classifier(config):
+        level = c_noise if config.classifier.noisy else None
+        inits["classifier"] = lambda key: encoder(config, constants).init(key, x, level)
     return {part: initialise(init, config.training.seed) for part, init in inits.items()}
 
 
@@ -240,8 +251,68 @@ def denoise(config: ConfigDict, constants: Constants) -> Callable:
     return loss_lib.make_denoise(network(config), float(constants.sigma_data))
 
 
+def has_classifier(config: ConfigDict) -> bool:
+    """Whether a classifier has a part in training, trained or frozen."""
+    return config.training.task == "classifier" or config.ngmg.weight > 0
+
+
+def trains_classifier(config: ConfigDict) -> bool:
+    """Whether the parameters have a part "classifier"."""
+    return has_classifier(config) and not config.ngmg.workdir
+
+
+def objective(config: ConfigDict, constants: Constants) -> classifier_loss.Objective:
+    """What the classifier's output costs; InputError for centres that allow no scale."""
+    group = config.classifier
+    mix = constants.conditioner.mixture
+    scale = mix
+    if group.scales:
+        scale = ngmg.scales(mix.means, tuple(group.scales))
+    return classifier_loss.Objective(group.loss, mix, scale, group.form)
+
+
+def encoder(config: ConfigDict, constants: Constants):
+    """The linen network of the classifier."""
+    group = config.classifier
+    return ENCODERS[group.name](
+        objective(config, constants).out_dim, group.width, group.embedding_dim, group.normalize
+    )
+
+
+def classify(config: ConfigDict, constants: Constants) -> Callable:
+    """`(params of the part, x, sigma=None) -> (out, embedding)`, of centred data."""
+    return classifier_loss.make_classify(
+        encoder(config, constants), float(constants.sigma_data), config.classifier.noisy
+    )
+
+
+def _term(config, constants):
+    """The classifier's term of a denoiser's loss, or None."""
+    group = config.ngmg
+    if not group.weight:
+        return None
+    return classifier_loss.make_term(
+        classify(config, constants),
+        objective(config, constants),
+        weight=float(group.weight),
+        sigma_data=float(constants.sigma_data),
+        frozen=constants.frozen_classifier,
+        on_denoised=group.on_denoised,
+        teach_denoiser=group.teach_denoiser,
+        teach_classifier=group.teach_classifier,
+    )
+
+
 def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
     """The training loss."""
+    if config.training.task == "classifier":
+        return classifier_loss.make_classifier_loss_fn(
+            classify(config, constants),
+            objective(config, constants),
+            noisy=config.classifier.noisy,
+            sigma_log_mean=config.diffusion.sigma_log_mean,
+            sigma_log_std=config.diffusion.sigma_log_std,
+        )
     return loss_lib.make_loss_fn(
         denoise(config, constants),
         loss_lib.make_log_variance(_log_variance(config)),
@@ -251,21 +322,32 @@ def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
         sigma_log_std=config.diffusion.sigma_log_std,
         null_probability=config.conditioning.dropout,
         semantics_options=semantics_options(config, constants),
+        term=_term(config, constants),
     )
 
 
 def optimizer(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
     """One optimiser for each part of the parameters."""
+    made = _optimizer(config, "adam", config.optimizer.learning_rate)
+    parts = {"network": made, "log_variance": made} if config.training.task == "denoiser" else {}
+    if trains_classifier(config):
+        group = config.classifier
+        parts["classifier"] = _optimizer(config, group.optimizer, group.learning_rate)
+    return parts
+
+
+def _optimizer(config, name, peak):
     group = config.optimizer
     schedule = learning_rate(
         group.schedule,
-        group.learning_rate,
+        peak,
         group.warmup_steps,
         group.decay_steps,
         config.training.num_steps,
     )
-    made = make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
-    return {"network": made, "log_variance": made}
+    if name == "sgd":
+        return make_sgd(schedule, config.classifier.momentum, group.clip_norm)
+    return make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
 
 
 def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
@@ -289,13 +371,50 @@ def sampler(config: ConfigDict) -> Sampler:
             "churn_max": group.churn_max,
             "churn_noise": group.churn_noise,
         }
+    elif group.sampler == "ancestral":
+        options = {"eta": group.eta}
     return functools.partial(SAMPLERS[group.sampler], **options)
 
 
-def generator(config: ConfigDict, constants: Constants, shape: tuple[int, ...]) -> Callable:
-    """Draws samples; see `generation.make_generator`."""
+def _sigmas(config):
     group = config.sample
-    sigmas = noise_levels.karras(group.steps, group.sigma_min, group.sigma_max, group.rho)
+    return noise_levels.karras(group.steps, group.sigma_min, group.sigma_max, group.rho)
+
+
+def guidance(config: ConfigDict, guide: Guide | None = None) -> Guidance | None:
+    """How samples are guided, or None where they are not.
+
+    Args:
+      config: its group `guidance`.
+      guide: for the kind auto; see `training.guide.load`.
+    """
+    group = config.guidance
+    if group.kind == "none" or group.scale == 1:
+        return None
+    return Guidance(
+        group.kind,
+        float(group.scale),
+        tuple(group.interval),
+        group.limit or None,
+        group.blur,
+        float(group.blur_amount),
+        guide,
+    )
+
+
+def generator(
+    config: ConfigDict,
+    constants: Constants,
+    shape: tuple[int, ...],
+    guidance: Guidance | None = None,
+) -> Callable:
+    """Draws samples; see `generation.make_generator`."""
     return make_generator(
-        denoise(config, constants), constants, sampler(config), sigmas, shape, group.batch_size
+        denoise(config, constants),
+        constants,
+        sampler(config),
+        _sigmas(config),
+        shape,
+        config.sample.batch_size,
+        guidance,
     )

@@ -10,9 +10,22 @@ from ml_collections import ConfigDict
 from gmm_diffusion.errors import InputError
 
 # Groups that define the model: on resume and in --mode=sample they come from the workdir.
-MODEL_GROUPS = ("data", "conditioning", "network", "diffusion", "optimizer")
+MODEL_GROUPS = (
+    "data",
+    "conditioning",
+    "network",
+    "diffusion",
+    "optimizer",
+    "classifier",
+    "ngmg",
+)
 # Single fields of other groups that a resumed run must share.
-MODEL_FIELDS = ("training.seed", "training.batch_size", "training.ema_widths")
+MODEL_FIELDS = (
+    "training.task",
+    "training.seed",
+    "training.batch_size",
+    "training.ema_widths",
+)
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
@@ -85,7 +98,29 @@ def default() -> ConfigDict:
     optimizer.epsilon = 1e-8  # Adam's epsilon
     optimizer.clip_norm = 0.0  # bound of the gradient's norm; 0 is none
 
+    c.classifier = classifier = ConfigDict()
+    classifier.loss = "ngmg"  # ngmg (points in the mixture's space) or cross_entropy (logits)
+    classifier.form = "density"  # ngmg: density or log
+    # ngmg: times the median distance of a centre to its nearest; () takes the covariances instead.
+    classifier.scales = (0.5, 1.0, 2.0, 4.0)
+    classifier.name = "conv"  # conv for images, mlp for images and vectors
+    classifier.width = 32  # conv: channels at full resolution; mlp: hidden features
+    classifier.embedding_dim = 64  # of the last hidden layer
+    classifier.normalize = True  # magnitude-preserving layers; False takes ordinary ones
+    classifier.noisy = False  # it sees noisy data and their noise level, too
+    classifier.optimizer = "adam"  # adam or sgd; its schedule is that of the group optimizer
+    classifier.learning_rate = 1e-2  # peak
+    classifier.momentum = 0.0  # of sgd
+
+    c.ngmg = ngmg = ConfigDict()
+    ngmg.weight = 0.0  # of the classifier's cost of denoised data in a denoiser's loss; 0 is none
+    ngmg.workdir = ""  # run of a frozen classifier; empty trains one beside
+    ngmg.on_denoised = True  # one beside learns from denoised data, too
+    ngmg.teach_denoiser = True  # whether the term's gradient reaches the denoiser
+    ngmg.teach_classifier = False  # whether it reaches a classifier beside
+
     c.training = training = ConfigDict()
+    training.task = "denoiser"  # what is trained: denoiser or classifier
     training.seed = 0  # of parameters, noise and the order of examples
     training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
@@ -226,6 +261,20 @@ RULES: dict[str, tuple[Callable, str]] = {
     "optimizer.beta2": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "optimizer.epsilon": _above(0),
     "optimizer.clip_norm": _range(0),
+    "classifier.loss": _one_of("ngmg", "cross_entropy"),
+    "classifier.form": _one_of("density", "log"),
+    "classifier.scales": (
+        lambda v: all(math.isfinite(s) and s > 0 for s in v),
+        "a tuple of positive numbers, empty for the mixture's covariances",
+    ),
+    "classifier.name": _one_of("conv", "mlp"),
+    "classifier.width": _range(1),
+    "classifier.embedding_dim": _range(1),
+    "classifier.optimizer": _one_of("adam", "sgd"),
+    "classifier.learning_rate": _above(0),
+    "classifier.momentum": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
+    "ngmg.weight": _range(0),
+    "training.task": _one_of("denoiser", "classifier"),
     "training.seed": _seed(),
     "training.num_steps": _range(1),
     "training.batch_size": _range(1),
@@ -367,6 +416,7 @@ def validate(config: ConfigDict) -> None:
             f"with checkpoint.snapshot_every 0 it must be one of {', '.join(map(str, tracked))}",
         )
     _check_guidance(config, refuse)
+    _check_classifier(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult
         heads = max(channels // config.network.head_channels, 1)
@@ -375,6 +425,19 @@ def validate(config: ConfigDict) -> None:
                 "network.head_channels",
                 f"it must divide the {channels} channels of resolution {i}",
             )
+
+
+def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
+    alone = config.training.task == "classifier"
+    if alone and config.ngmg.weight:
+        refuse("ngmg.weight", "it is of a denoiser's loss; training.task classifier needs 0")
+    if not alone and not config.ngmg.weight:
+        return
+    if config.conditioning.kind == "none":
+        field = "training.task" if alone else "ngmg.weight"
+        refuse(field, "a classifier needs the mixture of conditioning.kind gmm or class")
+    if config.classifier.name == "conv" and config.data.name == "toy":
+        refuse("classifier.name", "the vectors of data.name toy need mlp")
 
 
 def _check_guidance(config: ConfigDict, refuse: Callable) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy.special import ndtri
 
-from gmm_diffusion import build, conditioning, mixture
+from gmm_diffusion import build, classifier_evaluation, conditioning, mixture
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
@@ -22,6 +22,7 @@ from gmm_diffusion.metrics import consistency, frechet, manifold, sliced_wassers
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
 from gmm_diffusion.sampling.samplers import SAMPLERS
+from gmm_diffusion.training import frozen
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import example_keys, map_examples
 from gmm_diffusion.training.metrics_log import training_seconds
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # As many training points as give the 0.1 % quantile of their log-density to a tenth of itself.
 _DENSITY_REFERENCE = 2**16
+_CLASS_REFERENCE = 2**15
 # Log-densities count for no less than this below the mean of true points: so far below it are the
 # -20 at which the published comparison on a tree cuts (see docs/results.md).
 _LOG_DENSITY_RANGE = 21.4
@@ -169,7 +171,8 @@ def evaluate(
     judge = None
     if data.is_image and labelled:
         judge = _judge(config, data, path)
-    score = _ImageScores(config, data, judge, num) if data.is_image else _VectorScores(data, num)
+        frozen.refuse_judge(judge, constants.frozen_classifier, params.get("classifier"))
+    score = _ImageScores(config, data, judge, num) if data.is_image else _VectorScores(config, data)
     floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
     blocks = []
     for block in range(group.blocks):
@@ -284,11 +287,11 @@ class _ImageScores:
 class _VectorScores:
     """Scores of vectors `[N, D]`, by the true density where it is known.
 
-    Where classes are known, too, `condition_` scores are by the density of the class asked for,
-    and the sliced distance is the mean of those within classes.
+    Where classes are known, too, `condition_` scores are by the density of the class asked for, and
+    all but the smallest log-density are means over classes, as is the sliced distance.
     """
 
-    def __init__(self, data, num):
+    def __init__(self, config, data):
         self.data = data
         self.features = {"manifold": "raw", "frechet": "raw"}
         self.statistics = frechet.statistics(data.train.x, "raw")
@@ -303,15 +306,14 @@ class _VectorScores:
         weights = np.asarray(true.weights)
         self.reference = np.asarray(self.log_prob(self.train, weights))
         self.class_weights = [column * weights / (column @ weights) for column in self.own.T]
-        self.class_reference = self._class_log_prob(self.train, self.labels)
-
-    def _class_log_prob(self, x, labels):
-        """`[N]`, under the density of each point's class."""
-        values = np.empty(len(x), np.float32)
-        for label in np.unique(labels):
-            own = labels == label
-            values[own] = self.log_prob(x[own], self.class_weights[label])
-        return values
+        self.class_reference = []
+        for label, own in enumerate(self.class_weights):
+            # Points of one class in the training split may be too few for the quantile.
+            key = jax.random.fold_in(jax.random.key(config.evaluation.judge_seed), label)
+            with np.errstate(divide="ignore"):
+                alone = true.replace(log_weights=jnp.asarray(np.log(own), jnp.float32))
+            x = mixture.sample(alone, key, _CLASS_REFERENCE)
+            self.class_reference.append(np.asarray(self.log_prob(x, own)))
 
     def __call__(self, x, labels):
         count = _count(len(x))
@@ -323,28 +325,26 @@ class _VectorScores:
             return scores
         values = np.asarray(self.log_prob(x, np.asarray(self.data.mixture.weights)))
         scores[f"density_defects_{count}"] = manifold.density_defects(values, self.reference)
-        scores |= self._log_density(values, self.reference, "", count)
+        scores[f"log_density_{count}"] = _clipped_mean(values, self.reference)
         if labels is not None:
-            values = self._class_log_prob(x, labels)
-            per_class = [
-                manifold.density_defects(
-                    values[labels == label], self.class_reference[self.labels == label]
-                )
-                for label in np.unique(labels)
-            ]
-            scores[f"condition_defects_{count}"] = float(np.mean(per_class))
-            scores |= self._log_density(values, self.class_reference, "condition_", count)
+            scores |= self._class_scores(x, labels, count)
             owner = (np.asarray(self.posterior(x)) @ self.own).argmax(1)
             agreement = consistency.agreement(labels, owner, self.data.num_classes)
             scores[f"agreement_{count}"] = agreement["agreement"]
         return scores
 
-    def _log_density(self, values, reference, prefix, count):
-        """The mean without its tail, which a handful of points far out would set, and the tail."""
-        bound = reference.mean() - _LOG_DENSITY_RANGE
+    def _class_scores(self, x, labels, count):
+        rows = []
+        for label in np.unique(labels):
+            reference = self.class_reference[label]
+            values = np.asarray(self.log_prob(x[labels == label], self.class_weights[label]))
+            defects = manifold.density_defects(values, reference)
+            rows.append((defects, _clipped_mean(values, reference), values.min()))
+        defects, means, least = np.array(rows, np.float64).T
         return {
-            f"{prefix}log_density_{count}": float(np.maximum(values, bound).mean()),
-            f"{prefix}log_density_min_{count}": float(values.min()),
+            f"condition_defects_{count}": float(defects.mean()),
+            f"condition_log_density_{count}": float(means.mean()),
+            f"condition_log_density_min_{count}": float(least.min()),
         }
 
     def _sliced(self, x, labels):
@@ -355,6 +355,11 @@ class _VectorScores:
             ours, theirs = x[labels == label], self.train[self.labels == label]
             distances.append(sliced_wasserstein.distance(ours, theirs[: len(ours)]))
         return float(np.mean(distances))
+
+
+def _clipped_mean(values, reference):
+    """The mean log-density without its tail, which a few points far out would set."""
+    return float(np.maximum(values, reference.mean() - _LOG_DENSITY_RANGE).mean())
 
 
 def _count(num):
@@ -415,30 +420,38 @@ def evaluate_and_report(
     The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
     metrics it holds the settings that it was made with, and what the model costs.
     """
+    alone = config.training.task == "classifier"
+    if alone:
+        scores = classifier_evaluation.evaluate(config, data, constants, params, path, poll)
+    else:
+        scores = evaluate(config, data, constants, params, path, poll, guide)
     result = {
         "step": step,
-        **evaluate(config, data, constants, params, path, poll, guide),
+        **scores,
         "settings": config_lib.sampling_fields(config),
         "cost": cost(config, params, path),
     }
     file = evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
     write_json(file, result)
-    print(table(result))
-    names = ("metrics.jsonl", "config.json", "judge.npz", "checkpoints")
+    print(classifier_evaluation.table(result) if alone else table(result))
+    names = ("metrics.jsonl", "config.json", "judge.npz", "embedding.jaxexport")
+    names += ("checkpoints", "snapshots")
     files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]
     print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
     return result
 
 
 def cost(config: ConfigDict, params: PyTree, path: pathlib.Path) -> dict:
-    """What the model takes: parameters, calls of the network a sample, seconds of training.
+    """What the model takes: parameters, calls of the network an answer, seconds of training.
 
     The seconds are of the steps alone, without saving and sheets of samples; None without a log.
     """
-    sampler = SAMPLERS[config.sample.sampler]
+    evaluations = 1
+    if config.training.task == "denoiser":
+        evaluations = SAMPLERS[config.sample.sampler].evaluations(config.sample.steps)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "evaluations": sampler.evaluations(config.sample.steps),
+        "evaluations": evaluations,
         "training_seconds": training_seconds(path, config.training.batch_size),
     }

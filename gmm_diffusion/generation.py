@@ -1,5 +1,6 @@
 """Drawing samples from a trained model, the same whatever the batch size or device count."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from gmm_diffusion import conditioning
 from gmm_diffusion.data import batches
+from gmm_diffusion.sampling import guidance as guidances
 from gmm_diffusion.sampling.samplers import initial_noise
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import example_keys, map_examples
@@ -17,6 +19,44 @@ from gmm_diffusion.types import PyTree, Sampler
 _DRAWS = 2**31 - 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """A worse model of the same data.
+
+    Attributes:
+      params: a dict of parts.
+      conditioner: its own constants of the same mixture, or None.
+      denoise: `(params, x, sigma, cond) -> x0`.
+    """
+
+    params: PyTree
+    conditioner: conditioning.Conditioner | None
+    denoise: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """How samples are guided; see `sampling.guidance`.
+
+    Attributes:
+      kind: auto, classifier_free or mixture.
+      scale: 1 is no guidance.
+      interval: noise levels that are guided.
+      limit: bound of what is added in units of sigma, or None.
+      blur: mixture: covariances or weights.
+      blur_amount: mixture: how much.
+      guide: auto: the worse model.
+    """
+
+    kind: str
+    scale: float
+    interval: tuple[float, float] | None = None
+    limit: float | None = None
+    blur: str = "covariances"
+    blur_amount: float = 1.0
+    guide: Guide | None = None
+
+
 def make_generator(
     denoise: Callable,
     constants: Constants,
@@ -24,6 +64,7 @@ def make_generator(
     sigmas: jax.Array,
     shape: tuple[int, ...],
     batch_size: int,
+    guidance: Guidance | None = None,
 ) -> Callable[..., np.ndarray]:
     """A function that draws samples.
 
@@ -34,22 +75,47 @@ def make_generator(
       sigmas: `[S+1]` decreasing noise levels, the last one 0.
       shape: of one example.
       batch_size: samples in one call over all devices.
+      guidance: None for none.
 
     Returns:
       `(params, weights [N, K] or None, seed, num, first=0, poll=None) -> [N, ...]` float32.
       Sample i uses the key `fold_in(key(seed), first + i)`.
     """
 
-    def draw(shared, keys, weights):
-        params, constants = shared
-        cond = None
-        if weights is not None:
-            fold = jax.vmap(lambda key: jax.random.fold_in(key, _DRAWS))
-            cond = conditioning.encode(constants.conditioner, weights, fold(keys))
+    guide = None if guidance is None else guidance.guide
 
-        def denoise_fn(x, sigma, cond):
+    def draw(shared, keys, weights):
+        params, constants, guide_params, guide_conditioner = shared
+        draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, _DRAWS))(keys)
+
+        def encode(conditioner, weights):
+            return conditioning.encode(conditioner, weights, draw_keys)
+
+        def main_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond)
 
+        def guide_fn(x, sigma, cond):
+            return guide.denoise(guide_params, x, sigma, cond)
+
+        cond = None if weights is None else encode(constants.conditioner, weights)
+        denoise_fn = main_fn
+        if guidance is not None:
+            options = {"interval": guidance.interval, "limit": guidance.limit}
+            if guidance.kind == "auto":
+                worse = None if weights is None else encode(guide_conditioner, weights)
+                cond = guidances.ConditionPair(cond, worse)
+                denoise_fn = guidances.autoguided(
+                    lambda x, sigma, cond: main_fn(x, sigma, cond.main),
+                    lambda x, sigma, cond: guide_fn(x, sigma, cond.guide),
+                    guidance.scale,
+                    **options,
+                )
+            elif guidance.kind == "classifier_free":
+                denoise_fn = guidances.classifier_free(main_fn, guidance.scale, **options)
+            else:
+                worse = _blurred(guidance, constants.conditioner, weights, encode)
+                cond = guidances.ConditionPair(cond, worse)
+                denoise_fn = guidances.mixture_guided(main_fn, guidance.scale, **options)
         x = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
         return batches.invert(constants.transform, x)
 
@@ -65,6 +131,16 @@ def make_generator(
     ) -> np.ndarray:
         keys = example_keys(seed, num, first)
         weights = None if weights is None else jnp.asarray(weights)
-        return mapped((params, constants), keys, weights, poll=poll)
+        worse = (None, None) if guide is None else (guide.params, guide.conditioner)
+        return mapped((params, constants, *worse), keys, weights, poll=poll)
 
     return generate
+
+
+def _blurred(guidance, conditioner, weights, encode):
+    """The worse condition of mixture guidance."""
+    if guidance.blur == "weights":
+        return encode(
+            conditioner, conditioning.blur_weights(conditioner, weights, guidance.blur_amount)
+        )
+    return encode(conditioning.blur_covariances(conditioner, guidance.blur_amount), weights)

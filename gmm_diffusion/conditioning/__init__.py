@@ -2,6 +2,8 @@
 
 from gmm_diffusion.conditioning.conditioner import (
     Conditioner,
+    blur_covariances,
+    blur_weights,
     create,
     encode,
     example_weights,
@@ -18,6 +20,8 @@ __all__ = [
     "SEMANTICS",
     "Conditioner",
     "FeatureTransform",
+    "blur_covariances",
+    "blur_weights",
     "create",
     "encode",
     "example_weights",

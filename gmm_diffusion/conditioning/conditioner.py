@@ -65,10 +65,38 @@ def encode(
       keys: `[B]` typed keys, needed by the embedding `draws` only.
       keep: `[B]`, 0 selects the learned null embedding; None keeps all.
     """
-    _, apply, _ = EMBEDDINGS[conditioner.embedding_name]
+    apply = EMBEDDINGS[conditioner.embedding_name].apply
     if keep is None:
         keep = jnp.ones(weights.shape[0])
     return Condition(apply(conditioner.embedding, weights, keys), keep)
+
+
+def blur_weights(conditioner: Conditioner, weights: Array, amount: Array | float) -> Array:
+    """Weights tempered towards the average: `(1 - amount) w + amount base`, for mixture guidance.
+
+    Args:
+      conditioner: the constants.
+      weights: `[B, K]`.
+      amount: from 0, which changes nothing, to 1, which forgets the request.
+    """
+    base = conditioner.base / jnp.sum(conditioner.base)
+    return (1.0 - amount) * weights + amount * base[None]
+
+
+def blur_covariances(conditioner: Conditioner, amount: Array | float) -> Conditioner:
+    """Covariances `Sigma_k + amount W`, W the mean covariance within a component.
+
+    What the network reads of a weight vector becomes what it would read of a wider mixture.
+
+    Args:
+      conditioner: the constants.
+      amount: 0 changes nothing.
+
+    Raises:
+      ValueError: the embedding `table` has no covariances.
+    """
+    blur = EMBEDDINGS[conditioner.embedding_name].blur
+    return conditioner.replace(embedding=blur(conditioner.embedding, amount))
 
 
 def training_weights(
@@ -187,7 +215,7 @@ def create(
         return training_weights(conditioner, keys, bank, **(semantics_options or {}))
 
     seen = draw(jax.random.key(seed), conditioner.bank_weights)
-    fit, _, _ = EMBEDDINGS[embedding_name]
+    fit = EMBEDDINGS[embedding_name].fit
     return conditioner.replace(
         embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options)
     )

@@ -8,7 +8,8 @@ distribution is Lu et al.'s statement (arXiv 2401.11261); the three ways to embe
   table           `sqrt(K) w`, for a learned table
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +28,29 @@ class MeanEmbedding:
       components: `[K, F]` embedding of each component, before centring.
       center: `[F]` mean over the training weights.
       scale: `[F]` one over the root mean square of each centred entry.
+      spread: `[F]`, `o' W o` with W the mean covariance within a component; see `blur`.
     """
 
     components: Array
     center: Array
     scale: Array
+    spread: Array
 
 
 @struct.dataclass
 class Draws:
-    """Constants of the draws: `means [K, D]` and `factors [K, D, D]` with `Sigma = F F'`."""
+    """Constants of the draws.
+
+    Attributes:
+      means: `[K, D]`.
+      factors: `[K, D, D]` with `Sigma = F F'`.
+      weights: `[K]` of the mixture.
+      num_draws: L (static).
+    """
 
     means: Array
     factors: Array
+    weights: Array
     num_draws: int = struct.field(pytree_node=False, default=64)
 
 
@@ -59,8 +70,7 @@ def random_frequencies(
     """
     rng = np.random.default_rng([seed, 0])
     dim = mix.means.shape[1]
-    within = np.einsum("k,kij->ij", np.asarray(mix.weights, np.float64), full_covariances(mix))
-    values, vectors = np.linalg.eigh(within)
+    values, vectors = np.linalg.eigh(within_covariance(mix))
     whitener = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))[None]
     length = np.sqrt(dim) * np.exp(rng.uniform(0.0, np.log(4.0), num_features))
     frequencies = whitener @ (rng.normal(size=(dim, num_features)) / length[None])
@@ -83,7 +93,9 @@ def fit_mean_embedding(
     mix: GaussianMixture, weights: np.ndarray, *, num_features: int = 256, seed: int = 0, **_
 ) -> MeanEmbedding:
     """Fourier features, centred and scaled to unit RMS over `weights [N, K]` (as trained on)."""
-    components = cosine_means(mix, *random_frequencies(mix, num_features, seed))
+    frequencies, phases = random_frequencies(mix, num_features, seed)
+    components = cosine_means(mix, frequencies, phases)
+    spread = np.einsum("df,de,ef->f", frequencies, within_covariance(mix), frequencies)
     values = np.asarray(weights, np.float64) @ components
     center = values.mean(axis=0)
     # An entry that hardly varies carries no information; scaling it up would only add rounding.
@@ -92,7 +104,14 @@ def fit_mean_embedding(
         jnp.asarray(components, jnp.float32),
         jnp.asarray(center, jnp.float32),
         jnp.asarray(1.0 / rms, jnp.float32),
+        jnp.asarray(spread, jnp.float32),
     )
+
+
+def blur_mean_embedding(constants: MeanEmbedding, amount: Array) -> MeanEmbedding:
+    """Of `Sigma_k + amount W`: in closed form, under the centring and scale of the sharp one."""
+    faded = constants.components * jnp.exp(-0.5 * amount * constants.spread)[None]
+    return constants.replace(components=faded)
 
 
 def apply_mean_embedding(constants: MeanEmbedding, weights: Array, keys: Array | None) -> Array:
@@ -108,8 +127,18 @@ def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64,
     del weights
     factors = np.linalg.cholesky(full_covariances(mix))
     return Draws(
-        jnp.asarray(mix.means, jnp.float32), jnp.asarray(factors, jnp.float32), num_draws
+        jnp.asarray(mix.means, jnp.float32),
+        jnp.asarray(factors, jnp.float32),
+        jnp.asarray(mix.weights, jnp.float32),
+        num_draws,
     )
+
+
+def blur_draws(constants: Draws, amount: Array) -> Draws:
+    """Of `Sigma_k + amount W`."""
+    covariances = constants.factors @ jnp.swapaxes(constants.factors, 1, 2)
+    within = jnp.einsum("k,kde->de", constants.weights, covariances)
+    return constants.replace(factors=jnp.linalg.cholesky(covariances + amount * within[None]))
 
 
 def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
@@ -144,6 +173,20 @@ def apply_table(constants: Table, weights: Array, keys: Array | None) -> Array:
     return np.sqrt(weights.shape[1]) * weights
 
 
+def blur_table(constants: Table, amount: Array) -> Table:
+    """A table knows no covariances.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError("The embedding 'table' has no covariances to blur; blur the weights instead.")
+
+
+def within_covariance(mix: GaussianMixture) -> np.ndarray:
+    """W, the mean covariance within a component, `[D, D]` float64 on the host."""
+    return np.einsum("k,kij->ij", np.asarray(mix.weights, np.float64), full_covariances(mix))
+
+
 def full_covariances(mix: GaussianMixture) -> np.ndarray:
     """`[K, D, D]` float64 covariances on the host, whatever the kind."""
     num_components, dim = mix.means.shape
@@ -158,9 +201,26 @@ def full_covariances(mix: GaussianMixture) -> np.ndarray:
     return covariances[:, None, None] * eye[None]
 
 
-# name -> (fit constants, apply, type of the constants)
-EMBEDDINGS: dict[str, tuple[Any, Any, Any]] = {
-    "mean_embedding": (fit_mean_embedding, apply_mean_embedding, MeanEmbedding),
-    "draws": (fit_draws, apply_draws, Draws),
-    "table": (fit_table, apply_table, Table),
+class Embedding(NamedTuple):
+    """One way to embed a mixture.
+
+    Attributes:
+      fit: `(mixture, weights [N, K], **options) -> constants`, on the host.
+      apply: `(constants, weights [B, K], keys [B] or None) -> features`.
+      constants: type of the constants.
+      blur: `(constants, amount []) -> constants` of covariances `Sigma_k + amount W`.
+    """
+
+    fit: Callable
+    apply: Callable
+    constants: type
+    blur: Callable
+
+
+EMBEDDINGS = {
+    "mean_embedding": Embedding(
+        fit_mean_embedding, apply_mean_embedding, MeanEmbedding, blur_mean_embedding
+    ),
+    "draws": Embedding(fit_draws, apply_draws, Draws, blur_draws),
+    "table": Embedding(fit_table, apply_table, Table, blur_table),
 }

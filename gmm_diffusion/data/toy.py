@@ -76,33 +76,61 @@ def _moons() -> KnownMixture:
 
 
 def _branches() -> KnownMixture:
-    """Two trees of thin branches, a class each.
+    """Two trees of 31 thin branches, a class each; each branch is four Gaussians long."""
+    return _trees(levels=5, per_branch=4, width=0.035, taper=0.75, wobble=0.0)
+
+
+def _tree() -> KnownMixture:
+    """Two trees of 127 thin branches, a class each; 1,016 Gaussians a class."""
+    return _trees(levels=7, per_branch=8, width=0.07, taper=0.8, wobble=0.18)
+
+
+def _trees(
+    levels: int, per_branch: int, width: float, taper: float, wobble: float
+) -> KnownMixture:
+    """Two trees that start at one point and grow apart, a class each.
 
     In the spirit of the example in Karras et al. 2024 (arXiv 2406.02507, fig. 1 and appendix C),
-    with numbers of our own: each branch, four Gaussians long, forks into two that are shorter and
-    thinner, four times.
-    """
-    rows = []
+    with numbers of our own: each branch forks into two that are shorter, thinner and half as likely.
 
-    def grow(start, angle, length, width, share, depth, label):
+    Args:
+      levels: generations of branches.
+      per_branch: Gaussians in a row along a branch.
+      width: standard deviation across the first branch.
+      taper: ratio of the widths of a branch and the one before.
+      wobble: standard deviation of the angles and of the relative lengths about their means.
+    """
+    rows, rng = [], np.random.default_rng(0)
+
+    def grow(start, angle, length, width, share, level, label):
         direction = np.array([np.cos(angle), np.sin(angle)])
-        for i in range(4):
-            place = start + direction * length * (i + 0.5) / 4
-            rows.append((share / 4, *place, angle, length / 8, width, label))
-        if depth == 0:
+        for i in range(per_branch):
+            place = start + direction * length * (i + 0.5) / per_branch
+            along = length / (2 * per_branch)
+            rows.append((share / per_branch, *place, angle, along, width, label))
+        if level == levels:
             return
         end = start + direction * length
         for turn in (-0.55, 0.45):
-            grow(end, angle + turn, 0.7 * length, 0.75 * width, 0.5 * share, depth - 1, label)
+            bend, stretch = wobble * rng.standard_normal(2)
+            grow(
+                end,
+                angle + turn + bend,
+                0.7 * length * np.exp(stretch),
+                taper * width,
+                0.5 * share,
+                level + 1,
+                label,
+            )
 
     for label, angle in ((0, 0.35), (1, 0.35 + np.pi)):
-        grow(np.zeros(2), angle, 1.0, 0.035, 1.0, 4, label)
+        grow(np.zeros(2), angle, 1.0, width, 1.0, 1, label)
     weights, x, y, angle, along, across, label = np.array(rows).T
     covariances = _elongated(angle, along, across)
     return _standardised(weights, np.stack([x, y], axis=-1), covariances, label)
 
 
-MIXTURES = {"ring": _ring, "grid": _grid, "moons": _moons, "branches": _branches}
+MIXTURES = {"ring": _ring, "grid": _grid, "moons": _moons, "branches": _branches, "tree": _tree}
 
 
 def load(

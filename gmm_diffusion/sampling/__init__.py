@@ -1,5 +1,5 @@
-"""Samplers: from noise to data, given a denoiser."""
+"""Samplers: from noise to data, given a denoiser; and guidance, which makes one of two."""
 
-from gmm_diffusion.sampling import samplers
+from gmm_diffusion.sampling import guidance, samplers
 
-__all__ = ["samplers"]
+__all__ = ["guidance", "samplers"]

@@ -79,6 +79,65 @@ def heun_last_step(
     return euler_step(denoise_fn, keys, x, sigma, sigma_next, cond, num_steps=num_steps)
 
 
+def ancestral_step(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    sigma_next: Array,
+    cond: PyTree,
+    *,
+    num_steps: int,
+    eta: float = 1.0,
+) -> Array:
+    """One draw of `x_next` given `x` as if the denoised data were certain (weak order 1).
+
+    The posterior of a Gaussian random walk: for `eta` 1 the ancestral sampler of Ho et al. 2020
+    (arXiv 2006.11239, equations 6 and 7) by noise level; `eta` scales the new noise as in Song et
+    al. 2021 (arXiv 2010.02502, equation 16), and 0 is a DDIM step. At `sigma_next` 0 no noise is
+    left to add.
+    """
+    del num_steps
+    denoised = denoise_fn(x, sigma, cond)
+    ratio = sigma_next / sigma
+    added = eta * sigma_next * jnp.sqrt(jnp.maximum(1.0 - jnp.square(ratio), 0.0))
+    kept = jnp.sqrt(jnp.maximum(jnp.square(sigma_next) - jnp.square(added), 0.0)) / sigma
+    eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+    return kept * x + (1.0 - kept) * denoised + added * eps
+
+
+def dpmpp_2m_step(
+    denoise_fn: DenoiseFn,
+    x: Array,
+    sigma: Array,
+    sigma_next: Array,
+    cond: PyTree,
+    previous: Array,
+    sigma_previous: Array,
+) -> tuple[Array, Array]:
+    """One step of DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2; order 2).
+
+    Args:
+      denoise_fn: the denoiser.
+      x: `[B, ...]` at noise level `sigma []`.
+      sigma: `[]`.
+      sigma_next: `[]`, positive.
+      cond: of the denoiser.
+      previous: `[B, ...]`, what the denoiser returned at the step before.
+      sigma_previous: `[]`, the noise level of that; infinite at the first step, which makes it a
+        step of order 1.
+
+    Returns:
+      `x` at `sigma_next`, and the denoised data at `sigma` for the step after.
+    """
+    denoised = denoise_fn(x, sigma, cond)
+    # Half of the ratio of this step in log sigma to the one before: 1 / (2 r).
+    half = 0.5 * jnp.log(sigma / sigma_next) / jnp.log(sigma_previous / sigma)
+    extrapolated = denoised + half * (denoised - previous)
+    ratio = sigma_next / sigma
+    return ratio * x + (1.0 - ratio) * extrapolated, denoised
+
+
 def add_churn(
     keys: Array,
     x: Array,
@@ -114,14 +173,16 @@ def add_churn(
 
 @dataclasses.dataclass(frozen=True)
 class SequentialSampler:
-    """A sampler by steps; call it, or bind options with `functools.partial`.
+    """A sampler by single steps; call it, or bind options with `functools.partial`.
 
     Attributes:
-      order: of convergence in the number of steps, without churn.
+      order: of convergence in the number of steps, without churn; the weak order where `step`
+        draws noise.
       step: from one positive noise level to the next.
       last_step: from the last positive noise level to 0; takes the same options.
       step_evaluations: calls of the denoiser in one `step`.
       last_step_evaluations: calls of the denoiser in `last_step`.
+      stochastic: whether `step` draws noise without being asked to.
     """
 
     order: int
@@ -129,6 +190,7 @@ class SequentialSampler:
     last_step: Callable
     step_evaluations: int
     last_step_evaluations: int
+    stochastic: bool = False
 
     def evaluations(self, num_steps: int) -> int:
         """Calls of the denoiser, each on the whole batch, in a run of `num_steps` steps."""
@@ -159,7 +221,7 @@ class SequentialSampler:
         num_steps = sigmas.shape[0] - 1
 
         def fold(i):
-            return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+            return step_keys(keys, i)
 
         def body(x, inputs):
             i, sigma, sigma_next = inputs
@@ -180,6 +242,57 @@ class SequentialSampler:
             num_steps=num_steps,
             **options,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultistepSampler:
+    """A deterministic sampler that remembers the denoised data of the step before.
+
+    Attributes:
+      order: of convergence in the number of steps.
+      step: `(denoise_fn, x, sigma, sigma_next, cond, previous, sigma_previous) -> (x, denoised)`,
+        between positive noise levels, one call of the denoiser.
+      stochastic: False.
+    """
+
+    order: int
+    step: Callable
+    stochastic: bool = False
+
+    def evaluations(self, num_steps: int) -> int:
+        """Calls of the denoiser, each on the whole batch, in a run of `num_steps` steps."""
+        return num_steps
+
+    def __call__(
+        self,
+        denoise_fn: DenoiseFn,
+        keys: Array,
+        x_init: Array,
+        sigmas: Array,
+        cond: PyTree = None,
+    ) -> Array:
+        """Integrates `x_init` from `sigmas[0]` to 0; see `SequentialSampler.__call__`."""
+
+        def body(carry, inputs):
+            x, previous, sigma_previous = carry
+            sigma, sigma_next = inputs
+            x, denoised = self.step(
+                denoise_fn, x, sigma, sigma_next, cond, previous, sigma_previous
+            )
+            return (x, denoised, sigma), None
+
+        # Infinitely far away, what came before has no weight in the first step.
+        start = (x_init, jnp.zeros_like(x_init), jnp.full_like(sigmas[0], jnp.inf))
+        (x, _, _), _ = lax.scan(body, start, (sigmas[:-2], sigmas[1:-1]))
+        # The step to 0 is infinitely long in log sigma: no extrapolation.
+        return euler_step(
+            denoise_fn, keys, x, sigmas[-2], sigmas[-1], cond, num_steps=sigmas.shape[0] - 1
+        )
+
+
+def step_keys(keys: Array, i: Array | int) -> Array:
+    """The keys `[B]` of step i of the samples with keys `[B]`."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
 
 
 def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: float) -> Array:
@@ -208,5 +321,14 @@ SAMPLERS = {
         last_step=euler_step,
         step_evaluations=1,
         last_step_evaluations=1,
+    ),
+    "dpmpp_2m": MultistepSampler(order=2, step=dpmpp_2m_step),
+    "ancestral": SequentialSampler(
+        order=1,
+        step=ancestral_step,
+        last_step=ancestral_step,
+        step_evaluations=1,
+        last_step_evaluations=1,
+        stochastic=True,
     ),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from flax import struct, traverse_util
 
 from gmm_diffusion.conditioning import Conditioner, FeatureTransform
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
@@ -22,11 +22,13 @@ class Constants:
       transform: centring of the data.
       sigma_data: `[]` RMS of the centred training data.
       conditioner: constants of the conditioning, or None.
+      frozen_classifier: nested dict of parameters of a classifier that is not trained, or None.
     """
 
     transform: Transform
     sigma_data: Array
     conditioner: Conditioner | None = None
+    frozen_classifier: dict | None = None
 
 
 def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -39,7 +41,10 @@ def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, An
             name = prefix + field.name
             if value is None:
                 continue
-            if dataclasses.is_dataclass(value):
+            if isinstance(value, dict):
+                flat = traverse_util.flatten_dict(value, sep="/")
+                arrays.update({f"{name}/{k}": np.asarray(leaf) for k, leaf in flat.items()})
+            elif dataclasses.is_dataclass(value):
                 visit(value, name + ".")
             elif field.metadata.get("pytree_node", True):
                 arrays[name] = np.asarray(value)
@@ -59,7 +64,8 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
         "conditioner.transform": FeatureTransform,
     }
     if "conditioner.embedding_name" in settings:
-        types["conditioner.embedding"] = EMBEDDINGS[settings["conditioner.embedding_name"]][2]
+        embedding = EMBEDDINGS[settings["conditioner.embedding_name"]]
+        types["conditioner.embedding"] = embedding.constants
     names = [*arrays, *settings]
 
     def make(cls, prefix):
@@ -76,7 +82,13 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
             ):
                 values[field.name] = make(types[name], name + ".")
             else:
-                values[field.name] = None
+                # A dict has its leaves under its name; nothing under it is None.
+                inside = {
+                    tuple(n.removeprefix(name + "/").split("/")): jnp.asarray(arrays[n])
+                    for n in arrays
+                    if n.startswith(name + "/")
+                }
+                values[field.name] = traverse_util.unflatten_dict(inside) or None
         return cls(**values)
 
     return make(Constants, "")

@@ -11,13 +11,14 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from gmm_diffusion import __version__, build, evaluation
+from gmm_diffusion import __version__, build, classifier_evaluation, evaluation
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training import (
     devices,
+    frozen,
     guide,
     image_grid,
     signals,
@@ -32,6 +33,9 @@ from gmm_diffusion.training.progress import Progress
 from gmm_diffusion.types import Batch
 
 log = logging.getLogger(__name__)
+
+# The diagnostic that the progress bar shows.
+_HEADLINE = {"denoiser": "denoising_loss", "classifier": "classifier_loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
         constants = None
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
-            constants = build.constants(config, data)
+            constants = frozen.constants(config, data)
             interrupt.check()
             workdir.write_config(config, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
@@ -117,7 +121,7 @@ def _prepare(config, path, data, constants, store):
     if stored is not None:
         constants = from_arrays(stored.constants, stored.meta["settings"])
     elif constants is None:  # The run was stopped before its first checkpoint.
-        constants = build.constants(config, data)
+        constants = frozen.constants(config, data)
     params = build.init_params(config, data.shape, constants)
     optimizer = build.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
@@ -143,12 +147,12 @@ def _run(parts, state, store, metrics_log, interrupt, started):
         _crossed(every, step - config.training.steps_per_call, step, num_steps)
         and not _sheet_path(parts, step).exists()
     ):
-        _Monitor(parts, metrics_log)(step, state, poll=interrupt.check)
+        _make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
     if step >= num_steps:
         return jax.device_get(state)
     key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
     run_steps = devices.make_train_steps(build.train_step_fn(config, parts.constants))
-    monitor = _Monitor(parts, metrics_log)
+    monitor = _make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)
     save = functools.partial(_save, parts, store)
 
@@ -167,14 +171,15 @@ def _run(parts, state, store, metrics_log, interrupt, started):
                 log.info("First steps done after %.1f s.", time.monotonic() - started)
             _check_finite(config, step, metrics)
             window.add(metrics)
-            loss = float(metrics["denoising_loss"].mean())
+            loss = float(metrics[_HEADLINE[config.training.task]].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
             crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
             if crossed(config.training.log_every):
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
             # Before the checkpoint: a run that resumes from it does not come by here again.
             if crossed(config.checkpoint.snapshot_every):
-                _write_snapshot(parts, step, state)
+                with window.paused():
+                    _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
                 save(step, state)
             interrupt.check()
@@ -299,8 +304,38 @@ class _Window:
         return Paused()
 
 
+def _make_monitor(parts, metrics_log):
+    kinds = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
+    return kinds[parts.config.training.task](parts, metrics_log)
+
+
+class _ClassifierMonitor:
+    """Held-out loss and accuracy, and a picture of how often each class is read as each."""
+
+    def __init__(self, parts, metrics_log):
+        self.parts, self.metrics_log = parts, metrics_log
+        self.read = classifier_evaluation.make_reader(parts.config, parts.constants)
+
+    def __call__(self, step, state, poll):
+        config, split = self.parts.config, self.parts.data.heldout
+        params = evaluation.choose_params(config, state)
+        num = config.evaluation.max_samples
+        cost, seen, true = self.read(params, split, num, poll)
+        raw, _, _ = self.read(state.params, split, num, poll)
+        scores = {
+            "heldout_loss/mean": float(cost.mean()),
+            "heldout_loss/raw": float(raw.mean()),
+            "heldout_accuracy": float(np.mean(seen == true)),
+        }
+        shares = classifier_evaluation.confusion(seen, true)
+        self.metrics_log.write(step, scores)
+        image = image_grid.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
+        image_grid.save_png(_sheet_path(self.parts, step), image)
+        self.metrics_log.write_images(step, {"confusion": image})
+
+
 class _Monitor:
-    """Held-out losses and a sheet of samples, from the average that sampling uses.
+    """Held-out losses and a sheet of samples, from the average that sampling uses if it is tracked.
 
     The raw parameters' mean loss stands beside, to show what averaging gains.
     """

@@ -23,6 +23,10 @@ def sample(config: ConfigDict, run_dir: str) -> None:
       InputError: a condition that the model does not know, or no good checkpoint.
     """
     terms = requests.parse(config.sample.condition)
+    if config.training.task == "classifier":
+        raise InputError(
+            "training.task is 'classifier'; --mode=sample needs the run of a denoiser."
+        )
     run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
     arrays = {}
     weights = None

@@ -223,3 +223,24 @@ def test_made_again_it_is_the_same():
     """Nothing is refitted on resume, and nothing depends on anything but its arguments."""
     one, two = (conditioner.__wrapped__("mean_embedding")[0] for _ in range(2))
     assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+
+
+def test_blurred_weights_lie_between_the_request_and_the_average():
+    made, weights = conditioner("mean_embedding")
+    w = jnp.asarray(weights[:4])
+    np.testing.assert_array_equal(conditioning.blur_weights(made, w, 0.0), w)
+    everything = np.asarray(conditioning.blur_weights(made, w, 1.0))
+    np.testing.assert_allclose(everything, np.tile(weights.mean(0), (4, 1)), atol=1e-5)
+    half = np.asarray(conditioning.blur_weights(made, w, 0.5))
+    np.testing.assert_allclose(half, (np.asarray(w) + everything) / 2, atol=1e-6)
+    np.testing.assert_allclose(half.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("embedding", ["mean_embedding", "draws"])
+def test_blurred_covariances_change_what_the_network_reads(embedding):
+    made, weights = conditioner(embedding)
+    w, keys = jnp.asarray(weights[:8]), jax.random.split(jax.random.key(0), 8)
+    sharp = conditioning.encode(made, w, keys).features
+    wide = conditioning.encode(conditioning.blur_covariances(made, 1.0), w, keys).features
+    assert wide.shape == sharp.shape
+    assert np.abs(np.asarray(wide - sharp)).max() > 0.05

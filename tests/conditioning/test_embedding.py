@@ -73,7 +73,7 @@ def some_weights(n=6, num_components=4, seed=1):
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_under_jit_the_same_in_any_batch_in_float32(name):
-    fit, apply, constants_type = EMBEDDINGS[name]
+    fit, apply, constants_type, _ = EMBEDDINGS[name]
     constants = fit(small("diag"), some_weights(50), num_features=16, num_draws=8, seed=0)
     assert isinstance(constants, constants_type)
     weights = jnp.asarray(some_weights(), jnp.float32)
@@ -92,7 +92,7 @@ def test_under_jit_the_same_in_any_batch_in_float32(name):
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_constants_are_a_function_of_the_seed(name):
-    fit = EMBEDDINGS[name][0]
+    fit = EMBEDDINGS[name].fit
     one, again = (fit(small("full"), some_weights(50), seed=3) for _ in range(2))
     assert jax.tree.structure(one) == jax.tree.structure(again)
     assert jax.tree.all(jax.tree.map(np.array_equal, one, again))
@@ -213,7 +213,7 @@ def test_frequencies_follow_the_scale_of_the_components():
 
 def test_draws_have_the_moments_of_the_distribution():
     mix = small("full")
-    fit, apply, _ = EMBEDDINGS["draws"]
+    fit, apply = EMBEDDINGS["draws"][:2]
     n = 50_000
     constants = fit(mix, None, num_draws=n)
     w = np.stack([[0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.6, 0.0, 0.3, 0.1]])
@@ -234,7 +234,7 @@ def test_draws_have_the_moments_of_the_distribution():
 def test_mean_of_fixed_cosines_over_draws_approaches_the_mean_embedding(kind):
     mix, weights, n = small(kind), some_weights(3), 20_000
     frequencies, phases = random_frequencies(mix, 16, seed=2)
-    fit, apply, _ = EMBEDDINGS["draws"]
+    fit, apply = EMBEDDINGS["draws"][:2]
     keys = jax.random.split(jax.random.key(1), 3)
     z = np.asarray(
         jax.jit(apply)(fit(mix, None, num_draws=n), jnp.asarray(weights, jnp.float32), keys)
@@ -249,7 +249,7 @@ def test_mean_of_fixed_cosines_over_draws_approaches_the_mean_embedding(kind):
 
 
 def test_draws_belong_to_their_key():
-    fit, apply, _ = EMBEDDINGS["draws"]
+    fit, apply = EMBEDDINGS["draws"][:2]
     constants = fit(small("diag"), None, num_draws=8)
     w = jnp.asarray(some_weights(2), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -261,7 +261,7 @@ def test_draws_belong_to_their_key():
 
 
 def test_draws_without_keys_are_refused():
-    fit, apply, _ = EMBEDDINGS["draws"]
+    fit, apply = EMBEDDINGS["draws"][:2]
     with pytest.raises(ValueError, match="'draws' needs keys, one an example"):
         apply(fit(small("diag"), None), jnp.eye(4), None)
 
@@ -270,8 +270,59 @@ def test_draws_without_keys_are_refused():
 
 
 def test_table_is_the_scaled_weights():
-    fit, apply, _ = EMBEDDINGS["table"]
+    fit, apply = EMBEDDINGS["table"][:2]
     w = some_weights(5, 9)
     actual = apply(fit(small("diag"), w), jnp.asarray(w, jnp.float32), None)
     np.testing.assert_allclose(actual, 3.0 * w, rtol=1e-5)
     np.testing.assert_allclose(rms(apply(None, jnp.eye(9), None), axis=1), 1, rtol=1e-5)
+
+
+# ---- the blurred mixture of mixture guidance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_blurred_mean_embedding_is_that_of_the_wider_mixture(kind):
+    """By draws from `Sigma_k + amount W`, under the sharp one's frequencies, centre and scale."""
+    mix, w, n, amount = small(kind), some_weights(1)[0], 200_000, 1.5
+    seen = some_weights(100)
+    constants = fit_mean_embedding(mix, seen, num_features=8, seed=0)
+    blurred = EMBEDDINGS["mean_embedding"].blur(constants, jnp.float32(amount))
+    ours = apply_mean_embedding(blurred, jnp.asarray(w[None], jnp.float32), None)[0]
+    within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
+    rng = np.random.default_rng(1)
+    z = draws_of(mix, w, n) + rng.multivariate_normal(np.zeros(3), amount * within, n)
+    frequencies, phases = random_frequencies(mix, 8, 0)
+    cosines = np.sqrt(2) * np.cos(z @ frequencies + phases).mean(0)
+    expected = (cosines - np.asarray(constants.center)) * np.asarray(constants.scale)
+    atol = 6 * np.sqrt(2 / n) * float(np.max(constants.scale))
+    np.testing.assert_allclose(ours, expected, atol=atol)
+    sharp = apply_mean_embedding(constants, jnp.asarray(w[None], jnp.float32), None)[0]
+    assert rms(ours - sharp) > 5 * atol / 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blurred_draws_have_the_wider_covariance(kind):
+    mix, amount = small(kind), 0.7
+    embedding = EMBEDDINGS["draws"]
+    constants = embedding.blur(embedding.fit(mix, None, num_draws=40_000), jnp.float32(amount))
+    w = np.eye(4, dtype=np.float32)[2:3]
+    z = np.asarray(embedding.apply(constants, jnp.asarray(w), jax.random.split(jax.random.key(0), 1)))
+    within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
+    expected = matrices(mix)[2] + amount * within
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(np.cov(z[0].T), expected, atol=0.05 * scale)
+
+
+@pytest.mark.parametrize("name", ["mean_embedding", "draws"])
+def test_no_blur_changes_nothing(name):
+    embedding, weights = EMBEDDINGS[name], jnp.asarray(some_weights(), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 6)
+    constants = embedding.fit(small("full"), some_weights(50), num_features=16, seed=0)
+    same = embedding.blur(constants, jnp.float32(0.0))
+    ours, sharp = (embedding.apply(c, weights, keys) for c in (same, constants))
+    np.testing.assert_allclose(ours, sharp, atol=1e-4)
+
+
+def test_a_table_cannot_be_blurred():
+    with pytest.raises(ValueError, match="blur the weights instead"):
+        EMBEDDINGS["table"].blur(EMBEDDINGS["table"].fit(small("diag"), None), 1.0)

@@ -15,6 +15,8 @@ from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.sampling.samplers import SAMPLERS, add_churn, initial_noise
 
 NAMES = tuple(SAMPLERS)
+DETERMINISTIC = tuple(name for name in NAMES if not SAMPLERS[name].stochastic)
+STOCHASTIC = tuple(name for name in NAMES if SAMPLERS[name].stochastic)
 CHURNING = tuple(
     name for name in NAMES if "churn" in inspect.signature(SAMPLERS[name].step).parameters
 )
@@ -165,7 +167,7 @@ def slope(name, x_init, truth, denoise_fn, steps, low, high):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_against_the_closed_form_of_a_gaussian(name):
     deviations, mean = np.array([2.0, 0.5, 0.1]), np.array([0.3, -1.0, 0.5])
     rng, low, high = np.random.default_rng(0), 0.02, 10.0
@@ -193,7 +195,7 @@ def test_order_against_the_closed_form_of_a_gaussian(name):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_against_a_fine_solution_for_a_mixture(name):
     """SciPy's own integration of a denoiser written out in NumPy is the truth."""
     low, high = 0.05, 5.0
@@ -227,6 +229,40 @@ def test_order_against_a_fine_solution_for_a_mixture(name):
     )
     assert measured == pytest.approx(SAMPLERS[name].order, abs=0.3), errors
     assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_weak_order_of_the_variance_of_a_gaussian(name):
+    """The error of the second moment against the number of steps, for many samples."""
+    deviation, n, low, high = 0.5, 200_000, 0.02, 20.0
+
+    def gaussian(x, sigma, cond):
+        return deviation**2 / (deviation**2 + sigma**2) * x
+
+    errors, steps = [], (17, 33, 65)
+    for num_steps in steps:
+        sigmas = karras(num_steps, low, high)
+        x = run(name, keys(n), sigmas, shape=(1,), denoise_fn=gaussian)
+        # In law each step is linear with independent noise, so its variance is a recursion.
+        variance, levels = high**2, np.asarray(sigmas, np.float64)
+        for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+            posterior = sigma_next**2 * (1 - sigma_next**2 / sigma**2)
+            kept = sigma_next**2 / sigma**2
+            factor = kept + (1 - kept) * deviation**2 / (deviation**2 + sigma**2)
+            variance = factor**2 * variance + posterior
+        assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
+        assert abs(x.mean()) < 5 * np.sqrt(variance / n)
+        errors.append(abs(np.log(x.var() / deviation**2)))
+    measured = -np.polyfit(np.log(np.array(steps) - 1), np.log(errors), 1)[0]
+    assert measured == pytest.approx(SAMPLERS[name].order, abs=0.3), errors
+    assert errors[-1] < 0.2
+
+
+def test_ancestral_without_noise_is_euler():
+    sigmas = karras(12, 0.02, 10.0)
+    quiet = run("ancestral", keys(16), sigmas, eta=0.0)
+    np.testing.assert_allclose(quiet, run("euler", keys(16), sigmas), atol=2e-4)
+    assert np.abs(run("ancestral", keys(16), sigmas) - quiet).max() > 0.1
 
 
 # ---- churn
