@@ -1,6 +1,7 @@
 """Every setting of a run, with its default, and the checks that come before any work."""
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -349,9 +350,15 @@ def sampling_fields(config: ConfigDict) -> dict[str, object]:
     return {f: _plain(v) for f, v in values.items() if f.split(".")[0] in SAMPLING_GROUPS}
 
 
+@functools.cache
+def _usual():
+    """The default of every field; read it, and change nothing."""
+    return fields(default())
+
+
 def check_name(field: str) -> None:
     """Raises InputError, with a suggestion, if `field` is not the dotted name of a setting."""
-    known = fields(default())
+    known = _usual()
     if field not in known:
         near = difflib.get_close_matches(field, known, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
@@ -370,7 +377,7 @@ def check_fields(config: ConfigDict) -> None:
     values = fields(config)
     for field in values:
         check_name(field)
-    for field, usual in fields(default()).items():
+    for field, usual in _usual().items():
         if field not in values:
             raise InputError(f"{field} is missing; a config must start from config.default().")
         value, kind = values[field], type(usual)

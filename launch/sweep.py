@@ -20,6 +20,7 @@ SIGTERM.
 """
 
 import argparse
+import functools
 import pathlib
 import runpy
 import sys
@@ -31,7 +32,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion import main as main_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sweep import assignments, plan, probe, runner, times
-from gmm_diffusion.sweep.jobs import check_workdirs, flags, is_done
+from gmm_diffusion.sweep.jobs import check_workdirs, is_done
 from gmm_diffusion.training import signals
 
 
@@ -153,10 +154,21 @@ def _minutes(text):
     return {"minutes": (train, evaluate)}
 
 
+@functools.cache
+def _read(path):
+    return main_lib.parse(["main", f"--config={path}", "--workdir=unused"])[2]
+
+
 def _load(path, overrides):
-    """The config of a file with overrides, as the command line of `main` sees it."""
-    line = ["main", f"--config={path}", "--workdir=unused", *flags(overrides)]
-    _, _, config = main_lib.parse(line)
+    """The config of a file with overrides, valid."""
+    config = _read(path).copy_and_resolve_references()
+    for field, value in overrides.items():
+        group, name = field.split(".")
+        try:
+            config[group][name] = value
+        except TypeError:
+            kind = type(config[group][name]).__name__
+            raise InputError(f"{field} is {value!r}; it must be of type {kind}.") from None
     config_lib.validate(config)
     return config
 

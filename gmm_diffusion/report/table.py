@@ -25,7 +25,7 @@ def show(value: object) -> str:
     if isinstance(value, list | tuple):
         return "(" + ", ".join(map(str, value)) + ")"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.10g}" if is_number else str(value)
+    return f"{value:.10g}" if is_number else str(value) or '""'
 
 
 def cell(summary: Summary | None) -> str:
