@@ -136,7 +136,7 @@ def default() -> ConfigDict:
     checkpoint.every = 400  # steps between checkpoints; one is always written at the end
     checkpoint.keep = 3  # how many to keep
     # Steps between snapshots of the averages, all kept: what other widths are made of. 0 is never.
-    checkpoint.snapshot_every = 100
+    checkpoint.snapshot_every = 50
 
     c.sample = sample = ConfigDict()
     sample.num = 100  # samples to draw
