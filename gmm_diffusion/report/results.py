@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 
 from gmm_diffusion import config as config_lib
@@ -64,8 +65,10 @@ def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
     for path in sorted(paths):
         try:
             results.append(_read(path))
-        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
-            skipped.append(f"Skipped {path}: {type(error).__name__}: {error}")
+        except KeyError as error:
+            skipped.append(f"Skipped {path}: it has no {error}.")
+        except (OSError, ValueError, TypeError) as error:  # An InputError is a ValueError.
+            skipped.append(f"Skipped {path}: {str(error).rstrip('.')}.")
     if not results:
         end = f" {skipped[0]}" if skipped else ""
         raise InputError(f"{' '.join(directories)} holds no finished evaluation.{end}")
@@ -74,6 +77,8 @@ def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
 
 def _read(path):
     result = json.loads(path.read_text())
+    if not isinstance(result, dict):
+        raise ValueError("it is not the result of an evaluation")
     in_folder = path.parent.name == "evaluations"
     config = read_config(path.parent.parent if in_folder else path.parent)
     settings = {
@@ -94,7 +99,8 @@ def _read(path):
 
 def _seedless(value, seed):
     """Paths such as a guide's name the seed; what differs by it alone is the same setting."""
-    return value.replace(f"seed{seed}", "seed*") if isinstance(value, str) else value
+    is_text = isinstance(value, str)
+    return re.sub(rf"seed{seed}(?!\d)", "seed*", value) if is_text else value
 
 
 def varying(results: list[Result]) -> list[str]:
