@@ -84,6 +84,7 @@ def test_every_number_and_choice_has_a_rule():
         "data.train_split",
         "data.heldout_split",
         "sample.condition",
+        "ngmg.workdir",
     }
 
 
@@ -115,6 +116,11 @@ EDGES = [
     ("optimizer.learning_rate", [0.0, -1e-3, math.inf], [1e-6]),
     ("optimizer.beta1", [1.0, -0.1], [0.0]),
     ("optimizer.beta2", [1.0, -0.1], [0.0]),
+    ("classifier.loss", ["energy"], ["cross_entropy"]),
+    ("classifier.scales", [(0.0,), (1.0, -1.0), (math.inf,), ("a",)], [(), (1.0,)]),
+    ("classifier.momentum", [1.0, -0.1], [0.0, 0.9]),
+    ("ngmg.weight", [-0.1, math.nan], [0.0, 2.0]),
+    ("training.task", ["sampler"], ["classifier"]),
     ("training.num_steps", [0], [1]),
     ("training.batch_size", [0], [1]),
     ("training.ema_widths", [(), (0.0,), (0.28,), (0.05, 0.05)], [(0.05, 0.27)]),
@@ -152,6 +158,13 @@ def test_the_edges_of_rules(field, refused, allowed):
         ({"data__name": "toy"}, r"network\.name"),
         ({"data__name": "toy", "network__name": "mlp", "data__flip": True}, r"data\.flip"),
         ({"network__name": "mlp"}, r"network\.name"),
+        ({"training__task": "classifier", "ngmg__weight": 1.0}, r"ngmg\.weight"),
+        ({"training__task": "classifier", "conditioning__kind": "none"}, r"training\.task"),
+        ({"ngmg__weight": 1.0, "conditioning__kind": "none"}, r"ngmg\.weight"),
+        (
+            {"data__name": "toy", "network__name": "mlp", "ngmg__weight": 1.0},
+            r"classifier\.name",
+        ),
         ({"sample__sigma_min": 2.0, "sample__sigma_max": 1.0}, r"sample\.sigma_min"),
         ({"sample__ema": 0.2, "checkpoint__snapshot_every": 0}, r"sample\.ema is 0\.2; with"),
         ({"network__channels": 9, "network__head_channels": 4}, r"network\.head_channels"),

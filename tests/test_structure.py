@@ -26,6 +26,8 @@ ALLOWED = {
     "conditioning": {"errors", "types", "mixture"},
     "data": {"errors", "types", "lazy_tensorflow", "mixture"},
     "metrics": {"errors", "types", "data", "networks", "mixture"},
+    "sweep": {"errors", "config", "training"},
+    "report": {"errors", "config", "training"},
 }
 # The pure part of training is core, too.
 TRAINING_CORE = (

@@ -29,10 +29,23 @@ def denoising_loss(
     Returns:
       `[B]` losses: 1 for a zero network on white data, and never below the data's own floor.
     """
+    return loss_and_denoised(denoise_fn, keys, x, sigma, cond, sigma_data=sigma_data)[0]
+
+
+def loss_and_denoised(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x: Array,
+    sigma: Array,
+    cond: PyTree = None,
+    *,
+    sigma_data: float,
+) -> tuple[Array, Array]:
+    """`denoising_loss`, and the denoised data `[B, ...]` for terms that read them."""
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
     denoised = denoise_fn(x + expand_like(sigma, x) * noise, sigma, cond)
     error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
-    return loss_weight(sigma, sigma_data) * error
+    return loss_weight(sigma, sigma_data) * error, denoised
 
 
 def uncertainty_weighted(loss: Array, log_variance: Array) -> Array:

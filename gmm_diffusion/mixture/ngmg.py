@@ -79,6 +79,19 @@ def gradient(y: Array, weights: Array, centers: Array, scale, form: str = "densi
     return jnp.sum(share[..., None] * pull, axis=-2)
 
 
+def shares(y: Array, weights: Array, centers: Array, scale) -> Array:
+    """What each centre has of the point: `c_k` of the form "log", averaged over the scales.
+
+    Args and errors are those of `energy`.
+
+    Returns:
+      `[..., K]`, rows sum to 1; exactly 0 where the weight is 0.
+    """
+    check(y, weights, centers, scale)
+    weights, squared, _, _ = _distances(y, weights, centers, scale)
+    return jnp.mean(jax.nn.softmax(_log_joint(weights, squared), axis=-1), axis=-2)
+
+
 def attribute_energy(y: Array, attributes: Array, scale, form: str = "density") -> Array:
     """`energy` with two centres, 0 and 1, for each of A numbers, summed over these.
 

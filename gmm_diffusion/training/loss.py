@@ -1,4 +1,4 @@
-"""The loss of a training run, composed from its parts: weights -> condition -> denoising."""
+"""The loss of a denoiser, composed from its parts: weights -> condition -> denoising, and terms."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gmm_diffusion import conditioning
 from gmm_diffusion.diffusion import noise_levels, preconditioning
-from gmm_diffusion.diffusion.denoising_loss import denoising_loss, uncertainty_weighted
+from gmm_diffusion.diffusion.denoising_loss import loss_and_denoised, uncertainty_weighted
 from gmm_diffusion.types import Array, Batch, LossFn
 
 # Each use of an example's key folds in a number of its own: a feature that is switched off leaves
@@ -25,6 +25,7 @@ def make_loss_fn(
     sigma_log_std: float,
     null_probability: float = 0.0,
     semantics_options: dict | None = None,
+    term: Callable | None = None,
 ) -> LossFn:
     """The loss of one batch.
 
@@ -37,10 +38,12 @@ def make_loss_fn(
       sigma_log_std: standard deviation of `ln sigma` in training.
       null_probability: how often the condition is replaced by the null embedding.
       semantics_options: options of the conditioning's semantics.
+      term: `(params, batch, sigma [B], denoised [B, ...]) -> ([B], diagnostics)`, added to the loss
+        as it is: the learned uncertainty is of the denoising alone.
 
     Returns:
       `(params, batch, keys [B]) -> ([B] losses, {"denoising_loss": [B]})`, where the losses are
-      uncertainty-weighted and the diagnostic is the raw weighted loss.
+      uncertainty-weighted and the diagnostic is the raw weighted loss; the term's stand beside it.
     """
 
     def loss_fn(params, batch: Batch, keys: Array):
@@ -60,9 +63,14 @@ def make_loss_fn(
         def denoise_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond, use(DROPOUT))
 
-        loss = denoising_loss(denoise_fn, use(NOISE), batch.x, sigma, cond, sigma_data=sigma_data)
+        loss, denoised = loss_and_denoised(
+            denoise_fn, use(NOISE), batch.x, sigma, cond, sigma_data=sigma_data
+        )
         weighted = uncertainty_weighted(loss, log_variance(params, sigma))
-        return weighted, {"denoising_loss": loss}
+        if term is None:
+            return weighted, {"denoising_loss": loss}
+        added, diagnostics = term(params, batch, sigma, denoised)
+        return weighted + added, {"denoising_loss": loss, **diagnostics}
 
     return loss_fn
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and Adam."""
+"""Learning-rate schedules, Adam and gradient descent."""
 
 from collections.abc import Callable
 
@@ -85,8 +85,28 @@ def make_optimizer(
       clip_norm: gradients whose norm over all leaves exceeds this are scaled down to it; 0 for
         no bound.
     """
-    # The same number of links either way, so that a run resumes after the bound was switched off.
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     return optax.chain(
-        clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_learning_rate(schedule)
+        _clip(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_learning_rate(schedule),
     )
+
+
+def make_sgd(
+    schedule: Callable[[Array | int], Array], momentum: float = 0.0, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """Gradient descent with heavy-ball momentum, `m <- momentum m + g`.
+
+    Args:
+      schedule: from `learning_rate`.
+      momentum: in [0, 1); 0 is plain gradient descent.
+      clip_norm: as in `make_optimizer`.
+    """
+    return optax.chain(
+        _clip(clip_norm), optax.trace(momentum), optax.scale_by_learning_rate(schedule)
+    )
+
+
+def _clip(clip_norm):
+    # A link either way, so that a run resumes after the bound was switched off.
+    return optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()

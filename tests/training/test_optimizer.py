@@ -93,3 +93,19 @@ def test_state_has_the_same_structure_with_and_without_a_bound():
         for c in (0.0, 1.0)
     ]
     assert trees[0] == trees[1]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_gradient_descent_matches_its_definition(clip_norm):
+    grads = np.random.default_rng(0).normal(size=(6, 5))
+    schedule = optimizer.learning_rate("constant", 0.1, 0, 1, 6)
+    transform = optimizer.make_sgd(schedule, momentum=0.7, clip_norm=clip_norm)
+    params, momentum, expected = jnp.zeros(5), np.zeros(5), np.zeros(5)
+    state = transform.init(params)
+    for grad in grads:
+        updates, state = transform.update(jnp.asarray(grad, jnp.float32), state, params)
+        params = params + updates
+        norm = np.linalg.norm(grad)
+        momentum = 0.7 * momentum + grad * (min(1, clip_norm / norm) if clip_norm else 1)
+        expected -= 0.1 * momentum
+    np.testing.assert_allclose(params, expected, rtol=1e-5)

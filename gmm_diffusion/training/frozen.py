@@ -1,0 +1,96 @@
+"""A classifier trained in another run that takes part in this one without being trained.
+
+Its parameters become constants of the run, so that they stand in its checkpoints: a resumed run
+needs the other directory no more.
+"""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gmm_diffusion import build
+from gmm_diffusion.conditioning import Conditioner
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.training import checkpoint
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.types import PyTree
+
+# Fields of the group `classifier` that say what it is; the others say how it is trained.
+_ARCHITECTURE = ("loss", "name", "width", "embedding_dim", "normalize", "noisy")
+
+
+def constants(config: ConfigDict, data: Dataset) -> Constants:
+    """`build.constants`, with the classifier that `ngmg.workdir` names where one takes part.
+
+    Raises:
+      InputError: as `build.constants` and `load`.
+    """
+    made = build.constants(config, data)
+    if not (config.ngmg.weight and config.ngmg.workdir):
+        return made
+    return made.replace(frozen_classifier=load(config, config.ngmg.workdir, made))
+
+
+def load(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyTree:
+    """Parameters of the classifier of another run, of the average that its `sample.ema` names.
+
+    Args:
+      config: of this run; its group `classifier` must describe the classifier.
+      workdir: directory of a run with a classifier.
+      ours: constants of this run, whose data and mixture the classifier must know.
+
+    Raises:
+      InputError: no such run, one without a classifier, another architecture, other data, another
+        mixture, or a file of a judge.
+    """
+    name = f"ngmg.workdir is {str(workdir)!r}"
+    if not pathlib.Path(workdir).is_dir():
+        raise InputError(
+            f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
+            "in training or guidance.)"
+        )
+    run = checkpoint.load_run(workdir)
+    if "classifier" not in run.params:
+        raise InputError(f"{name}, a run without a classifier; it must have training.task or ngmg.")
+    for field in _ARCHITECTURE:
+        mine, theirs = config.classifier[field], run.config.classifier[field]
+        if mine != theirs:
+            raise InputError(f"classifier.{field} is {mine!r}; {name}, where it is {theirs!r}.")
+    means = [np.asarray(constants.transform.mean) for constants in (run.constants, ours)]
+    if means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5):
+        raise InputError(f"{name}, which was trained on other data; it must have the same.")
+    if not _same_mixture(ours.conditioner, run.conditioner):
+        raise InputError(
+            f"{name}, whose conditioning has another mixture; it must be trained with the same "
+            "group conditioning and training.seed."
+        )
+    return jax.device_get(run.params["classifier"])
+
+
+def _same_mixture(ours: Conditioner | None, theirs: Conditioner | None) -> bool:
+    if ours is None or theirs is None:
+        return False
+    pairs = [
+        (ours.mixture.means, theirs.mixture.means),
+        (ours.mixture.variances, theirs.mixture.variances),
+        (ours.component_class, theirs.component_class),
+    ]
+    return ours.mixture.kind == theirs.mixture.kind and all(
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs
+    )
+
+
+def refuse_judge(judge: judges.Judge, *classifiers: PyTree | None) -> None:
+    """Raises InputError if one of the classifiers that taught or guided a model is its judge."""
+    forbidden = {judge.hash, judges.parameter_hash(judge.params["network"])}
+    for params in classifiers:
+        if params is not None and judges.parameter_hash(params) in forbidden:
+            raise InputError(
+                f"The classifier in training or guidance is the judge {judge.hash[:12]}; the judge "
+                "must be another one."
+            )

@@ -1,0 +1,308 @@
+"""The classifier in a run: off without a trace, beside the denoiser, frozen, or trained alone."""
+
+import json
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from gmm_diffusion import build, classifier_evaluation, evaluation
+from gmm_diffusion.data import Split, to_float
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import features
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.training import checkpoint, devices, frozen, loop, offline, signals, storage
+from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.types import Batch
+
+STEPS = 4
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate_and_report", lambda *args: {})
+
+
+def toy(make_config, **changes):
+    config = make_config("toy")
+    config.training.num_steps = STEPS
+    config.training.steps_per_call = 2
+    config.training.log_every = 2
+    config.training.heldout_every = 0
+    config.checkpoint.every = 100
+    config.classifier.name = "mlp"
+    config.classifier.width = 8
+    config.classifier.embedding_dim = 8
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def alone(make_config, **changes):
+    return toy(make_config, training__task="classifier", **changes)
+
+
+def same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def near(left, right, tolerance=1e-6):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance)
+
+
+def steps(config, constants=None, num_devices=1):
+    """State and metrics after three steps."""
+    data = build.dataset(config)
+    constants = build.constants(config, data) if constants is None else constants
+    params = build.init_params(config, data.shape, constants)
+    widths = config.training.ema_widths
+    state = state_lib.create(params, build.optimizer(config), len(widths))
+    weights = build.split_weights(config, constants, data.train)[0]
+    batch = Batch(
+        x=np.stack([to_float(data.train.x[16 * i : 16 * i + 16]) for i in range(3)]),
+        index=np.tile(np.arange(16, dtype=np.int32), (3, 1)),
+        mask=np.ones((3, 16), np.float32),
+        weights=np.stack([weights[16 * i : 16 * i + 16] for i in range(3)]),
+    )
+    run = devices.make_train_steps(build.train_step_fn(config, constants), num_devices)
+    state, metrics = run(devices.replicate(state, num_devices), batch, jax.random.key(3))
+    return devices.unreplicate(state), jax.device_get(metrics)
+
+
+def newest(config, path):
+    """Everything in the newest checkpoint."""
+    data = build.dataset(config)
+    stored = storage.restore_constants_and_meta(path / "checkpoints")
+    constants = loop.from_arrays(stored.constants, stored.meta["settings"])
+
+    def make():
+        params = build.init_params(config, data.shape, constants)
+        return state_lib.create(params, build.optimizer(config), len(config.training.ema_widths))
+
+    restored = storage.restore_step(path / "checkpoints", stored.step, jax.eval_shape(make))
+    return restored.state, stored.constants
+
+
+@pytest.fixture(scope="module")
+def plain(make_config):
+    return steps(toy(make_config))
+
+
+def test_weight_zero_leaves_no_trace(make_config, plain):
+    state, metrics = steps(
+        toy(
+            make_config,
+            ngmg__workdir="nowhere",
+            ngmg__teach_denoiser=False,
+            classifier__loss="cross_entropy",
+            classifier__learning_rate=3.0,
+        )
+    )
+    assert set(state.params) == {"network", "log_variance"}
+    same((state, metrics), plain)
+
+
+@pytest.fixture(scope="module")
+def beside(make_config):
+    return steps(toy(make_config, ngmg__weight=1.0))
+
+
+def test_the_term_changes_what_is_learned_and_no_random_number(beside, plain):
+    state, metrics = beside
+    assert set(state.params) == {"network", "log_variance", "classifier"}
+    assert set(state.opt_state) == set(state.params)
+    # The first losses are of equal networks under equal noise.
+    assert metrics["denoising_loss"][0] == pytest.approx(plain[1]["denoising_loss"][0], rel=1e-6)
+    moved = [
+        np.abs(a - b).max()
+        for part in ("network", "log_variance")
+        for a, b in zip(
+            jax.tree.leaves(state.params[part]), jax.tree.leaves(plain[0].params[part]), strict=True
+        )
+    ]
+    assert max(moved) > 1e-4
+
+
+def test_a_term_that_teaches_no_denoiser_leaves_it_as_it_is(make_config, plain):
+    config = toy(make_config, ngmg__weight=1.0, ngmg__teach_denoiser=False)
+    state, metrics = steps(config)
+    for part in ("network", "log_variance"):
+        near(state.params[part], plain[0].params[part])
+    np.testing.assert_allclose(metrics["denoising_loss"], plain[1]["denoising_loss"], rtol=1e-5)
+    start = build.init_params(config, (2,), build.constants(config, build.dataset(config)))
+    start, end = (p["classifier"]["hidden_0"]["weight"] for p in (start, state.params))
+    assert np.abs(end - start).max() > 1e-3
+
+
+def test_one_and_four_devices_agree(make_config, beside):
+    four = steps(toy(make_config, ngmg__weight=1.0), num_devices=4)
+    near(beside[0].params, four[0].params, 1e-5)
+    near(beside[1], four[1], 1e-4)
+
+
+def test_two_halves_are_bit_identical_to_the_whole(
+    make_config, tmp_path, monkeypatch, no_evaluation
+):
+    config = toy(make_config, ngmg__weight=0.5, classifier__noisy=True)
+    config.classifier.optimizer = "sgd"
+    loop.train(config, tmp_path / "whole")
+
+    class Progress(loop.Progress):
+        def update(self, done, loss, examples):
+            super().update(done, loss, examples)
+            if done == 2:
+                raise signals.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Progress", Progress)
+        with pytest.raises(signals.Interrupted):
+            loop.train(config, tmp_path / "halves")
+    assert storage.steps(tmp_path / "halves" / "checkpoints") == [2]
+    loop.train(config, tmp_path / "halves")
+    whole, halves = (newest(config, tmp_path / name) for name in ("whole", "halves"))
+    assert whole[0].step == STEPS
+    assert "classifier" in whole[0].params
+    same(halves, whole)
+
+
+@pytest.fixture(scope="module")
+def classifier_run(make_config, tmp_path_factory):
+    """A finished run of a classifier of toy points."""
+    path = tmp_path_factory.mktemp("classifier") / "run"
+    config = alone(make_config)
+    config.evaluation.at_end = False
+    loop.train(config, path)
+    return path
+
+
+def test_a_frozen_classifier_is_a_constant_of_the_run(
+    make_config, classifier_run, tmp_path, no_evaluation
+):
+    away = tmp_path / "classifier"
+    shutil.copytree(classifier_run, away)
+    config = toy(make_config, ngmg__weight=0.5, ngmg__workdir=str(away))
+    loop.train(config, tmp_path / "run")
+    state, constants = newest(config, tmp_path / "run")
+    assert set(state.params) == {"network", "log_variance"}
+    theirs = checkpoint.load_run(away).params["classifier"]
+    ours = loop.from_arrays(constants, {}).frozen_classifier
+    same(jax.device_get(ours), jax.device_get(theirs))
+    # The other directory is not needed any more.
+    shutil.rmtree(away)
+    config.training.num_steps = STEPS + 2
+    loop.train(config, tmp_path / "run")
+    assert storage.steps(tmp_path / "run" / "checkpoints")[-1] == STEPS + 2
+
+
+def test_a_frozen_classifier_teaches(make_config, classifier_run, plain):
+    config = toy(make_config, ngmg__weight=1.0, ngmg__workdir=str(classifier_run))
+    constants = frozen.constants(config, build.dataset(config))
+    state, metrics = steps(config, constants)
+    assert np.isfinite(metrics["ngmg_term"]).all()
+    differences = [
+        np.abs(a - b).max()
+        for a, b in zip(
+            jax.tree.leaves(state.params), jax.tree.leaves(plain[0].params), strict=True
+        )
+    ]
+    assert max(differences) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ngmg__workdir": "/nowhere"}, r"ngmg\.workdir is '/nowhere'; it must be the directory"),
+        ({"classifier__width": 16}, r"classifier\.width is 16; ngmg\.workdir is .* where it is 8"),
+        ({"classifier__loss": "cross_entropy"}, r"classifier\.loss is 'cross_entropy'"),
+        ({"data__toy_name": "moons"}, "trained on other data|another mixture"),
+        ({"conditioning__num_components": 8}, "another mixture"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_a_classifier_that_does_not_fit_is_refused(make_config, classifier_run, changes, message):
+    changes = {"ngmg__workdir": str(classifier_run), "ngmg__weight": 1.0} | changes
+    config = toy(make_config, **changes)
+    with pytest.raises(InputError, match=message):
+        frozen.constants(config, build.dataset(config))
+
+
+def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_path, monkeypatch):
+    config = toy(make_config, ngmg__weight=1.0, ngmg__workdir=str(tmp_path))
+    data = build.dataset(config)
+    denoiser = types.SimpleNamespace(params={"network": {}})
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: denoiser)
+    with pytest.raises(InputError, match="a run without a classifier"):
+        frozen.constants(config, data)
+    judge = judges.fit_judge(data, num_epochs=1)
+    judges.save(judge, tmp_path / "judge.npz")
+    config.ngmg.workdir = str(tmp_path / "judge.npz")
+    with pytest.raises(InputError, match="A judge takes no part in training or guidance"):
+        frozen.constants(config, data)
+    other = jax.tree.map(lambda leaf: leaf + 1, judge.params)
+    frozen.refuse_judge(judge, None, other, other["network"])
+    for params in (judge.params, judge.params["network"]):
+        with pytest.raises(InputError, match="the judge must be another one"):
+            frozen.refuse_judge(judge, None, params)
+
+
+def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp_path):
+    path = tmp_path / "run"
+    settings = {
+        "training.task": "classifier",
+        "conditioning.kind": "class",
+        "training.num_steps": 24,
+        "training.batch_size": 64,
+        "training.heldout_every": 24,
+        "training.tensorboard": "false",
+        "classifier.width": 8,
+        "classifier.learning_rate": 0.05,
+        "data.split_seed": 1,
+    }
+    flags = [f"--config.{field}={value}" for field, value in settings.items()]
+    status, out, err = run_main("--config=configs/tiny.py", f"--workdir={path}", *flags)
+    assert status == 0, err
+    result = json.loads((path / "evaluation.json").read_text())
+    accuracy = result["metrics"]["accuracy_100"]
+    assert "accuracy_100" in out
+    # Three times what guessing gets.
+    assert accuracy["value"] > 0.3
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["heldout_accuracy"] == pytest.approx(accuracy["value"])
+    assert (path / "samples" / "step_24.png").stat().st_size > 100
+
+    # The same by hand: the nearest centre to what the network says.
+    run = checkpoint.load_run(path)
+    data = build.dataset(run.config)
+    x = to_float(data.heldout.x[:100]) - np.asarray(run.transform.mean)
+    point, embedding = build.classify(run.config, run.constants)(run.params["classifier"], x)
+    centers = np.asarray(run.conditioner.mixture.means)
+    nearest = ((np.asarray(point)[:, None] - centers) ** 2).sum(axis=-1).argmin(axis=1)
+    assert np.mean(nearest == data.heldout.label[:100]) == pytest.approx(accuracy["value"])
+    space = features.make_extractor(f"file:{path / 'embedding.jaxexport'}", data)
+    np.testing.assert_allclose(space.extract(data.heldout.x[:100]), embedding, atol=1e-4)
+
+    with pytest.raises(InputError, match="needs the run of a denoiser"):
+        offline.sample(run.config, path)
+
+
+def test_components_stand_for_classes_where_there_are_none(make_config):
+    config = alone(make_config, conditioning__per_class=False, classifier__loss="cross_entropy")
+    data = build.dataset(config)
+    constants = build.constants(config, data)
+    params = {"classifier": build.init_params(config, data.shape, constants)["classifier"]}
+    read = classifier_evaluation.make_reader(config, constants)
+    cost, seen, true = read(params, Split(data.train.x[:70]), 50)
+    assert cost.shape == seen.shape == true.shape == (50,)
+    assert set(true) <= set(range(4))
+    weights = build.split_weights(config, constants, data.train)[0, :50]
+    np.testing.assert_array_equal(true, weights.argmax(axis=1))
+
+
+def test_a_confusion_is_counted_by_rows():
+    read, true = np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1])
+    expected = [[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 0]]
+    np.testing.assert_allclose(classifier_evaluation.confusion(read, true), expected)
