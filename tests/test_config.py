@@ -84,6 +84,7 @@ def test_every_number_and_choice_has_a_rule():
         "data.train_split",
         "data.heldout_split",
         "sample.condition",
+        "guidance.guide",
         "ngmg.workdir",
     }
 
