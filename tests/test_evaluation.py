@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import build, evaluation
+from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
@@ -36,7 +37,7 @@ def score(monkeypatch):
     def run(parts, path, samples, labels):
         config, data, constants = parts
 
-        def generator(config, constants, shape):
+        def generator(config, constants, shape, guidance=None):
             def generate(params, weights, seed, num, first=0, poll=None):
                 assert num == len(samples)
                 return samples
@@ -251,6 +252,14 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     for name in ("evaluation.json", "judge.npz"):
         assert str(path / name) in printed
     assert "metrics.jsonl" not in printed, "only files that exist"
+    assert result["settings"]["evaluation.blocks"] == 2
+    assert result["settings"].keys() == config_lib.sampling_fields(config).keys()
+    # A named evaluation stands beside it.
+    config = config.copy_and_resolve_references()
+    config.evaluation.name = "seven"
+    named = evaluation.evaluate_and_report(config, path, data, constants, None, 8)
+    assert json.loads((path / "evaluations" / "seven.json").read_text()) == named
+    assert json.loads((path / "evaluation.json").read_text()) == result
 
 
 def test_every_dataset_can_be_scored():

@@ -148,3 +148,15 @@ def test_tensorflow_is_not_imported_before_the_first_write(tmp_path, monkeypatch
     with MetricsLog(tmp_path):
         pass
     assert calls == []
+
+
+def test_training_takes_what_the_rates_say(tmp_path):
+    assert metrics_log.training_seconds(tmp_path, 32) is None
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(10, {"loss": 1.0, "images_per_second": 64.0})
+        log.write(10, {"heldout_loss/mean": 1.0})
+        log.write(40, {"loss": 1.0, "images_per_second": 96.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "images_per_s')
+    # 10 updates of 32 images at 64 a second, and 30 at 96.
+    assert metrics_log.training_seconds(tmp_path, 32) == pytest.approx(5 + 10)
