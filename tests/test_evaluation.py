@@ -48,7 +48,7 @@ def score(monkeypatch):
         if labels is not None:
             constants = constants.replace(conditioner="stands for one that was asked")
             monkeypatch.setattr(evaluation.requests, "weights", lambda *_: (None, labels))
-        return evaluation.evaluate(config, data, constants, None, path)
+        return evaluation.evaluate(config, data, constants, {}, path)
 
     return run
 
@@ -243,7 +243,7 @@ def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path
 def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     config, data, constants = digits
     score(digits, path, to_float(data.heldout.x[:NUM]), data.heldout.label[:NUM])
-    result = evaluation.evaluate_and_report(config, path, data, constants, None, 7)
+    result = evaluation.evaluate_and_report(config, path, data, constants, {}, 7)
     assert json.loads((path / "evaluation.json").read_text()) == result
     assert result["step"] == 7
     printed = capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     # A named evaluation stands beside it.
     config = config.copy_and_resolve_references()
     config.evaluation.name = "seven"
-    named = evaluation.evaluate_and_report(config, path, data, constants, None, 8)
+    named = evaluation.evaluate_and_report(config, path, data, constants, {}, 8)
     assert json.loads((path / "evaluations" / "seven.json").read_text()) == named
     assert json.loads((path / "evaluation.json").read_text()) == result
 
