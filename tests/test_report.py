@@ -124,6 +124,19 @@ def test_groups_differ_in_all_but_the_seed(grid):
         assert (found_here.over, found_here.seeds, found_here.floor) == ("seeds", 3, 0.25)
 
 
+def test_what_follows_from_a_kind_has_no_column(grid, tmp_path):
+    found, _ = results.find([str(grid)])
+    fields = results.varying(found)
+    assert results.implied(found, fields) == ["guidance.guide"]
+    assert results.implied(found, ["guidance.guide", "guidance.scale"]) == []
+    assert report.run([str(grid), f"--out={tmp_path}"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert set(rows(text)[0][:3]) == {"kind", "scale", "ema"}
+    assert "guidance.guide" in text, "said, but not shown"
+    assert report.run([str(grid), f"--out={tmp_path}", "--x", "guidance.guide"]) == 0
+    assert "guide" in rows((tmp_path / "report.md").read_text())[0], "asked for"
+
+
 def test_different_settings_are_not_averaged(grid):
     found, _ = results.find([str(grid)])
     with pytest.raises(InputError, match=r"differ in sample.ema \(0.05, 0.1\); add --by"):

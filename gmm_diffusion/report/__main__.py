@@ -4,7 +4,8 @@ Finds every finished evaluation below the directories, averages over training se
 Markdown table with confidence intervals, and writes it with pictures to a directory.
 
   --metric NAME ...       these only; a name may leave out its count: frechet for frechet_360
-  --by FIELD ...          what tells the rows apart; default: all settings that differ
+  --by FIELD ...          what tells the rows apart; default: all settings that differ, but those
+                          that follow from the kind of their group
   --x FIELD               curves of each metric against this setting, a line for each other setting
   --heatmap FIELD FIELD   each metric over two settings, a panel for each other setting
   --where FIELD=VALUE ... only the runs with these settings
@@ -42,11 +43,14 @@ def _report(arguments):
     metrics = choose_metrics(arguments.metric, found)
     axes = arguments.heatmap or ([arguments.x] if arguments.x else [])
     differing = results.varying(found)
-    rows = differing if arguments.by is None else arguments.by
+    rows, left_out = arguments.by, []
+    if rows is None:
+        left_out = [f for f in results.implied(found, differing) if f not in axes]
+        rows = [field for field in differing if field not in left_out]
     fields = list(dict.fromkeys([*rows, *axes]))
     groups = summary.group(found, fields, [field for field in differing if field not in fields])
     out = pathlib.Path(arguments.out or pathlib.Path(arguments.directories[0]) / "report")
-    text = table.markdown(groups, fields, metrics)
+    text = table.markdown(groups, fields, metrics, left_out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.md").write_text(text + "\n")

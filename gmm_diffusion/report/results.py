@@ -115,6 +115,20 @@ def varying(results: list[Result]) -> list[str]:
     ]
 
 
+def implied(results: list[Result], fields: list[str]) -> list[str]:
+    """Those of `fields` that follow from the `kind` of their group, such as the guide's directory
+    from `guidance.kind`; a column of their own would say nothing more."""
+    found = []
+    for field in fields:
+        kind = field.split(".")[0] + ".kind"
+        if kind not in fields or field == kind:
+            continue
+        pairs = {(str(r.settings.get(kind)), str(r.settings.get(field))) for r in results}
+        if len(pairs) == len({value for value, _ in pairs}):
+            found.append(field)
+    return found
+
+
 def where(results: list[Result], conditions: dict[str, str]) -> list[Result]:
     """The results whose settings have these values, as text.
 

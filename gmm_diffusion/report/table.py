@@ -1,5 +1,7 @@
 """The Markdown table of a report."""
 
+from collections.abc import Sequence
+
 from gmm_diffusion.report.summary import Group, Summary
 
 NOTE = (
@@ -36,8 +38,13 @@ def cell(summary: Summary | None) -> str:
     return f"{summary.mean:.4g} ± {half} ({summary.floor:.4g})"
 
 
-def markdown(groups: list[Group], fields: list[str], metrics: list[str]) -> str:
-    """One row a group: its settings, the number of seeds, the metrics."""
+def markdown(
+    groups: list[Group], fields: list[str], metrics: list[str], left_out: Sequence[str] = ()
+) -> str:
+    """One row a group: its settings, the number of seeds, the metrics.
+
+    Settings that are `left_out`, as they follow from the kind of their group, are named below.
+    """
     rows = [[*short_names(fields), "seeds", *metrics]]
     rows.append(["---"] * len(rows[0]))
     for group in groups:
@@ -47,4 +54,7 @@ def markdown(groups: list[Group], fields: list[str], metrics: list[str]) -> str:
         rows.append([*map(show, group.key), str(seeds), *cells])
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
     one_seed = any(g.metrics[m].seeds < 2 for g in groups for m in metrics if m in g.metrics)
-    return "\n".join([*lines, "", NOTE, *([ONE_SEED] if one_seed else [])])
+    notes = [NOTE, *([ONE_SEED] if one_seed else [])]
+    if left_out:
+        notes.append(f"Differ with the kind of their group alone: {', '.join(left_out)}.")
+    return "\n".join([*lines, "", *notes])
