@@ -120,6 +120,7 @@ BAD_VALUES = {
     "network.attention_resolutions": "(-4,)",
     "training.ema_widths": "(0.5,)",
     "evaluation.name": "../elsewhere",
+    "guidance.scale": "nan",
 }
 
 
