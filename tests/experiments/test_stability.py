@@ -1,0 +1,169 @@
+"""The stability experiment: measures by hand, runs together as one by one, its files."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmm_diffusion.data.dataset import Dataset, Split
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.experiments import many_classifiers as many
+from gmm_diffusion.experiments import stability, stability_plan, stability_report
+from gmm_diffusion.networks.encoder import MLPEncoder
+from gmm_diffusion.networks.initialisation import initialise
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three classes, far apart."""
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(3, dtype=np.int32), 40)
+    x = (rng.normal(0, 0.2, (120, 4)) + 2 * np.eye(3, 4)[label]).astype(np.float32)
+    return Dataset("three", Split(x[::2], label[::2]), Split(x[1::2], label[1::2]), 3)
+
+
+def setting(**changes):
+    options = {"loss": "cross-entropy", "optimizer": "sgd", "num_steps": 6, "batch_size": 16}
+    return many.Setting(**(options | {"width": 8} | changes))
+
+
+def test_runs_are_what_they_are_one_by_one(data):
+    seeds, rates = [3, 4], [0.05, 0.2]
+    together = many.train(setting(), data, seeds, rates)
+    assert together.loss.shape == together.gradient_norm.shape == (4, 6)
+    for i, (seed, rate) in enumerate((s, r) for s in seeds for r in rates):
+        one = many.train(setting(), data, [seed], [rate])
+        np.testing.assert_allclose(one.loss[0], together.loss[i], rtol=1e-4)
+        np.testing.assert_allclose(one.gradient_norm[0], together.gradient_norm[i], rtol=1e-3)
+    # A seed's start and first batch are the same at every rate, and of no other seed.
+    assert together.loss[0, 0] == pytest.approx(together.loss[1, 0], rel=1e-5)
+    assert together.loss[0, 0] != pytest.approx(together.loss[2, 0], rel=1e-3)
+
+
+def test_the_first_losses_by_hand(data):
+    curves = {loss: many.train(setting(loss=loss), data, [5], [0.1]) for loss in many.LOSSES}
+    x = data.train.x - data.train.x.mean(axis=0)
+    x = x / np.sqrt(np.mean(x**2))
+    index = jax.random.randint(jax.random.fold_in(jax.random.key(5), 0), (16,), 0, 60)
+    x, label = x[index], data.train.label[np.asarray(index)]
+    network = MLPEncoder(3, 8, 8, False)
+    params = initialise(lambda key: network.init(key, jnp.zeros((1, 4))), 5)
+    out = np.asarray(network.apply({"params": params}, x)[0], float)
+    log_sum = np.log(np.exp(out).sum(axis=1))
+    expected = {"cross-entropy": np.mean(log_sum - out[np.arange(16), label])}
+    # The corners of a simplex of side sqrt(6), and scales of 0.5, 1, 2 and 4 sides.
+    centers = np.sqrt(3) * (np.eye(3) - 1 / 3)
+    q = ((out - centers[label]) ** 2).sum(axis=1)[:, None] / (6 * np.array([0.25, 1, 4, 16]))
+    expected["ngmg"] = np.mean(1 - np.exp(-q / 2))
+    expected["ngmg log"] = np.mean(q / 2)
+    for loss, value in expected.items():
+        assert curves[loss].loss[0, 0] == pytest.approx(value, rel=1e-4), loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "regime", "least"),
+    [
+        ("ngmg", "label noise", 0.7),
+        ("ngmg log", "normalised", 0.9),
+        ("cross-entropy", "two dimensions", 0.9),
+    ],
+)
+def test_losses_learn_in_every_regime(data, loss, regime, least):
+    rate = {"cross-entropy": 0.3, "ngmg": 3.0, "ngmg log": 0.3}[loss]
+    curves = many.train(
+        setting(loss=loss, regime=regime, num_steps=80), data, [0], [rate / 4, rate]
+    )
+    assert curves.accuracy.max() > least
+    assert np.isfinite(curves.loss).all()
+    assert curves.loss.min() >= -1e-6
+
+
+def test_labels_are_replaced_in_training_alone(data):
+    _, label, _, heldout = many._arrays(setting(regime="label noise"), data)
+    # 40 % are drawn again, a third of them as they were.
+    assert 0.1 < np.mean(label != data.train.label) < 0.45
+    np.testing.assert_array_equal(heldout, data.heldout.label)
+    plane, _, held, _ = many._arrays(setting(regime="two dimensions"), data)
+    assert np.linalg.matrix_rank(np.asarray(plane), tol=1e-3) == 2
+    assert np.linalg.matrix_rank(np.concatenate([plane, held]), tol=1e-3) == 2
+
+
+def test_measures_by_hand():
+    steps = 200
+    flat = np.ones(steps)
+    spiky = flat.copy()
+    spiky[[100, 150]] = [3.1, 2.9]
+    broken = flat.copy()
+    broken[-1] = np.nan
+    norms = np.tile(np.where(np.arange(steps) % 2, 1.0, 3.0), (4, 1))
+    norms[1, 6] = 50.0
+    curves = many.Curves(np.stack([flat, spiky, broken, flat]), norms, np.array([1, 0.9, 0.8, 0.1]))
+    m = stability.measure(curves, chance=0.1)
+    assert m.diverged.tolist() == [False, False, True, True]
+    np.testing.assert_allclose(m.spikes[:2], [0, 1 / (steps - 1)])
+    assert m.variation[0] == pytest.approx(0.5)  # Ones and threes: mean 2, deviation 1.
+    assert m.largest[:2] == pytest.approx([1.5, 25.0])
+    assert (m.raw_mean[0], m.raw_largest[0]) == (2.0, 3.0)
+    assert np.isnan(m.variation[2])
+    vanished = many.Curves(flat[None], np.zeros((1, steps)), np.array([0.1]))
+    assert np.isnan(stability.measure(vanished, 0.1).largest[0])
+
+
+def test_a_loss_near_zero_does_not_spike():
+    loss = np.full(100, 1e-6)
+    loss[0], loss[60] = 1.0, 5e-3
+    norms = np.ones((1, 100))
+    assert stability.measure(many.Curves(loss[None], norms, np.ones(1)), 0.1).spikes[0] == 0
+
+
+def test_ranges_by_hand():
+    rates = 10.0 ** np.arange(-3, 2)
+    accuracy = np.array([[0.2, 0.96, 1.0, 0.98, 0.1], [0.99, 0.5, 1.0, 0.1, 0.99]])
+    assert stability.best_rate(rates, accuracy) == pytest.approx(0.1)
+    np.testing.assert_allclose(stability.width_of_range(rates, accuracy), [3, 1])
+
+
+@pytest.mark.parametrize("change", [{"loss": "mse"}, {"optimizer": "lion"}, {"regime": "odd"}])
+def test_an_unknown_name_is_refused(data, change):
+    (name, value), = change.items()
+    with pytest.raises(InputError, match=f"{name} is '{value}'; valid are "):
+        many.train(setting(**change), data, [0], [0.1])
+
+
+def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
+    options = {"exponents": {"adam": range(-4, -2)}, "losses": ("cross-entropy",)}
+    plan = stability_plan.Plan(("clean",), 2, 4, **options)
+    assert len(stability_plan.left(plan, tmp_path)) == 2
+    cells = stability_plan.run(plan, data, tmp_path)
+    assert stability_plan.left(plan, tmp_path) == []
+    monkeypatch.setattr(stability_plan, "train", None)
+    again = stability_plan.run(plan, data, tmp_path)
+    for pair, other in zip(cells, again, strict=True):
+        for one, two in zip(pair, other, strict=True):
+            assert one.setting == two.setting
+            np.testing.assert_array_equal(one.curves.loss, two.curves.loss)
+    found, compared = cells[0]
+    best = stability.best_rate(found.rates, found.by_seed(found.curves.accuracy))
+    np.testing.assert_allclose(compared.rates / best, np.sqrt(10.0) ** np.arange(-2, 3))
+    assert compared.curves.accuracy.shape == (10,)
+    text = stability_report.tables(cells, 1 / 3)
+    assert text.count("\n\n") == 2
+    assert text.count("| clean |") == 1 + 5 + 5
+    stability_report.figure(cells, 1 / 3, "clean", tmp_path / "clean.png")
+    assert (tmp_path / "clean.png").stat().st_size > 1000
+    other = stability_plan.Plan(("clean",), 2, 5, **options)
+    with pytest.raises(InputError, match="made with other settings"):
+        stability_plan.run(other, data, tmp_path)
+
+
+def test_the_command_says_how_long_it_takes(capsys, tmp_path):
+    run = runpy.run_path(str(LAUNCH / "ngmg_stability.py"))["run"]
+    assert run([f"--out={tmp_path}", "--regimes=clean", "--seeds=1", "--dry_run"]) == 0
+    assert "12 cells left, about" in capsys.readouterr().out
+    assert run([f"--out={tmp_path}", "--regimes=clan"]) == 2
+    assert "regime is 'clan'" in capsys.readouterr().err
