@@ -14,7 +14,7 @@ from gmm_diffusion.conditioning.fitting import fit_mixture
 from gmm_diffusion.data import DATASETS, Dataset, batches
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.generation import Guidance, Guide, make_generator
+from gmm_diffusion.generation import Guidance, Guide, Pull, make_generator
 from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.encoder import ENCODERS
@@ -386,20 +386,28 @@ def guidance(config: ConfigDict, guide: Guide | None = None) -> Guidance | None:
 
     Args:
       config: its group `guidance`.
-      guide: for the kind auto; see `training.guide.load`.
+      guide: for the kind auto and for `guidance.energy`; see `training.guide.load`.
     """
     group = config.guidance
-    if group.kind == "none" or group.scale == 1:
+    kind = "none" if group.scale == 1 else group.kind
+    if kind == "none" and not group.energy:
         return None
     return Guidance(
-        group.kind,
+        kind,
         float(group.scale),
         tuple(group.interval),
         group.limit or None,
         group.blur,
         float(group.blur_amount),
+        float(group.energy),
         guide,
     )
+
+
+def pull(config: ConfigDict, constants: Constants, params: PyTree | None = None) -> Pull:
+    """The classifier that `config` and `constants` describe, as a guide."""
+    read, cost = classify(config, constants), objective(config, constants)
+    return Pull(params, lambda params, x, weights: cost(read(params, x)[0], weights))
 
 
 def generator(

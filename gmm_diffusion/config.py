@@ -166,6 +166,8 @@ def default() -> ConfigDict:
     guidance.guide_ema = 0.05  # auto: width of the guide's average; 0 takes the raw parameters
     guidance.blur = "covariances"  # mixture: what is blurred, covariances or weights
     guidance.blur_amount = 1.0  # mixture: how much; weights from 0 to 1
+    guidance.energy = 0.0  # pull to where a classifier sees the condition, on top; 0 is none
+    guidance.classifier = ""  # energy: workdir of the classifier; empty is this run's own
 
     c.evaluation = evaluation = ConfigDict()
     evaluation.blocks = 3  # independent sets of samples, each as many as held-out examples
@@ -316,6 +318,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "guidance.guide_ema": _range(0, 0.28),
     "guidance.blur": _one_of("covariances", "weights"),
     "guidance.blur_amount": _range(0),
+    "guidance.energy": _range(0),
     "evaluation.blocks": _range(1),
     "evaluation.max_samples": _range(1),
     "evaluation.max_reference": _range(1),
@@ -449,6 +452,10 @@ def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
 
 def _check_guidance(config: ConfigDict, refuse: Callable) -> None:
     kind, conditioning = config.guidance.kind, config.conditioning
+    if config.guidance.energy and conditioning.kind == "none":
+        refuse("guidance.energy", "conditioning.kind none leaves no condition to pull to")
+    if config.guidance.energy and not (config.guidance.classifier or config.ngmg.weight):
+        refuse("guidance.energy", "a run without ngmg.weight needs guidance.classifier, a workdir")
     if kind == "auto" and not config.guidance.guide and not config.guidance.guide_step:
         refuse("guidance.guide", "kind auto needs the workdir of a guide, or guidance.guide_step")
     if kind in ("classifier_free", "mixture") and conditioning.kind == "none":

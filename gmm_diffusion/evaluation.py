@@ -171,7 +171,9 @@ def evaluate(
     judge = None
     if data.is_image and labelled:
         judge = _judge(config, data, path)
-        frozen.refuse_judge(judge, constants.frozen_classifier, params.get("classifier"))
+        pull = None if guide is None or guide.pull is None else guide.pull.params
+        own = params.get("classifier")
+        frozen.refuse_judge(judge, constants.frozen_classifier, own, pull)
     score = _ImageScores(config, data, judge, num) if data.is_image else _VectorScores(config, data)
     floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
     blocks = []

@@ -20,18 +20,33 @@ _DRAWS = 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Guide:
-    """A worse model of the same data.
+class Pull:
+    """A classifier that pulls samples to where it sees their mixture weights.
 
     Attributes:
-      params: a dict of parts.
-      conditioner: its own constants of the same mixture, or None.
-      denoise: `(params, x, sigma, cond) -> x0`.
+      params: of another run's classifier, or None for the sampled run's own.
+      cost: `(params, denoised [B, ...], weights [B, K]) -> [B]`.
     """
 
-    params: PyTree
-    conditioner: conditioning.Conditioner | None
-    denoise: Callable
+    params: PyTree | None
+    cost: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """The models that guide: a worse model of the same data, a classifier, or both.
+
+    Attributes:
+      params: of the worse model, a dict of parts; None without one, as the next two.
+      conditioner: its own constants of the same mixture, or None.
+      denoise: `(params, x, sigma, cond) -> x0`.
+      pull: the classifier, or None.
+    """
+
+    params: PyTree = None
+    conditioner: conditioning.Conditioner | None = None
+    denoise: Callable | None = None
+    pull: Pull | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +54,14 @@ class Guidance:
     """How samples are guided; see `sampling.guidance`.
 
     Attributes:
-      kind: auto, classifier_free or mixture.
+      kind: none, auto, classifier_free or mixture.
       scale: 1 is no guidance.
       interval: noise levels that are guided.
       limit: bound of what is added in units of sigma, or None.
       blur: mixture: covariances or weights.
       blur_amount: mixture: how much.
-      guide: auto: the worse model.
+      energy: strength of the classifier's pull, on top of the kind; 0 is none.
+      guide: the models.
     """
 
     kind: str
@@ -54,6 +70,7 @@ class Guidance:
     limit: float | None = None
     blur: str = "covariances"
     blur_amount: float = 1.0
+    energy: float = 0.0
     guide: Guide | None = None
 
 
@@ -85,7 +102,7 @@ def make_generator(
     guide = None if guidance is None else guidance.guide
 
     def draw(shared, keys, weights):
-        params, constants, guide_params, guide_conditioner = shared
+        params, constants, guide_params, guide_conditioner, classifier = shared
         draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, _DRAWS))(keys)
 
         def encode(conditioner, weights):
@@ -112,10 +129,19 @@ def make_generator(
                 )
             elif guidance.kind == "classifier_free":
                 denoise_fn = guidances.classifier_free(main_fn, guidance.scale, **options)
-            else:
+            elif guidance.kind == "mixture":
                 worse = _blurred(guidance, constants.conditioner, weights, encode)
                 cond = guidances.ConditionPair(cond, worse)
                 denoise_fn = guidances.mixture_guided(main_fn, guidance.scale, **options)
+            if guidance.energy:
+                own = params.get("classifier", constants.frozen_classifier)
+                classifier = own if classifier is None else classifier
+                denoise_fn = guidances.energy_guided(
+                    denoise_fn,
+                    _energy(denoise_fn, guide.pull, classifier, weights),
+                    guidance.energy,
+                    guidance.interval,
+                )
         x = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
         return batches.invert(constants.transform, x)
 
@@ -132,9 +158,19 @@ def make_generator(
         keys = example_keys(seed, num, first)
         weights = None if weights is None else jnp.asarray(weights)
         worse = (None, None) if guide is None else (guide.params, guide.conditioner)
-        return mapped((params, constants, *worse), keys, weights, poll=poll)
+        pull = None if guide is None or guide.pull is None else guide.pull.params
+        return mapped((params, constants, *worse, pull), keys, weights, poll=poll)
 
     return generate
+
+
+def _energy(denoise_fn, pull, classifier, weights):
+    """`(x, sigma, cond) -> [B]`, the classifier's cost of what is denoised (method, 3c)."""
+
+    def energy_fn(x, sigma, cond):
+        return pull.cost(classifier, denoise_fn(x, sigma, cond), weights)
+
+    return energy_fn
 
 
 def _blurred(guidance, conditioner, weights, encode):

@@ -86,6 +86,7 @@ def test_every_number_and_choice_has_a_rule():
         "sample.condition",
         "guidance.guide",
         "ngmg.workdir",
+        "guidance.classifier",
     }
 
 
@@ -160,6 +161,11 @@ def test_the_edges_of_rules(field, refused, allowed):
         ({"data__name": "toy", "network__name": "mlp", "data__flip": True}, r"data\.flip"),
         ({"network__name": "mlp"}, r"network\.name"),
         ({"training__task": "classifier", "ngmg__weight": 1.0}, r"ngmg\.weight"),
+        ({"guidance__energy": 1.0}, r"guidance\.energy is 1\.0; a run without ngmg\.weight"),
+        (
+            {"guidance__energy": 1.0, "ngmg__weight": 1.0, "conditioning__kind": "none"},
+            r"guidance\.energy",
+        ),
         ({"training__task": "classifier", "conditioning__kind": "none"}, r"training\.task"),
         ({"ngmg__weight": 1.0, "conditioning__kind": "none"}, r"ngmg\.weight"),
         (

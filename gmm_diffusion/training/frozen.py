@@ -1,7 +1,7 @@
 """A classifier trained in another run that takes part in this one without being trained.
 
-Its parameters become constants of the run, so that they stand in its checkpoints: a resumed run
-needs the other directory no more.
+In training its parameters become constants of the run, so that they stand in its checkpoints: a
+resumed run needs the other directory no more. In guidance they are read each time.
 """
 
 import os
@@ -15,6 +15,7 @@ from gmm_diffusion import build
 from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.generation import Pull
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.training import checkpoint
 from gmm_diffusion.training.constants import Constants
@@ -49,6 +50,32 @@ def load(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyT
         mixture, or a file of a judge.
     """
     name = f"ngmg.workdir is {str(workdir)!r}"
+    run = _load_run(workdir, name, ours)
+    for field in _ARCHITECTURE:
+        mine, theirs = config.classifier[field], run.config.classifier[field]
+        if mine != theirs:
+            raise InputError(f"classifier.{field} is {mine!r}; {name}, where it is {theirs!r}.")
+    return jax.device_get(run.params["classifier"])
+
+
+def load_pull(config: ConfigDict, ours: Constants) -> Pull:
+    """The classifier of `guidance.energy`: of the run `guidance.classifier`, or this run's own.
+
+    Another run's may have any architecture and loss.
+
+    Raises:
+      InputError: no such run, one without a classifier, other data, another mixture, or a file of a
+        judge.
+    """
+    workdir = config.guidance.classifier
+    if not workdir:
+        return build.pull(config, ours)
+    run = _load_run(workdir, f"guidance.classifier is {str(workdir)!r}", ours)
+    return build.pull(run.config, run.constants, jax.device_get(run.params["classifier"]))
+
+
+def _load_run(workdir, name, ours):
+    """A run with a classifier of the same data and mixture."""
     if not pathlib.Path(workdir).is_dir():
         raise InputError(
             f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
@@ -57,10 +84,6 @@ def load(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyT
     run = checkpoint.load_run(workdir)
     if "classifier" not in run.params:
         raise InputError(f"{name}, a run without a classifier; it must have training.task or ngmg.")
-    for field in _ARCHITECTURE:
-        mine, theirs = config.classifier[field], run.config.classifier[field]
-        if mine != theirs:
-            raise InputError(f"classifier.{field} is {mine!r}; {name}, where it is {theirs!r}.")
     means = [np.asarray(constants.transform.mean) for constants in (run.constants, ours)]
     if means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5):
         raise InputError(f"{name}, which was trained on other data; it must have the same.")
@@ -69,7 +92,7 @@ def load(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyT
             f"{name}, whose conditioning has another mixture; it must be trained with the same "
             "group conditioning and training.seed."
         )
-    return jax.device_get(run.params["classifier"])
+    return run
 
 
 def _same_mixture(ours: Conditioner | None, theirs: Conditioner | None) -> bool:

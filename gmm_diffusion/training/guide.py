@@ -1,4 +1,4 @@
-"""The worse model that autoguidance takes: another run, or an earlier step of the same one."""
+"""The models that guide: a worse one for autoguidance, and a classifier."""
 
 import os
 
@@ -8,17 +8,19 @@ from ml_collections import ConfigDict
 from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Guide
-from gmm_diffusion.training import checkpoint
+from gmm_diffusion.training import checkpoint, frozen
 from gmm_diffusion.training.constants import Constants
 
 
 def load(
     config: ConfigDict, run_dir: str | os.PathLike, constants: Constants, shape: tuple[int, ...]
 ) -> Guide | None:
-    """The guide that the group `guidance` names, or None where its kind needs none.
+    """The guide that the group `guidance` names, or None where it needs none.
 
-    A guide may differ in network, training and average. It must know the same data and the same
-    mixture, for its condition is made from the same weights; the embedding may be another.
+    A worse model is another run, or an earlier step of the same one. It may differ in network,
+    training and average. It must know the same data and the same mixture, for its condition is
+    made from the same weights; the embedding may be another. So must the classifier of
+    `guidance.energy`, this run's own or that of another run.
 
     Args:
       config: of the main run.
@@ -30,8 +32,11 @@ def load(
       InputError: no such run, step or average, or a guide of other data or another conditioning.
     """
     group = config.guidance
+    pull = None
+    if group.energy:
+        pull = frozen.load_pull(config, constants)
     if group.kind != "auto" or group.scale == 1:
-        return None
+        return None if pull is None else Guide(pull=pull)
     where = group.guide or run_dir
     run = checkpoint.load_run(where, group.guide_step or None, group.guide_ema)
     name = f"guidance.guide is {str(where)!r}"
@@ -49,7 +54,7 @@ def load(
             f"{name}, whose conditioning has {difference}; it must be trained with the same data, "
             "the same kind of conditioning and mixture, and the same training.seed."
         )
-    return Guide(run.params, run.conditioner, run.denoise)
+    return Guide(run.params, run.conditioner, run.denoise, pull)
 
 
 def _difference(ours: Conditioner | None, theirs: Conditioner | None) -> str:

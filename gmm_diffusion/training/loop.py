@@ -81,7 +81,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
             parts, state = _prepare(config, path, data, constants, store)
             worse = None
-            if config.guidance.guide:
+            if config.guidance.guide or config.guidance.classifier:
                 # Loaded before training, so that a wrong one is refused before training.
                 worse = guide.load(config, path, parts.constants, data.shape)
             if resumed:

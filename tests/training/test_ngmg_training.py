@@ -5,16 +5,19 @@ import shutil
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion import build, classifier_evaluation, evaluation
-from gmm_diffusion.data import Split, to_float
+from gmm_diffusion import build, classifier_evaluation, conditioning, evaluation, generation
+from gmm_diffusion.data import Split, batches, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import features
 from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.sampling import samplers
 from gmm_diffusion.training import checkpoint, devices, frozen, loop, offline, signals, storage
 from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import Batch
 
 STEPS = 4
@@ -287,6 +290,74 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
 
     with pytest.raises(InputError, match="needs the run of a denoiser"):
         offline.sample(run.config, path)
+
+
+def test_the_pull_of_a_classifier_by_hand():
+    a, b, strength, sigmas = 0.6, 1.5, 0.3, np.array([4.0, 1.0, 0.0], np.float32)
+    centers = np.array([[1.0, 2.0], [-3.0, 0.5]], np.float32)
+
+    def cost(params, x, weights):
+        return jnp.sum((params * x - weights @ centers) ** 2, axis=1) / 2
+
+    def one_evaluation(denoise_fn, keys, x, sigmas, cond):
+        return denoise_fn(x, sigmas[0], cond)
+
+    def draw(interval, pull_params, params):
+        guide = generation.Guide(pull=generation.Pull(pull_params, cost))
+        guidance = generation.Guidance("none", 1.0, interval, energy=strength, guide=guide)
+        generate = generation.make_generator(
+            lambda params, x, sigma, cond: a * x,
+            constants,
+            one_evaluation,
+            sigmas,
+            (2,),
+            8,
+            guidance,
+        )
+        return generate(params, weights, 3, 5)
+
+    weights = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1]]
+    conditioner = conditioning.create(
+        conditioning.lay_out_classes(2),
+        None,
+        np.arange(2),
+        weights,
+        weights.argmax(axis=1),
+        2,
+        embedding_name="table",
+        semantics="example",
+    )
+    constants = Constants(batches.Transform(np.zeros(2, np.float32)), np.float32(1), conditioner)
+    x = samplers.initial_noise(devices.example_keys(3, 5), (2,), sigmas[0])
+    slope = a * b * (a * b * x - weights @ centers)
+    expected = a * x - strength * 16 * slope
+    # Another run's classifier, then this run's own, then a level outside the interval.
+    another = draw((0.0, 10.0), jnp.float32(b), {})
+    np.testing.assert_allclose(another, expected, rtol=1e-4, atol=1e-4)
+    own = draw((0.0, 10.0), None, {"classifier": jnp.float32(b)})
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draw((5.0, 10.0), jnp.float32(b), {}), a * x, rtol=1e-5)
+
+
+def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
+    make_config, classifier_run, tmp_path, no_evaluation
+):
+    config = toy(make_config, sample__num=24, sample__condition="class:1")
+    loop.train(config, tmp_path / "run")
+    judged = checkpoint.load_run(classifier_run)
+    pull = build.pull(judged.config, judged.constants)
+    costs = []
+    for energy in (0.0, 30.0):
+        config.guidance.energy = energy
+        config.guidance.classifier = str(classifier_run)
+        offline.sample(config, str(tmp_path / "run"))
+        drawn = np.load(tmp_path / "run" / "samples" / "samples.npz")
+        x = drawn["x"] - np.asarray(judged.transform.mean)
+        costs.append(float(pull.cost(judged.params["classifier"], x, drawn["weights"]).mean()))
+    assert costs[1] < costs[0] - 1e-3
+    config.guidance.classifier = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"guidance\.classifier is .*nowhere'; it must be"):
+        offline.sample(config, str(tmp_path / "run"))
 
 
 def test_components_stand_for_classes_where_there_are_none(make_config):
