@@ -3,7 +3,7 @@
 After the two-dimensional example of Karras et al. 2024 (arXiv 2406.02507, figure 1): the density is
 known, and a small network cannot follow the thinnest branches.
 
-python -m gmm_diffusion.main --config=configs/tree_gmm.py --workdir=runs/tree
+python -m gmm_diffusion.main --config=configs/tree_gmm.py --workdir=runs/tree_gmm
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.data.num_heldout = 2**14
 
     config.conditioning.features = "raw"
-    config.conditioning.num_components = 16
+    config.conditioning.num_components = 2
     config.conditioning.covariance = "full"
     config.conditioning.embedding_features = 64
     config.conditioning.em_max_points = 2**16
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
 
     config.network.name = "mlp"
     config.network.width = 64
-    config.network.num_blocks = 2
+    config.network.num_blocks = 3
 
     config.diffusion.sigma_log_mean = -1.6
     config.diffusion.sigma_log_std = 1.5
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.sample.num = 8192
     config.sample.batch_size = 8192
     config.sample.steps = 32
-    config.sample.sigma_min = 0.001
+    config.sample.sigma_min = 0.002
     config.sample.sigma_max = 20.0
     config.sample.ema = 0.01
     config.evaluation.blocks = 1

@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gmm_diffusion import build, evaluation
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.data import toy as toy_data
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.training import state as state_lib
@@ -156,7 +158,16 @@ def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
     real = score(toy, tmp_path, data.heldout.x, data.heldout.label)
     assert real["judge"] is None
     assert not (tmp_path / "judge.npz").exists()
-    assert real["metrics"].keys() == {"frechet_2k", "density_defects_2k", "agreement_2k"}
+    assert real["metrics"].keys() == {
+        "frechet_2k",
+        "sliced_wasserstein_2k",
+        "density_defects_2k",
+        "log_density_2k",
+        "condition_defects_2k",
+        "condition_log_density_2k",
+        "condition_log_density_min_2k",
+        "agreement_2k",
+    }
     for metric in real["metrics"].values():
         assert metric["value"] == metric["floor"]
     # The threshold is the thousandth of the training points that is least likely.
@@ -169,6 +180,37 @@ def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
     metrics = score(toy, tmp_path, centre, data.heldout.label)["metrics"]
     assert metrics["density_defects_2k"]["value"] == 1
     assert metrics["frechet_2k"]["value"] > 0.5
+
+
+def test_points_are_scored_by_the_density_of_the_class_asked_for(toy, score, tmp_path):
+    """Against SciPy's density of each class; the last point is far outside."""
+    _, data, _ = toy
+    x, labels = data.heldout.x.copy(), data.heldout.label
+    x[-1] = 5.0
+    metrics = score(toy, tmp_path, x, labels)["metrics"]
+    known = toy_data.MIXTURES["ring"]()
+
+    def log_density(points, label):
+        own = np.flatnonzero(known.component_class == label)
+        share = known.weights[own] / known.weights[own].sum()
+        normals = [stats.multivariate_normal(known.means[k], known.covariances[k]) for k in own]
+        parts = [np.log(w) + n.logpdf(points) for w, n in zip(share, normals, strict=True)]
+        return np.logaddexp.reduce(parts, axis=0)
+
+    values = [log_density(x[labels == c], c) for c in range(4)]
+    least = min(v.min() for v in values)
+    assert least < -100
+    assert metrics["condition_log_density_min_2k"]["value"] == pytest.approx(least, rel=1e-3)
+    # The mean of the true density is its negative entropy, from which the cut is reckoned.
+    bound = np.mean([v[:-1].mean() for v in values]) - 21.4
+    mean = np.mean([np.maximum(v, bound).mean() for v in values])
+    assert metrics["condition_log_density_2k"]["value"] == pytest.approx(mean, abs=0.01)
+    assert 0 < metrics["condition_defects_2k"]["value"] < 0.01
+    # Points of another class are defects under the condition and none under the whole density.
+    swapped = score(toy, tmp_path, data.heldout.x, (labels + 1) % 4)["metrics"]
+    assert swapped["condition_defects_2k"]["value"] == 1
+    assert swapped["density_defects_2k"]["value"] < 0.01
+    assert swapped["sliced_wasserstein_2k"]["value"] > 0.3
 
 
 def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):
@@ -265,4 +307,4 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
 def test_every_dataset_can_be_scored():
     # Images and vectors are the two kinds that there are; a third one needs scores of its own.
     assert set(DATASETS) == {"digits", "toy", "tfds_images"}
-    assert Constants.__dataclass_fields__.keys() == {"transform", "sigma_data", "conditioner"}
+    assert set(Constants.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}

@@ -91,7 +91,7 @@ def _trees(
     """Two trees that start at one point and grow apart, a class each.
 
     In the spirit of the example in Karras et al. 2024 (arXiv 2406.02507, fig. 1 and appendix C),
-    with numbers of our own: each branch forks into two that are shorter, thinner and half as likely.
+    with numbers of our own: each branch forks into two, shorter, thinner and half as likely.
 
     Args:
       levels: generations of branches.

@@ -305,8 +305,8 @@ def test_blurred_draws_have_the_wider_covariance(kind):
     mix, amount = small(kind), 0.7
     embedding = EMBEDDINGS["draws"]
     constants = embedding.blur(embedding.fit(mix, None, num_draws=40_000), jnp.float32(amount))
-    w = np.eye(4, dtype=np.float32)[2:3]
-    z = np.asarray(embedding.apply(constants, jnp.asarray(w), jax.random.split(jax.random.key(0), 1)))
+    w, keys = jnp.eye(4)[2:3], jax.random.split(jax.random.key(0), 1)
+    z = np.asarray(embedding.apply(constants, w, keys))
     within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
     expected = matrices(mix)[2] + amount * within
     scale = np.abs(expected).max()

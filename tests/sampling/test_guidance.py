@@ -246,7 +246,7 @@ def test_bad_input_is_named(name, arguments, text):
 
 
 def test_classifier_free_needs_a_null():
-    with pytest.raises(ValueError, match="needs a types.Condition"):
+    with pytest.raises(ValueError, match=r"needs a types\.Condition"):
         guidance.classifier_free(main_fn, 2.0)(points(), 1.0, jnp.ones((6, 3)))
 
 

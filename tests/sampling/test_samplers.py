@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -245,7 +246,7 @@ def test_weak_order_of_the_variance_of_a_gaussian(name):
         x = run(name, keys(n), sigmas, shape=(1,), denoise_fn=gaussian)
         # In law each step is linear with independent noise, so its variance is a recursion.
         variance, levels = high**2, np.asarray(sigmas, np.float64)
-        for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, sigma_next in itertools.pairwise(levels):
             posterior = sigma_next**2 * (1 - sigma_next**2 / sigma**2)
             kept = sigma_next**2 / sigma**2
             factor = kept + (1 - kept) * deviation**2 / (deviation**2 + sigma**2)
