@@ -2,7 +2,6 @@
 
 import logging
 import pathlib
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -11,16 +10,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy.special import ndtri
 
-from gmm_diffusion import build, classifier_evaluation, conditioning, mixture
+from gmm_diffusion import build, classifier_evaluation, conditioning
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.generation import Guide
-from gmm_diffusion.metrics import consistency, frechet, manifold, sliced_wasserstein
+from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.metrics.vector_scores import VectorScores
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training import frozen
 from gmm_diffusion.training.constants import Constants
@@ -32,12 +32,6 @@ from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)
 
-# As many training points as give the 0.1 % quantile of their log-density to a tenth of itself.
-_DENSITY_REFERENCE = 2**16
-_CLASS_REFERENCE = 2**15
-# Log-densities count for no less than this below the mean of true points: so far below it are the
-# -20 at which the published comparison on a tree cuts (see docs/results.md).
-_LOG_DENSITY_RANGE = 21.4
 # At most this many held-out examples in the denoising loss that is logged while training.
 _LOSS_EXAMPLES = 1024
 
@@ -174,7 +168,7 @@ def evaluate(
         pull = None if guide is None or guide.pull is None else guide.pull.params
         own = params.get("classifier")
         frozen.refuse_judge(judge, constants.frozen_classifier, own, pull)
-    score = _ImageScores(config, data, judge, num) if data.is_image else _VectorScores(config, data)
+    score = _ImageScores(config, data, judge, num) if data.is_image else VectorScores(data)
     floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
     blocks = []
     for block in range(group.blocks):
@@ -268,7 +262,7 @@ class _ImageScores:
         return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
 
     def __call__(self, x, labels):
-        count = _count(len(x))
+        count = frechet.count_name(len(x))
         features = self.embed(x)
         precision = manifold.precision(features, self.reference, self.k)
         scores = {
@@ -284,92 +278,6 @@ class _ImageScores:
             agreement = consistency.agreement(labels, predicted, self.data.num_classes)
             scores[f"agreement_{count}"] = agreement["agreement"]
         return scores
-
-
-class _VectorScores:
-    """Scores of vectors `[N, D]`, by the true density where it is known.
-
-    Where classes are known, too, `condition_` scores are by the density of the class asked for, and
-    all but the smallest log-density are means over classes, as is the sliced distance.
-    """
-
-    def __init__(self, config, data):
-        self.data = data
-        self.features = {"manifold": "raw", "frechet": "raw"}
-        self.statistics = frechet.statistics(data.train.x, "raw")
-        self.train = data.train.x[:_DENSITY_REFERENCE]
-        self.labels = None if data.train.label is None else data.train.label[:_DENSITY_REFERENCE]
-        true = data.mixture
-        if true is None:
-            return
-        self.log_prob = jax.jit(lambda x, weights: mixture.log_prob(true, x, weights=weights))
-        self.posterior = jax.jit(lambda x: mixture.responsibilities(true, x))
-        self.own = np.eye(data.num_classes)[data.component_class]
-        weights = np.asarray(true.weights)
-        self.reference = np.asarray(self.log_prob(self.train, weights))
-        self.class_weights = [column * weights / (column @ weights) for column in self.own.T]
-        self.class_reference = []
-        for label, own in enumerate(self.class_weights):
-            # Points of one class in the training split may be too few for the quantile.
-            key = jax.random.fold_in(jax.random.key(config.evaluation.judge_seed), label)
-            with np.errstate(divide="ignore"):
-                alone = true.replace(log_weights=jnp.asarray(np.log(own), jnp.float32))
-            x = mixture.sample(alone, key, _CLASS_REFERENCE)
-            self.class_reference.append(np.asarray(self.log_prob(x, own)))
-
-    def __call__(self, x, labels):
-        count = _count(len(x))
-        scores = {
-            f"frechet_{count}": frechet.distance(frechet.statistics(x, "raw"), self.statistics),
-            f"sliced_wasserstein_{count}": self._sliced(x, labels),
-        }
-        if self.data.mixture is None:
-            return scores
-        values = np.asarray(self.log_prob(x, np.asarray(self.data.mixture.weights)))
-        scores[f"density_defects_{count}"] = manifold.density_defects(values, self.reference)
-        scores[f"log_density_{count}"] = _clipped_mean(values, self.reference)
-        if labels is not None:
-            scores |= self._class_scores(x, labels, count)
-            owner = (np.asarray(self.posterior(x)) @ self.own).argmax(1)
-            agreement = consistency.agreement(labels, owner, self.data.num_classes)
-            scores[f"agreement_{count}"] = agreement["agreement"]
-        return scores
-
-    def _class_scores(self, x, labels, count):
-        rows = []
-        for label in np.unique(labels):
-            reference = self.class_reference[label]
-            values = np.asarray(self.log_prob(x[labels == label], self.class_weights[label]))
-            defects = manifold.density_defects(values, reference)
-            rows.append((defects, _clipped_mean(values, reference), values.min()))
-        defects, means, least = np.array(rows, np.float64).T
-        return {
-            f"condition_defects_{count}": float(defects.mean()),
-            f"condition_log_density_{count}": float(means.mean()),
-            f"condition_log_density_min_{count}": float(least.min()),
-        }
-
-    def _sliced(self, x, labels):
-        if labels is None or self.labels is None:
-            return sliced_wasserstein.distance(x, self.train[: len(x)])
-        distances = []
-        for label in np.unique(labels):
-            ours, theirs = x[labels == label], self.train[self.labels == label]
-            distances.append(sliced_wasserstein.distance(ours, theirs[: len(ours)]))
-        return float(np.mean(distances))
-
-
-def _clipped_mean(values, reference):
-    """The mean log-density without its tail, which a few points far out would set."""
-    return float(np.maximum(values, reference.mean() - _LOG_DENSITY_RANGE).mean())
-
-
-def _count(num):
-    """A number of samples as it stands in the metrics' names: 360, 5k."""
-    with warnings.catch_warnings():
-        # The table says it once, in place of a warning for each block.
-        warnings.simplefilter("ignore")
-        return frechet.metric_name(num).removeprefix("frechet_")
 
 
 def verdicts(metrics: dict) -> list[str]:

@@ -110,7 +110,12 @@ def metric_name(n: int) -> str:
             "of the same count and with its floor.",
             stacklevel=2,
         )
-    return f"frechet_{n // 1000}k" if n % 1000 == 0 and n > 0 else f"frechet_{n}"
+    return f"frechet_{count_name(n)}"
+
+
+def count_name(n: int) -> str:
+    """A number of samples as it stands in a metric's name: `360`, `5k`."""
+    return f"{n // 1000}k" if n % 1000 == 0 and n > 0 else f"{n}"
 
 
 def save(stats: Statistics, path: str | os.PathLike) -> None:
