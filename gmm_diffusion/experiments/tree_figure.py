@@ -1,0 +1,81 @@
+"""Samples of one class of the tree under each kind of guidance, beside the exact denoiser's."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gmm_diffusion import build, mixture
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.diffusion import noise_levels
+from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
+from gmm_diffusion.training import checkpoint, guide
+from gmm_diffusion.training.devices import example_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One panel: its title, and settings of the group `guidance`."""
+
+    title: str
+    guidance: dict
+
+
+def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) -> np.ndarray:
+    """`[N, 2]` samples by the exact denoiser of each label's class and the same sampler.
+
+    Args:
+      data: with its true mixture.
+      labels: `[N]` classes.
+      steps: of Heun's method.
+      sigmas: the last positive noise level, the first, and the exponent of the grid.
+    """
+    own = np.eye(data.num_classes)[data.component_class] * np.asarray(data.mixture.weights)[:, None]
+    levels = noise_levels.karras(steps, *sigmas)
+
+    @jax.jit
+    def draw(keys, weights):
+        def denoise_fn(x, sigma, cond):
+            return mixture.denoise(data.mixture, x, sigma, weights=weights)
+
+        x = initial_noise(keys, (2,), levels[0])
+        return SAMPLERS["heun"](denoise_fn, keys, x, levels)
+
+    x, keys = np.empty((len(labels), 2), np.float32), example_keys(0, len(labels))
+    for label in np.unique(labels):
+        column = own[:, label] / own[:, label].sum()
+        chosen = labels == label
+        x[chosen] = draw(keys[chosen], jnp.asarray(column, jnp.float32))
+    return x
+
+
+def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: int) -> np.ndarray:
+    """`[num, 2]` samples of one class of a run, guided as the settings `guidance` say."""
+    config = checkpoint.load_run(run_dir).config
+    config.guidance.update(guidance)
+    run = checkpoint.load_run(run_dir, config=config)
+    worse = guide.load(config, run_dir, run.constants, run.shape)
+    generate = build.generator(config, run.constants, run.shape, build.guidance(config, worse))
+    weights, _ = requests.weights(run.conditioner, f"class:{label}", num, 0)
+    return generate(run.params, weights, 0, num)
+
+
+def draw(data: Dataset, label: int, panels: list[tuple[str, np.ndarray]], path: str) -> None:
+    """A row of panels of points over the true points of one class, to a PNG."""
+    true = data.heldout.x[data.heldout.label == label]
+    low, high = true.min(axis=0) - 0.15, true.max(axis=0) + 0.15
+    figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    row = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (title, x) in zip(row, panels, strict=True):
+        axes.plot(*true.T, ",", color="0.8")
+        axes.plot(*x.T, ".", markersize=1.2, color="C0", alpha=0.5, markeredgewidth=0)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
+        axes.set_title(title, fontsize="medium")
+        axes.set_aspect("equal")
+    figure.savefig(path, dpi=80)

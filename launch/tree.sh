@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Guidance on the tree, from training to table and figure: launch/tree.sh [OUT]
+# The sweep prints its time first, and the same command goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=${1:-runs/tree}
+PYTHON=${PYTHON:-python}
+
+"$PYTHON" launch/sweep.py --out="$OUT" configs/sweeps/tree.py
+"$PYTHON" -m gmm_diffusion.report "$OUT/tune" --out "$OUT/tuning" \
+    --metric condition_defects condition_log_density sliced_wasserstein
+"$PYTHON" -m gmm_diffusion.report "$OUT/main" "$OUT/alone" --out "$OUT/report" \
+    --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
+"$PYTHON" launch/tree_figure.py --out="$OUT"

@@ -1,0 +1,67 @@
+"""The figure of guidance on the tree, and what its exact denoiser scores.
+
+  python launch/tree_figure.py --out=DIR     DIR is that of the sweep configs/sweeps/tree.py
+
+Writes DIR/tree.png, and DIR/exact.json: the scores of the exact denoiser, with the sampler of the
+main model and as many samples. Exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+import pathlib
+import sys
+
+# A clone that is not installed works, too.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from gmm_diffusion import build
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.experiments import tree_figure
+from gmm_diffusion.metrics.vector_scores import VectorScores
+from gmm_diffusion.training.workdir import read_config, write_json
+
+NUM = 8192
+PANELS = {
+    "no guidance": {"kind": "none"},
+    "autoguidance, w = 4": {"kind": "auto", "scale": 4.0, "guide_ema": 0.01},
+    "classifier-free, w = 4": {"kind": "classifier_free", "scale": 4.0},
+    "mixture guidance, w = 2": {"kind": "mixture", "scale": 2.0},
+}
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    out = parser.parse_args(argv).out
+    try:
+        config = read_config(out / "main" / "seed0")
+        data = build.dataset(config)
+        score = VectorScores(data)
+        labels = np.arange(2 * NUM, dtype=np.int32) % 2
+        group = config.sample
+        x = tree_figure.exact_samples(
+            data, labels, group.steps, (group.sigma_min, group.sigma_max, group.rho)
+        )
+        scores = score(x, labels)
+        write_json(out / "exact.json", scores)
+        for name, value in scores.items():
+            print(f"exact denoiser: {name} {value:.4f}")
+        panels = [("exact denoiser", x[labels == 0])]
+        for title, guidance in PANELS.items():
+            if guidance["kind"] == "auto":
+                guidance = guidance | {"guide": str(out / "guide" / "seed0")}
+            panels.append(
+                (title, tree_figure.model_samples(out / "main" / "seed0", guidance, 0, NUM))
+            )
+        tree_figure.draw(data, 0, panels, str(out / "tree.png"))
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"Figure: {out / 'tree.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

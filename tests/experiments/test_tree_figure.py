@@ -1,0 +1,32 @@
+"""The tree's exact samples and its figure."""
+
+import numpy as np
+from PIL import Image
+
+from gmm_diffusion.data import toy
+from gmm_diffusion.experiments import tree_figure
+from gmm_diffusion.metrics.vector_scores import VectorScores
+
+
+def test_exact_samples_are_of_the_class_asked_for_and_no_defects():
+    data = toy.load("ring", num_train=4000, num_heldout=2000)
+    labels = np.arange(2000, dtype=np.int32) % 4
+    x = tree_figure.exact_samples(data, labels, 24, (0.002, 20.0, 7.0))
+    scores = VectorScores(data)(x, labels)
+    assert scores["agreement_2k"] == 1
+    assert scores["condition_defects_2k"] < 0.005
+    assert scores["sliced_wasserstein_2k"] < 0.1
+
+
+def test_the_figure_is_written(tmp_path):
+    data = toy.load("ring", num_train=10, num_heldout=200)
+    path = tmp_path / "figure.png"
+    panels = [("one", data.train.x), ("two", data.train.x)]
+    tree_figure.draw(data, 0, panels, str(path))
+    with Image.open(path) as image:
+        assert image.width > 1.5 * image.height
+
+
+def test_a_class_of_the_tree_has_a_thousand_components():
+    known = toy.MIXTURES["tree"]()
+    assert np.bincount(known.component_class).min() >= 1000
