@@ -39,7 +39,8 @@ def train_step(
 
     Returns:
       The state after, and scalar metrics: "loss", "gradient_norm", "nonfinite",
-      "nonfinite_in_a_row" and the mean of each diagnostic.
+      "nonfinite_in_a_row" and the mean of each diagnostic; with a classifier beside other parts
+      also its own "classifier_gradient_norm".
     """
 
     def total(x):
@@ -93,4 +94,6 @@ def train_step(
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         **aux,
     }
+    if "classifier" in gradients and len(gradients) > 1:
+        metrics["classifier_gradient_norm"] = optax.tree.norm(gradients["classifier"])
     return state, metrics

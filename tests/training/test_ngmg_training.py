@@ -128,6 +128,9 @@ def test_the_term_changes_what_is_learned_and_no_random_number(beside, plain):
         )
     ]
     assert max(moved) > 1e-4
+    assert np.all(metrics["classifier_gradient_norm"] > 0)
+    assert np.all(metrics["classifier_gradient_norm"] < metrics["gradient_norm"])
+    assert "classifier_gradient_norm" not in plain[1]
 
 
 def test_a_term_that_teaches_no_denoiser_leaves_it_as_it_is(make_config, plain):

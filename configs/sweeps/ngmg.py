@@ -1,0 +1,44 @@
+"""Denoisers of digits with a classifier beside, by NGMG and by cross-entropy, and without.
+
+    python launch/ngmg_denoiser.py --out=runs/ngmg_denoiser
+
+Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
+`launch/ngmg_stability.py` (Adam, ordinary layers).
+"""
+
+SEEDS = [0, 1, 2]
+# Loss -> best rate.
+BEST = {"ngmg": 2.0**-6, "cross_entropy": 2.0**-8}
+SMALL = {
+    "network.channels": 16,
+    "training.num_steps": 600,
+    "training.batch_size": 64,
+    "training.steps_per_call": 5,
+    "training.log_every": 5,
+    "training.heldout_every": 0,
+    "training.max_nonfinite": 1000,
+    "training.tensorboard": False,
+    "checkpoint.every": 600,
+    "checkpoint.snapshot_every": 0,
+    "evaluation.blocks": 1,
+}
+
+
+def get_sweep() -> list[dict]:
+    """The baseline first."""
+    stages = [_stage("none", {}, {})]
+    for loss, best in BEST.items():
+        fixed = {"ngmg.weight": 0.1, "classifier.loss": loss, "classifier.normalize": False}
+        rates = [best / 4, best, 4 * best]
+        stages.append(_stage(loss, fixed, {"classifier.learning_rate": rates}))
+    return stages
+
+
+def _stage(name, fixed, grid):
+    return {
+        "name": name,
+        "config": "configs/digits_gmm.py",
+        "fixed": SMALL | fixed,
+        "grid": {"training.seed": SEEDS, **grid},
+        "minutes": (0.7, 0.2),
+    }

@@ -1,0 +1,63 @@
+"""What is read from the logs of denoisers with a classifier: by hand, from files made by hand."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.experiments import denoiser_runs
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+def make_run(path, weight, loss, norms, losses, agreement, nonfinite=0):
+    config = config_lib.default()
+    config.ngmg.weight = weight
+    config.classifier.loss = loss
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(config.to_json_best_effort())
+    name = "classifier_gradient_norm" if weight else "gradient_norm"
+    rows = [
+        {"step": i, "denoising_loss": value, "gradient_norm": 9.0, name: norm, "nonfinite": 0}
+        for i, (norm, value) in enumerate(zip(norms, losses, strict=True))
+    ]
+    rows[-1]["nonfinite"] = nonfinite
+    rows.insert(2, {"step": 1, "heldout_loss/mean": 3.0})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {f"{n}_360": {"value": agreement} for n in denoiser_runs.METRICS}
+    (path / "evaluation.json").write_text(json.dumps({"metrics": metrics}))
+
+
+def test_runs_are_read_and_averaged(tmp_path):
+    flat = [1.0] * 4
+    make_run(tmp_path / "a" / "s0", 0.1, "ngmg", [1, 3, 1, 3], flat, 0.8)
+    make_run(tmp_path / "a" / "s1", 0.1, "ngmg", [1, 3, 1, 3], [1, 1, 1, 4], 0.6, nonfinite=2)
+    make_run(tmp_path / "b", 0.0, "ngmg", [2, 2, 2, 2], flat, 0.9)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.json").write_text("{}")
+    groups = denoiser_runs.read(tmp_path)
+    assert set(groups) == {("none", 0.0), ("ngmg", 0.01)}
+    first, second = groups["ngmg", 0.01]
+    # Ones and threes: mean 2, deviation 1, median 2.
+    assert (first["variation"], first["largest"]) == pytest.approx((0.5, 1.5))
+    assert (first["spikes"], second["spikes"]) == pytest.approx((0, 100 / 3))
+    assert (first["diverged"], second["diverged"]) == (False, True)
+    assert groups["none", 0.0][0]["variation"] == 0
+    lines = denoiser_runs.table(groups).splitlines()
+    assert lines[2].startswith("| ngmg | 0.01 | 2 | 1 of 2 | 0.500 ± 0.000 | 1.500 ± 0.000 |")
+    assert "| 0.700 ± 0.100 |" in lines[2]
+    assert lines[3].startswith("| none | - | 1 | 0 of 1 |")
+
+
+def test_no_runs_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no finished run"):
+        denoiser_runs.read(tmp_path)
+
+
+def test_the_command_plans_every_run(tmp_path, capsys):
+    run = runpy.run_path(str(LAUNCH / "ngmg_denoiser.py"))["run"]
+    assert run([f"--out={tmp_path}", "--dry_run"]) == 0
+    assert "21 of 21 to do" in capsys.readouterr().out
