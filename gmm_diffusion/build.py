@@ -381,6 +381,18 @@ def _sigmas(config):
     return noise_levels.karras(group.steps, group.sigma_min, group.sigma_max, group.rho)
 
 
+def evaluations(config: ConfigDict) -> dict[str, int]:
+    """Calls for one sample of the main model, and of what guides it, which may be the same network.
+
+    Both calls of a doubled batch count.
+    """
+    levels = SAMPLERS[config.sample.sampler].levels(np.asarray(_sigmas(config)))
+    low, high = config.guidance.interval
+    guided = config.guidance.kind != "none" and config.guidance.scale != 1
+    inside = (levels >= low) & (levels <= high)
+    return {"evaluations": len(levels), "guide_evaluations": int(inside.sum()) if guided else 0}
+
+
 def guidance(config: ConfigDict, guide: Guide | None = None) -> Guidance | None:
     """How samples are guided, or None where they are not.
 

@@ -21,7 +21,6 @@ from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
 from gmm_diffusion.metrics.vector_scores import VectorScores
-from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training import frozen
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import example_keys, map_examples
@@ -357,11 +356,11 @@ def cost(config: ConfigDict, params: PyTree, path: pathlib.Path) -> dict:
 
     The seconds are of the steps alone, without saving and sheets of samples; None without a log.
     """
-    evaluations = 1
+    calls = {"evaluations": 1}
     if config.training.task == "denoiser":
-        evaluations = SAMPLERS[config.sample.sampler].evaluations(config.sample.steps)
+        calls = build.evaluations(config)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "evaluations": evaluations,
+        **calls,
         "training_seconds": training_seconds(path, config.training.batch_size),
     }

@@ -196,6 +196,11 @@ class SequentialSampler:
         """Calls of the denoiser, each on the whole batch, in a run of `num_steps` steps."""
         return self.step_evaluations * (num_steps - 1) + self.last_step_evaluations
 
+    def levels(self, sigmas: np.ndarray) -> np.ndarray:
+        """The noise levels of these calls, without churn, given the grid `[S+1]`."""
+        inner = sigmas[1:-1] if self.step_evaluations == 2 else sigmas[:0]
+        return np.concatenate([sigmas[:-1], inner])
+
     def __call__(
         self,
         denoise_fn: DenoiseFn,
@@ -262,6 +267,10 @@ class MultistepSampler:
     def evaluations(self, num_steps: int) -> int:
         """Calls of the denoiser, each on the whole batch, in a run of `num_steps` steps."""
         return num_steps
+
+    def levels(self, sigmas: np.ndarray) -> np.ndarray:
+        """The noise levels of these calls, given the grid `[S+1]`."""
+        return sigmas[:-1]
 
     def __call__(
         self,

@@ -90,6 +90,8 @@ def test_evaluations_are_those_that_happen(name, num_steps):
     run(name, keys(2), karras(num_steps, 0.1, 5.0), denoise_fn=counting)
     jax.effects_barrier()
     assert len(calls) == SAMPLERS[name].evaluations(num_steps)
+    levels = SAMPLERS[name].levels(np.asarray(karras(num_steps, 0.1, 5.0)))
+    np.testing.assert_allclose(sorted(calls), sorted(levels), rtol=1e-6)
     # Never at noise level 0, where a denoiser is undefined.
     assert min(calls) > 0
 

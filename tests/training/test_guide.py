@@ -116,6 +116,9 @@ def test_samples_and_evaluations_are_guided(runs, tmp_path):
     plain = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     scores = json.loads((tmp_path / "run" / "evaluations" / "guided.json").read_text())
     assert scores["settings"]["guidance.scale"] == 3.0
+    calls = plain["cost"]["evaluations"]
+    assert (scores["cost"]["evaluations"], scores["cost"]["guide_evaluations"]) == (calls, calls)
+    assert plain["cost"]["guide_evaluations"] == 0
     assert plain["metrics"] != scores["metrics"]
 
 
