@@ -24,7 +24,7 @@ from gmm_diffusion.training.workdir import read_config, write_json
 NUM = 8192
 PANELS = {
     "no guidance": {"kind": "none"},
-    "autoguidance, w = 4": {"kind": "auto", "scale": 4.0, "guide_ema": 0.01},
+    "autoguidance, w = 5": {"kind": "auto", "scale": 5.0, "guide_ema": 0.01, "limit": 0.5},
     "classifier-free, w = 4": {"kind": "classifier_free", "scale": 4.0},
     "mixture guidance, w = 2": {"kind": "mixture", "scale": 2.0},
 }

@@ -101,3 +101,15 @@ def test_its_training_step_fits_its_data(config, monkeypatch):
     )
     assert {leaf.shape for leaf in jax.tree.leaves(metrics)} == {()}
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves((after.params, after.ema)))
+
+
+SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_is_a_plan_of_valid_runs(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    sweep = runpy.run_path(str(REPOSITORY / "launch" / "sweep.py"))
+    assert sweep["run"]([f"--out={tmp_path / 'out'}", str(path), "--dry_run"]) == 0
+    assert "to do" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
