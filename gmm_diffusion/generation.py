@@ -102,46 +102,18 @@ def make_generator(
     guide = None if guidance is None else guidance.guide
 
     def draw(shared, keys, weights):
-        params, constants, guide_params, guide_conditioner, classifier = shared
+        params, constants, *_ = shared
         draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, _DRAWS))(keys)
 
         def encode(conditioner, weights):
             return conditioning.encode(conditioner, weights, draw_keys)
 
-        def main_fn(x, sigma, cond):
+        def denoise_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond)
 
-        def guide_fn(x, sigma, cond):
-            return guide.denoise(guide_params, x, sigma, cond)
-
         cond = None if weights is None else encode(constants.conditioner, weights)
-        denoise_fn = main_fn
         if guidance is not None:
-            options = {"interval": guidance.interval, "limit": guidance.limit}
-            if guidance.kind == "auto":
-                worse = None if weights is None else encode(guide_conditioner, weights)
-                cond = guidances.ConditionPair(cond, worse)
-                denoise_fn = guidances.autoguided(
-                    lambda x, sigma, cond: main_fn(x, sigma, cond.main),
-                    lambda x, sigma, cond: guide_fn(x, sigma, cond.guide),
-                    guidance.scale,
-                    **options,
-                )
-            elif guidance.kind == "classifier_free":
-                denoise_fn = guidances.classifier_free(main_fn, guidance.scale, **options)
-            elif guidance.kind == "mixture":
-                worse = _blurred(guidance, constants.conditioner, weights, encode)
-                cond = guidances.ConditionPair(cond, worse)
-                denoise_fn = guidances.mixture_guided(main_fn, guidance.scale, **options)
-            if guidance.energy:
-                own = params.get("classifier", constants.frozen_classifier)
-                classifier = own if classifier is None else classifier
-                denoise_fn = guidances.energy_guided(
-                    denoise_fn,
-                    _energy(denoise_fn, guide.pull, classifier, weights),
-                    guidance.energy,
-                    guidance.interval,
-                )
+            denoise_fn, cond = _guided(guidance, denoise_fn, cond, shared, weights, encode)
         x = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
         return batches.invert(constants.transform, x)
 
@@ -162,6 +134,37 @@ def make_generator(
         return mapped((params, constants, *worse, pull), keys, weights, poll=poll)
 
     return generate
+
+
+def _guided(guidance, denoise_fn, cond, shared, weights, encode):
+    """The guided denoiser, and what it is conditioned on."""
+    params, constants, guide_params, guide_conditioner, classifier = shared
+    guide = guidance.guide
+    options = {"interval": guidance.interval, "limit": guidance.limit}
+    if guidance.kind == "auto":
+        main_fn = denoise_fn
+        worse = None if weights is None else encode(guide_conditioner, weights)
+        cond = guidances.ConditionPair(cond, worse)
+        denoise_fn = guidances.autoguided(
+            lambda x, sigma, cond: main_fn(x, sigma, cond.main),
+            lambda x, sigma, cond: guide.denoise(guide_params, x, sigma, cond.guide),
+            guidance.scale,
+            **options,
+        )
+    elif guidance.kind == "classifier_free":
+        denoise_fn = guidances.classifier_free(denoise_fn, guidance.scale, **options)
+    elif guidance.kind == "mixture":
+        worse = _blurred(guidance, constants.conditioner, weights, encode)
+        cond = guidances.ConditionPair(cond, worse)
+        denoise_fn = guidances.mixture_guided(denoise_fn, guidance.scale, **options)
+    if guidance.energy:
+        own = params.get("classifier", constants.frozen_classifier)
+        classifier = own if classifier is None else classifier
+        energy_fn = _energy(denoise_fn, guide.pull, classifier, weights)
+        denoise_fn = guidances.energy_guided(
+            denoise_fn, energy_fn, guidance.energy, guidance.interval
+        )
+    return denoise_fn, cond
 
 
 def _energy(denoise_fn, pull, classifier, weights):
