@@ -20,7 +20,7 @@ from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.sampling.samplers import SAMPLERS
-from gmm_diffusion.training import classifier_loss
+from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
@@ -303,6 +303,25 @@ def _term(config, constants):
     )
 
 
+def _contrast(config, constants):
+    """The contrastive term of a denoiser's loss, or None."""
+    group = config.contrastive
+    if not group.weight:
+        return None
+    return contrastive_term.make_contrast(
+        denoise(config, constants),
+        loss_lib.make_log_variance(_log_variance(config)),
+        weight=float(group.weight),
+        zeta=tuple(group.zeta),
+        num_points=group.num_points,
+        stride=config.training.batch_size // group.points,
+        chunk=group.chunk,
+        sigma_data=float(constants.sigma_data),
+        sigma_log_mean=config.diffusion.sigma_log_mean,
+        sigma_log_std=config.diffusion.sigma_log_std,
+    )
+
+
 def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
     """The training loss."""
     if config.training.task == "classifier":
@@ -323,6 +342,7 @@ def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
         null_probability=config.conditioning.dropout,
         semantics_options=semantics_options(config, constants),
         term=_term(config, constants),
+        contrast=_contrast(config, constants),
     )
 
 

@@ -19,6 +19,7 @@ MODEL_GROUPS = (
     "optimizer",
     "classifier",
     "ngmg",
+    "contrastive",
 )
 # Single fields of other groups that a resumed run must share.
 MODEL_FIELDS = (
@@ -26,6 +27,7 @@ MODEL_FIELDS = (
     "training.seed",
     "training.batch_size",
     "training.ema_widths",
+    "training.init_from",
 )
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
@@ -120,9 +122,17 @@ def default() -> ConfigDict:
     ngmg.teach_denoiser = True  # whether the term's gradient reaches the denoiser
     ngmg.teach_classifier = False  # whether it reaches a classifier beside
 
+    c.contrastive = contrastive = ConfigDict()
+    contrastive.weight = 0.0  # of the contrastive loss in a denoiser's loss; 0 is none
+    contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, log-uniform, in data units
+    contrastive.points = 32  # examples of a batch that take part, half of them smoothed
+    contrastive.num_points = 16  # evaluations of the integrand a point, two rows of network each
+    contrastive.chunk = 16384  # most rows of network in one call; more are recomputed
+
     c.training = training = ConfigDict()
     training.task = "denoiser"  # what is trained: denoiser or classifier
     training.seed = 0  # of parameters, noise and the order of examples
+    training.init_from = ""  # workdir of a run whose average and constants this one starts from
     training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
     training.steps_per_call = 10  # updates in one compiled call
@@ -277,6 +287,14 @@ RULES: dict[str, tuple[Callable, str]] = {
     "classifier.learning_rate": _above(0),
     "classifier.momentum": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "ngmg.weight": _range(0),
+    "contrastive.weight": _range(0),
+    "contrastive.zeta": (
+        lambda v: len(v) == 2 and 0 < v[0] <= v[1] and math.isfinite(v[1]),
+        "two positive numbers, the smaller first",
+    ),
+    "contrastive.points": _range(2),
+    "contrastive.num_points": ((lambda v: v > 0 and v % 2 == 0), "positive and even"),
+    "contrastive.chunk": _range(1),
     "training.task": _one_of("denoiser", "classifier"),
     "training.seed": _seed(),
     "training.num_steps": _range(1),
@@ -349,8 +367,12 @@ def fields(config: ConfigDict) -> dict[str, object]:
 
 def sampling_fields(config: ConfigDict) -> dict[str, object]:
     """The leaves of the groups in SAMPLING_GROUPS by their dotted names, as JSON stores them."""
-    values = fields(config)
-    return {f: _plain(v) for f, v in values.items() if f.split(".")[0] in SAMPLING_GROUPS}
+    return plain_fields(config, SAMPLING_GROUPS)
+
+
+def plain_fields(config: ConfigDict, groups: tuple[str, ...]) -> dict[str, object]:
+    """The leaves of some groups by their dotted names, as JSON stores them."""
+    return {f: _plain(v) for f, v in fields(config).items() if f.split(".")[0] in groups}
 
 
 @functools.cache
@@ -427,6 +449,7 @@ def validate(config: ConfigDict) -> None:
         )
     _check_guidance(config, refuse)
     _check_classifier(config, refuse)
+    _check_contrastive(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult
         heads = max(channels // config.network.head_channels, 1)
@@ -448,6 +471,23 @@ def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
         refuse(field, "a classifier needs the mixture of conditioning.kind gmm or class")
     if config.classifier.name == "conv" and config.data.name == "toy":
         refuse("classifier.name", "the vectors of data.name toy need mlp")
+
+
+def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
+    group = config.contrastive
+    if not group.weight:
+        return
+    if config.training.task == "classifier":
+        refuse("contrastive.weight", "it is of a denoiser's loss; training.task classifier needs 0")
+    if config.training.batch_size % group.points:
+        refuse(
+            "contrastive.points",
+            f"it must divide training.batch_size {config.training.batch_size}",
+        )
+    # The denoiser of smoothed data is asked at sqrt(sigma^2 + zeta^2).
+    highest = math.exp(config.diffusion.sigma_log_mean + 3 * config.diffusion.sigma_log_std)
+    if group.zeta[1] > highest / 2:
+        refuse("contrastive.zeta", f"it must stay below half of {highest:.3g}, where training ends")
 
 
 def _check_guidance(config: ConfigDict, refuse: Callable) -> None:

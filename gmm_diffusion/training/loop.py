@@ -18,9 +18,9 @@ from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training import (
     devices,
-    frozen,
     guide,
     image_grid,
+    initial,
     signals,
     snapshots,
     storage,
@@ -75,7 +75,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
         constants = None
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
-            constants = frozen.constants(config, data)
+            constants = initial.constants(config, data)
             interrupt.check()
             workdir.write_config(config, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
@@ -113,6 +113,11 @@ def _check_devices(config):
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
             f"{count} devices."
         )
+    if config.contrastive.weight and config.contrastive.points % count:
+        raise InputError(
+            f"contrastive.points is {config.contrastive.points}; it must be a multiple of the "
+            f"{count} devices."
+        )
 
 
 def _prepare(config, path, data, constants, store):
@@ -121,8 +126,9 @@ def _prepare(config, path, data, constants, store):
     if stored is not None:
         constants = from_arrays(stored.constants, stored.meta["settings"])
     elif constants is None:  # The run was stopped before its first checkpoint.
-        constants = frozen.constants(config, data)
-    params = build.init_params(config, data.shape, constants)
+        constants = initial.constants(config, data)
+    make = build.init_params if stored is not None else initial.params
+    params = make(config, data.shape, constants)
     optimizer = build.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
     log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))

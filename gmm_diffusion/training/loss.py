@@ -12,7 +12,7 @@ from gmm_diffusion.types import Array, Batch, LossFn
 
 # Each use of an example's key folds in a number of its own: a feature that is switched off leaves
 # the random numbers of the rest as they were.
-NOISE, SIGMA, SEMANTICS, NULL, DRAWS, DROPOUT = range(6)
+NOISE, SIGMA, SEMANTICS, NULL, DRAWS, DROPOUT, CONTRAST = range(7)
 
 
 def make_loss_fn(
@@ -26,6 +26,7 @@ def make_loss_fn(
     null_probability: float = 0.0,
     semantics_options: dict | None = None,
     term: Callable | None = None,
+    contrast: Callable | None = None,
 ) -> LossFn:
     """The loss of one batch.
 
@@ -40,6 +41,7 @@ def make_loss_fn(
       semantics_options: options of the conditioning's semantics.
       term: `(params, batch, sigma [B], denoised [B, ...]) -> ([B], diagnostics)`, added to the loss
         as it is: the learned uncertainty is of the denoising alone.
+      contrast: `(params, batch, cond, keys [B]) -> ([B], diagnostics)`, added likewise.
 
     Returns:
       `(params, batch, keys [B]) -> ([B] losses, {"denoising_loss": [B]})`, where the losses are
@@ -67,10 +69,14 @@ def make_loss_fn(
             denoise_fn, use(NOISE), batch.x, sigma, cond, sigma_data=sigma_data
         )
         weighted = uncertainty_weighted(loss, log_variance(params, sigma))
-        if term is None:
-            return weighted, {"denoising_loss": loss}
-        added, diagnostics = term(params, batch, sigma, denoised)
-        return weighted + added, {"denoising_loss": loss, **diagnostics}
+        found = {"denoising_loss": loss}
+        if term is not None:
+            added, diagnostics = term(params, batch, sigma, denoised)
+            weighted, found = weighted + added, found | diagnostics
+        if contrast is not None:
+            added, diagnostics = contrast(params, batch, cond, use(CONTRAST))
+            weighted, found = weighted + added, found | diagnostics
+        return weighted, found
 
     return loss_fn
 

@@ -1,0 +1,108 @@
+"""The contrastive loss as a term of a denoiser's training loss, on some examples of each batch."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.types import Array, Batch, PyTree
+
+# Noise levels of the integral reach this many standard deviations of ln sigma in training.
+_REACH = 3.0
+# Above this share of noise left over, the variance that it stands for is not to be had.
+_MOST = 0.999
+
+
+def sigma_range(log_mean: float, log_std: float) -> tuple[float, float]:
+    """The noise levels at which a denoiser is trained often enough to be asked."""
+    return math.exp(log_mean - _REACH * log_std), math.exp(log_mean + _REACH * log_std)
+
+
+def make_contrast(
+    denoise: Callable,
+    log_variance: Callable,
+    *,
+    weight: float,
+    zeta: tuple[float, float],
+    num_points: int,
+    stride: int,
+    chunk: int,
+    sigma_data: float,
+    sigma_log_mean: float,
+    sigma_log_std: float,
+) -> Callable:
+    """The term, of every `stride`-th example: of these every other one is smoothed.
+
+    The control variate's variance is read off the learned uncertainty of the denoising loss: an
+    error `exp(u)` at noise level sigma is that of Gaussian data of one variance.
+
+    Args:
+      denoise: `(params, x, sigma, cond) -> x0`.
+      log_variance: `(params, sigma [S]) -> u [S]`.
+      weight: of the term.
+      zeta: range of the smoothing, in the units of the data.
+      num_points: evaluations of the integrand a point.
+      stride: how many examples there are for each one that takes part.
+      chunk: most rows in one call of the denoiser.
+      sigma_data: RMS of the centred data.
+      sigma_log_mean: mean of `ln sigma` in training.
+      sigma_log_std: standard deviation of `ln sigma` in training.
+
+    Returns:
+      `(params, batch, cond, keys [B]) -> ([B] losses, {"contrastive_loss", "contrastive_right"})`;
+      examples that take no part have 0, the others `stride` times their own, so that a mean over
+      the batch is the mean over points.
+
+    Raises:
+      InputError: when called with a batch that is no multiple of `stride`.
+    """
+    low, high = sigma_range(sigma_log_mean, sigma_log_std)
+
+    def upper(level):
+        trained = jnp.sqrt(high**2 - jnp.square(level))
+        return jnp.minimum(7.4 * jnp.sqrt(sigma_data**2 + jnp.square(level)), trained)
+
+    def contrast(params: PyTree, batch: Batch, cond: PyTree, keys: Array):
+        if batch.x.shape[0] % stride:
+            raise InputError(
+                f"{batch.x.shape[0]} examples a device are no multiple of {stride}; "
+                "contrastive.points must be a multiple of the devices."
+            )
+
+        def variance(sigma):
+            left = jnp.exp(log_variance(params, sigma)) * sigma_data**2
+            left = jnp.minimum(left / (jnp.square(sigma) + sigma_data**2), _MOST)
+            return jnp.square(sigma) * left / (1.0 - left)
+
+        def denoise_fn(x, sigma, cond):
+            return denoise(params, x, sigma, cond)
+
+        x, index, keys, cond = jax.tree.map(
+            lambda leaf: leaf[::stride], (batch.x, batch.index, keys, cond)
+        )
+        label = jnp.where((index // stride) % 2 == 0, 1.0, -1.0)
+        loss, ratio = contrastive_loss(
+            denoise_fn,
+            keys,
+            x,
+            label,
+            cond,
+            zeta=zeta,
+            num_points=num_points,
+            sigma_min=low,
+            sigma_max=upper,
+            variance=variance,
+            chunk=chunk,
+        )
+
+        def spread(values):
+            return jnp.zeros(batch.x.shape[0]).at[::stride].set(stride * values)
+
+        right = (label * ratio > 0).astype(jnp.float32)
+        found = {"contrastive_loss": spread(loss), "contrastive_right": spread(right)}
+        return weight * spread(loss), found
+
+    return contrast

@@ -1,0 +1,62 @@
+"""What a new run starts from: fitted constants and fresh parameters, or those of another run."""
+
+import jax
+from ml_collections import ConfigDict
+
+from gmm_diffusion import build
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.training import checkpoint, frozen
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.types import PyTree
+
+# What two runs must share for the parameters of one to mean the same in the other.
+_SHARED = ("data", "conditioning", "network")
+
+
+def constants(config: ConfigDict, data: Dataset) -> Constants:
+    """Those fitted to the data, or where `training.init_from` names a run, that run's.
+
+    Raises:
+      InputError: as `frozen.constants`, or for a run of another model.
+    """
+    if not config.training.init_from:
+        return frozen.constants(config, data)
+    made = _run(config).constants.replace(frozen_classifier=None)
+    if config.ngmg.weight and config.ngmg.workdir:
+        made = made.replace(frozen_classifier=frozen.load(config, config.ngmg.workdir, made))
+    return made
+
+
+def params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+    """A dict of parts at step 0; parts that the other run has too are its average `sample.ema`.
+
+    Raises:
+      InputError: for a run of another model.
+    """
+    fresh = build.init_params(config, shape, constants)
+    if not config.training.init_from:
+        return fresh
+    theirs = jax.device_get(_run(config).params)
+    for part in fresh.keys() & theirs.keys():
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree[part]) for tree in (fresh, theirs)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"training.init_from is {config.training.init_from!r}, whose {part} has other "
+                "parameters; it must be a run of the same model."
+            )
+    return {part: theirs.get(part, own) for part, own in fresh.items()}
+
+
+def _run(config):
+    workdir = config.training.init_from
+    run = checkpoint.load_run(workdir)
+    ours, theirs = (config_lib.plain_fields(c, _SHARED) for c in (config, run.config))
+    different = [f"{f}: {theirs[f]!r} -> {ours[f]!r}" for f in ours if ours[f] != theirs[f]]
+    if different:
+        raise InputError(
+            f"training.init_from is {workdir!r}, a run of another model; it must be one of the "
+            f"same: {'; '.join(different)}."
+        )
+    return run
