@@ -110,12 +110,13 @@ def left(plan: Plan, out: pathlib.Path) -> list[int]:
 
 
 def estimate(plan: Plan, data: Dataset, out: pathlib.Path) -> float:
-    """Minutes for what is left, from a short run of each optimiser's first cell."""
+    """Minutes for what is left, from a short search in the first setting."""
     todo = left(plan, out)
     if not todo:
         return 0.0
     setting = next(iter(plan.settings()))
-    seeds, rates = list(range(plan.num_seeds)), [1.0] * len(MULTIPLES)
+    # As many runs at once as in a search, where most of the time goes.
+    seeds, rates = list(range(plan.num_seeds)), plan.grid(setting)
     seconds = []
     for num_steps in (20, 120):
         started = time.monotonic()
