@@ -19,6 +19,7 @@ from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.networks.initialisation import initialise
+from gmm_diffusion.sampling.parallel import PicardInfo, picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
@@ -380,8 +381,8 @@ def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
     )
 
 
-def sampler(config: ConfigDict) -> Sampler:
-    """The sampler with its options bound."""
+def sampler(config: ConfigDict, constants: Constants) -> Sampler:
+    """The sampler with its options bound; with a window, `picard` of its step."""
     group = config.sample
     options = {}
     if group.sampler == "heun":
@@ -393,6 +394,15 @@ def sampler(config: ConfigDict) -> Sampler:
         }
     elif group.sampler == "ancestral":
         options = {"eta": group.eta}
+    if group.parallel_window:
+        return functools.partial(
+            picard,
+            step=group.sampler,
+            window=group.parallel_window,
+            tolerance=float(group.parallel_tolerance),
+            sigma_data=float(constants.sigma_data),
+            **options,
+        )
     return functools.partial(SAMPLERS[group.sampler], **options)
 
 
@@ -404,13 +414,29 @@ def _sigmas(config):
 def evaluations(config: ConfigDict) -> dict[str, int]:
     """Calls for one sample of the main model, and of what guides it, which may be the same network.
 
-    Both calls of a doubled batch count.
+    Both calls of a doubled batch count. Parallel sampling takes more: see `parallel_cost`.
     """
     levels = SAMPLERS[config.sample.sampler].levels(np.asarray(_sigmas(config)))
     low, high = config.guidance.interval
     guided = config.guidance.kind != "none" and config.guidance.scale != 1
     inside = (levels >= low) & (levels <= high)
     return {"evaluations": len(levels), "guide_evaluations": int(inside.sum()) if guided else 0}
+
+
+def parallel_cost(config: ConfigDict, took: list[PicardInfo]) -> dict[str, float]:
+    """What parallel sampling took, a mean over samples; it has no fixed number of evaluations."""
+    rounds, calls = (
+        np.concatenate([np.asarray(getattr(info, name)) for info in took])
+        for name in ("rounds", "evaluations")
+    )
+    # A round asks at many noise levels at once, and so the guide too.
+    guided = config.guidance.kind != "none" and config.guidance.scale != 1
+    return {
+        "evaluations": float(calls.mean()),
+        "guide_evaluations": float(calls.mean()) if guided else 0,
+        "rounds": float(rounds.mean()),
+        "most_rounds": int(rounds.max()),
+    }
 
 
 def guidance(config: ConfigDict, guide: Guide | None = None) -> Guidance | None:
@@ -452,7 +478,7 @@ def generator(
     return make_generator(
         denoise(config, constants),
         constants,
-        sampler(config),
+        sampler(config, constants),
         _sigmas(config),
         shape,
         config.sample.batch_size,

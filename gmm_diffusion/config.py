@@ -163,6 +163,9 @@ def default() -> ConfigDict:
     sample.churn_max = 1000.0  # heun: churn at and below this noise level
     sample.churn_noise = 1.0  # heun: standard deviation of the new noise
     sample.eta = 1.0  # ancestral: share of the new noise, 0 is DDIM
+    sample.parallel_window = 0  # steps of a sample that are worked on at once; 0 is one by one
+    # Parallel: a point is found when a round moves it by less, in units of its step's noise.
+    sample.parallel_tolerance = 0.1
     sample.ema = 0.05  # width of the average to sample from, any; 0 takes the raw parameters
     sample.step = 0  # which checkpoint or snapshot; 0 is the newest good one
 
@@ -323,6 +326,8 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.churn_max": _range(0),
     "sample.churn_noise": _range(0),
     "sample.eta": _range(0, 1),
+    "sample.parallel_window": _range(0),
+    "sample.parallel_tolerance": _range(0),
     "sample.ema": ((lambda v: 0 <= v < 0.28), "at least 0 and below 0.28"),
     "sample.step": _range(0),
     "guidance.kind": _one_of("none", "auto", "classifier_free", "mixture"),
@@ -441,6 +446,8 @@ def validate(config: ConfigDict) -> None:
         refuse("network.name", f"the images of data.name {config.data.name} need unet")
     if config.sample.sigma_min >= config.sample.sigma_max:
         refuse("sample.sigma_min", f"it must be below sample.sigma_max {config.sample.sigma_max}")
+    if config.sample.parallel_window and config.sample.sampler == "dpmpp_2m":
+        refuse("sample.parallel_window", "sample.sampler dpmpp_2m remembers steps, and needs 0")
     tracked = (0, *config.training.ema_widths)
     if config.sample.ema not in tracked and not config.checkpoint.snapshot_every:
         refuse(

@@ -169,7 +169,7 @@ def evaluate(
         frozen.refuse_judge(judge, constants.frozen_classifier, own, pull)
     score = _ImageScores(config, data, judge, num) if data.is_image else VectorScores(data)
     floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
-    blocks = []
+    blocks, took = [], []
     for block in range(group.blocks):
         if poll is not None:
             poll()
@@ -177,7 +177,7 @@ def evaluate(
         weights, labels = None, np.full(num, -1)
         if constants.conditioner is not None:
             weights, labels = requests.weights(constants.conditioner, "train", num, seed)
-        samples = generate(params, weights, seed, num, poll=poll)
+        samples = generate(params, weights, seed, num, poll=poll, took=took)
         if not np.isfinite(samples).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
         samples = to_uint8(samples) if data.is_image else samples
@@ -204,6 +204,7 @@ def evaluate(
         "judge": None if judge is None else judge_summary(judge),
         "metrics": metrics,
         "verdicts": verdicts(metrics),
+        **({"parallel": build.parallel_cost(config, took)} if took else {}),
     }
 
 
@@ -334,16 +335,22 @@ def evaluate_and_report(
         scores = classifier_evaluation.evaluate(config, data, constants, params, path, poll)
     else:
         scores = evaluate(config, data, constants, params, path, poll, guide)
+    taken = scores.pop("parallel", {})
     result = {
         "step": step,
         **scores,
         "settings": config_lib.sampling_fields(config),
-        "cost": cost(config, params, path),
+        "cost": cost(config, params, path) | taken,
     }
     file = evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
     write_json(file, result)
     print(classifier_evaluation.table(result) if alone else table(result))
+    if taken:
+        print(
+            f"Parallel sampling: {config.sample.steps} steps in {taken['rounds']:.1f} rounds (at "
+            f"most {taken['most_rounds']}), {taken['evaluations']:.1f} evaluations a sample."
+        )
     names = ("metrics.jsonl", "config.json", "judge.npz", "embedding.jaxexport")
     names += ("checkpoints", "snapshots")
     files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]

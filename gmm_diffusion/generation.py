@@ -9,7 +9,9 @@ import numpy as np
 
 from gmm_diffusion import conditioning
 from gmm_diffusion.data import batches
+from gmm_diffusion.errors import RunError
 from gmm_diffusion.sampling import guidance as guidances
+from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.samplers import initial_noise
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import example_keys, map_examples
@@ -88,15 +90,17 @@ def make_generator(
     Args:
       denoise: `(params, x, sigma, cond) -> x0`.
       constants: of the run; `sample` data are returned in the units of `data.to_float`.
-      sampler: from `sampling.samplers.SAMPLERS`, options bound.
+      sampler: from `sampling.samplers.SAMPLERS`, or `sampling.parallel.picard`, options bound.
       sigmas: `[S+1]` decreasing noise levels, the last one 0.
       shape: of one example.
       batch_size: samples in one call over all devices.
       guidance: None for none.
 
     Returns:
-      `(params, weights [N, K] or None, seed, num, first=0, poll=None) -> [N, ...]` float32.
-      Sample i uses the key `fold_in(key(seed), first + i)`.
+      `(params, weights [N, K] or None, seed, num, first=0, poll=None, took=None) -> [N, ...]`
+      float32. Sample i uses the key `fold_in(key(seed), first + i)`. What a parallel sampler took,
+      a `PicardInfo` of `[N]`, is appended to the list `took`. RunError for a parallel trajectory
+      that is not finite.
     """
 
     guide = None if guidance is None else guidance.guide
@@ -114,8 +118,9 @@ def make_generator(
         cond = None if weights is None else encode(constants.conditioner, weights)
         if guidance is not None:
             denoise_fn, cond = _guided(guidance, denoise_fn, cond, shared, weights, encode)
-        x = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
-        return batches.invert(constants.transform, x)
+        drawn = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
+        x, info = drawn if isinstance(drawn, tuple) else (drawn, None)
+        return batches.invert(constants.transform, x), info
 
     mapped = map_examples(draw, batch_size)
 
@@ -126,14 +131,30 @@ def make_generator(
         num: int,
         first: int = 0,
         poll: Callable | None = None,
+        took: list[PicardInfo] | None = None,
     ) -> np.ndarray:
         keys = example_keys(seed, num, first)
         weights = None if weights is None else jnp.asarray(weights)
         worse = (None, None) if guide is None else (guide.params, guide.conditioner)
         pull = None if guide is None or guide.pull is None else guide.pull.params
-        return mapped((params, constants, *worse, pull), keys, weights, poll=poll)
+        x, info = mapped((params, constants, *worse, pull), keys, weights, poll=poll)
+        if info is not None:
+            _check_finite(info, sigmas)
+            if took is not None:
+                took.append(info)
+        return x
 
     return generate
+
+
+def _check_finite(info, sigmas):
+    bad = np.flatnonzero(info.bad_step >= 0)
+    if len(bad):
+        step = int(info.bad_step[bad[0]])
+        raise RunError(
+            f"Sample {bad[0]} is not finite from step {step} of {len(sigmas) - 1} on (noise level "
+            f"{float(sigmas[step]):.3g}), and {len(bad)} of {len(info.bad_step)} samples are not."
+        )
 
 
 def _guided(guidance, denoise_fn, cond, shared, weights, encode):
@@ -160,20 +181,28 @@ def _guided(guidance, denoise_fn, cond, shared, weights, encode):
     if guidance.energy:
         own = params.get("classifier", constants.frozen_classifier)
         classifier = own if classifier is None else classifier
-        energy_fn = _energy(denoise_fn, guide.pull, classifier, weights)
+        # The weights belong to the condition: a parallel sampler calls with other rows than B.
+        cond = (cond, weights)
+        unpulled, energy_fn = _energy(denoise_fn, guide.pull, classifier)
         denoise_fn = guidances.energy_guided(
-            denoise_fn, energy_fn, guidance.energy, guidance.interval
+            unpulled, energy_fn, guidance.energy, guidance.interval
         )
     return denoise_fn, cond
 
 
-def _energy(denoise_fn, pull, classifier, weights):
-    """`(x, sigma, cond) -> [B]`, the classifier's cost of what is denoised (method, 3c)."""
+def _energy(denoise_fn, pull, classifier):
+    """The denoiser and `(x, sigma, cond) -> [B]`, the classifier's cost of what it makes of x.
+
+    Both take the condition and the weights as a pair (method, 3c).
+    """
+
+    def unpulled(x, sigma, cond):
+        return denoise_fn(x, sigma, cond[0])
 
     def energy_fn(x, sigma, cond):
-        return pull.cost(classifier, denoise_fn(x, sigma, cond), weights)
+        return pull.cost(classifier, unpulled(x, sigma, cond), cond[1])
 
-    return energy_fn
+    return unpulled, energy_fn
 
 
 def _blurred(guidance, conditioner, weights, encode):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gmm_diffusion import build
 from gmm_diffusion.conditioning import requests
+from gmm_diffusion.errors import RunError
 
 # Parameters of a model of the toy data whose every part has an effect, as after training.
 
@@ -26,14 +27,15 @@ def toy(make_config):
     return config, data, constants, params
 
 
-def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train"):
+def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", took=None, **sample):
     config, data, constants, params = toy
     config = config.copy_and_resolve_references()
+    config.sample.update(sample)
     config.sample.batch_size = batch_size
     config.sample.churn = churn
     weights, _ = requests.weights(constants.conditioner, condition, first + num, 0)
     generate = build.generator(config, constants, data.shape)
-    return generate(params, weights[first:], seed, num, first)
+    return generate(params, weights[first:], seed, num, first, took=took)
 
 
 def test_a_sample_is_the_same_in_any_batch(toy):
@@ -45,6 +47,32 @@ def test_a_sample_is_the_same_in_any_batch(toy):
     np.testing.assert_array_equal(draw(toy, 16, 16, churn=10.0), reference)
     assert np.abs(draw(toy, 16, 16, seed=1, churn=10.0) - reference).min() > 1e-6
     assert np.unique(reference, axis=0).shape == (16, 2)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "ancestral"])
+def test_parallel_sampling_draws_what_the_sampler_draws(toy, sampler):
+    settings = {"sampler": sampler, "steps": 10, "churn": 5.0}
+    reference = draw(toy, 16, 7, **settings)
+    took = []
+    parallel = {"parallel_window": 6, "parallel_tolerance": 0.0}
+    np.testing.assert_allclose(
+        draw(toy, 4, 7, took=took, **settings, **parallel), reference, atol=1e-4
+    )
+    (info,) = took
+    assert info.rounds.shape == info.evaluations.shape == (7,)
+    assert set(info.rounds) <= set(range(2, 11))
+    cost = build.parallel_cost(toy[0], [info, info])
+    assert cost["rounds"] == pytest.approx(info.rounds.mean())
+    assert (cost["most_rounds"], cost["guide_evaluations"]) == (info.rounds.max(), 0)
+
+
+def test_a_parallel_trajectory_that_is_not_finite_is_named(toy):
+    config, data, constants, params = toy
+    broken = jax.tree.map(lambda x: x * np.nan, params)
+    with pytest.raises(
+        RunError, match=r"Sample 0 is not finite from step 0 of 4 on \(noise level 8"
+    ):
+        draw((config, data, constants, broken), 4, 4, parallel_window=3)
 
 
 def test_a_sample_is_the_same_in_any_set(toy):

@@ -92,9 +92,7 @@ def log_density_ratio(
     """
     if not isinstance(zeta, jax.core.Tracer) and not np.all(np.asarray(zeta) > 0):
         raise InputError(f"zeta is {zeta}; it must be positive.")
-    return integrate(
-        denoise_fn, key, x, Smoothed(0.0), Smoothed(zeta), cond, num_points, **options
-    )
+    return integrate(denoise_fn, key, x, Smoothed(0.0), Smoothed(zeta), cond, num_points, **options)
 
 
 def integrate(

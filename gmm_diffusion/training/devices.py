@@ -83,14 +83,15 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
 
 
 def map_examples(fn: Callable, batch_size: int) -> Callable:
-    """`fn(shared, *examples) -> [B, ...]` over any number of examples, on all local devices.
+    """`fn(shared, *examples)` over any number of examples, on all local devices.
 
     Args:
-      fn: treats each example by itself; `shared` is a pytree that every device gets whole.
+      fn: treats each example by itself and returns a pytree with leading B; `shared` is a pytree
+        that every device gets whole.
       batch_size: examples in one call over all devices; rounded up to a multiple of them.
 
     Returns:
-      `(shared, *examples, poll=None) -> [N, ...]` NumPy array, where each argument in `examples`
+      `(shared, *examples, poll=None) -> [N, ...]` NumPy arrays, where each argument in `examples`
       is a pytree with leading N. The last call is padded by repeating examples, so that there is
       one compiled program. `poll()` runs before each call.
     """
@@ -115,8 +116,8 @@ def map_examples(fn: Callable, batch_size: int) -> Callable:
                 return x[take].reshape(len(devices), per_device, *x.shape[1:])
 
             output = mapped(shared, jax.tree.map(pick, examples))
-            outputs.append(np.concatenate(list(np.asarray(output))))
-        return np.concatenate(outputs)[:num]
+            outputs.append(jax.tree.map(lambda x: np.concatenate(list(np.asarray(x))), output))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *outputs)
 
     return run
 

@@ -40,9 +40,15 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     worse = guide.load(config, run_dir, run.constants, run.shape)
     guidance = build.guidance(config, worse)
     generate = build.generator(config, run.constants, run.shape, guidance)
+    took = []
     with signals.graceful() as interrupt:
         x = generate(
-            run.params, weights, config.sample.seed, config.sample.num, poll=interrupt.check
+            run.params,
+            weights,
+            config.sample.seed,
+            config.sample.num,
+            poll=interrupt.check,
+            took=took,
         )
     folder = pathlib.Path(run_dir) / "samples"
     folder.mkdir(exist_ok=True)
@@ -54,6 +60,12 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     else:
         image_grid.scatter(x, arrays.get("label"), folder / "samples.png")
     print(f"{len(x)} samples in {folder / 'samples.npz'} and {folder / 'samples.png'}")
+    if took:
+        cost = build.parallel_cost(config, took)
+        print(
+            f"{config.sample.steps} steps in {cost['rounds']:.1f} rounds (at most "
+            f"{cost['most_rounds']}), {cost['evaluations']:.1f} evaluations a sample."
+        )
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:

@@ -1,5 +1,6 @@
 """Sampling from models without conditions, and stopping in the middle of it."""
 
+import json
 import os
 import signal
 
@@ -78,3 +79,16 @@ def test_settings_that_cannot_be_evaluated_are_refused_first(run, monkeypatch):
     monkeypatch.setattr(build, "generator", None)
     with pytest.raises(InputError, match="not like this"):
         offline.evaluate(config, path)
+
+
+def test_parallel_sampling_is_reported(make_config, tmp_path, capsys):
+    config = make_config("toy")
+    config.sample.update(sampler="euler", steps=12, parallel_window=12)
+    loop.train(config, tmp_path / "run")
+    text = capsys.readouterr().out
+    cost = json.loads((tmp_path / "run" / "evaluation.json").read_text())["cost"]
+    assert 1 <= cost["rounds"] <= cost["most_rounds"] <= 12
+    assert 12 <= cost["evaluations"] <= 12 * cost["rounds"]
+    assert f"12 steps in {cost['rounds']:.1f} rounds (at most {cost['most_rounds']})" in text
+    offline.sample(config, tmp_path / "run")
+    assert "12 steps in" in capsys.readouterr().out
