@@ -22,9 +22,10 @@ from gmm_diffusion.metrics.vector_scores import VectorScores
 from gmm_diffusion.training.workdir import read_config, write_json
 
 NUM = 8192
+BOUNDED = {"limit": 1.0, "interval": (0.01, 1000.0)}
 PANELS = {
     "no guidance": {"kind": "none"},
-    "autoguidance, w = 5": {"kind": "auto", "scale": 5.0, "guide_ema": 0.01, "limit": 0.5},
+    "autoguidance, w = 6": {"kind": "auto", "scale": 6.0, "guide_ema": 0.01, **BOUNDED},
     "classifier-free, w = 4": {"kind": "classifier_free", "scale": 4.0},
     "mixture guidance, w = 2": {"kind": "mixture", "scale": 2.0},
 }
