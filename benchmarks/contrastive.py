@@ -1,0 +1,107 @@
+"""The contrastive loss beside a bare forward and backward pass over as many rows, in one run.
+
+    python benchmarks/contrastive.py [--repeats 9] [--points 128] [--num_points 128]
+
+The loss of all points of a batch, with its gradient, beside the gradient of a mean square of the
+same network over `2 x points x num_points` rows, and beside a denoising step's loss over `points`
+rows. They take turns; cells are medians with (min-max). `chunk` is the most rows in one call: what
+does not fit in it is recomputed for the gradient. Memory is that of the compiled program's
+temporaries.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+
+# A clone that is not installed works, too.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+
+from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
+from gmm_diffusion.diffusion.denoising_loss import denoising_loss
+from gmm_diffusion.networks import MLP
+from gmm_diffusion.networks.initialisation import initialise
+from gmm_diffusion.training.loss import make_denoise
+
+DIM, WIDTH, BLOCKS = 2, 96, 2
+
+
+def programs(points: int, num_points: int, chunks: list[int]) -> tuple[dict, int]:
+    """`{name: compiled gradient of no arguments but the parameters}`, and their number."""
+    network = MLP(WIDTH, BLOCKS)
+    params = initialise(lambda key: network.init(key, jnp.zeros((1, DIM)), jnp.zeros(1)), 0)
+    params = {"network": params}
+    denoise = make_denoise(network, 1.0)
+    keys = jax.random.split(jax.random.key(0), points)
+    rows = 2 * points * num_points
+    x = jax.random.normal(jax.random.key(1), (rows, DIM))
+    sigma = jnp.exp(jax.random.normal(jax.random.key(2), (rows,)) - 1.2)
+    label = jnp.where(jnp.arange(points) % 2 == 0, 1.0, -1.0)
+
+    def bare(params):
+        return jnp.mean(jnp.square(denoise(params, x, sigma)))
+
+    def plain(params):
+        def denoise_fn(x, sigma, cond):
+            return denoise(params, x, sigma, cond)
+
+        return denoising_loss(denoise_fn, keys, x[:points], sigma[:points], sigma_data=1.0).mean()
+
+    def contrast(chunk):
+        def loss(params):
+            return contrastive_loss(
+                lambda x, sigma, cond: denoise(params, x, sigma, cond),
+                keys,
+                x[:points],
+                label,
+                zeta=(0.1, 1.0),
+                num_points=num_points,
+                sigma_min=0.01,
+                sigma_max=10.0,
+                variance=0.1,
+                chunk=chunk,
+            )[0].mean()
+
+        return loss
+
+    losses = {"bare network": bare, "denoising step": plain}
+    losses |= {f"contrastive, chunk {chunk}": contrast(chunk) for chunk in chunks}
+    made = {name: jax.jit(jax.grad(loss)).lower(params).compile() for name, loss in losses.items()}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {name: (program, params) for name, program in made.items()}, count
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--points", type=int, default=128)
+    parser.add_argument("--num_points", type=int, default=128)
+    arguments = parser.parse_args()
+    rows = 2 * arguments.points * arguments.num_points
+    made, count = programs(arguments.points, arguments.num_points, [rows, max(1, rows // 4)])
+    times = {name: [] for name in made}
+    for _ in range(arguments.repeats + 1):
+        for name, (program, params) in made.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(program(params))
+            times[name].append(1e3 * (time.perf_counter() - begin))
+    print(f"{count} parameters, {rows} rows\n")
+    print("| gradient of | ms (min-max) | times the bare network | temporaries MiB |")
+    print("|---|---|---|---|")
+    bare = statistics.median(times["bare network"][1:])
+    for name, values in times.items():
+        # The first call is not counted.
+        values = values[1:]
+        median = statistics.median(values)
+        memory = made[name][0].memory_analysis().temp_size_in_bytes / 2**20
+        span = f"{min(values):.1f}-{max(values):.1f}"
+        print(f"| {name} | {median:.1f} ({span}) | {median / bare:.2f} | {memory:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
