@@ -234,31 +234,37 @@ def test_order_against_a_fine_solution_for_a_mixture(name):
     assert errors[-1] < 0.02
 
 
+def shrunk(deviation):
+    """The exact denoiser of a centred Gaussian."""
+    return lambda x, sigma, cond: deviation**2 / (deviation**2 + sigma**2) * x
+
+
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_weak_order_of_the_variance_of_a_gaussian(name):
     """The error of the second moment against the number of steps, for many samples."""
-    deviation, n, low, high = 0.5, 200_000, 0.02, 20.0
-
-    def gaussian(x, sigma, cond):
-        return deviation**2 / (deviation**2 + sigma**2) * x
-
-    errors, steps = [], (17, 33, 65)
+    deviation, n, errors, steps = 0.5, 200_000, [], (17, 33, 65)
     for num_steps in steps:
-        sigmas = karras(num_steps, low, high)
-        x = run(name, keys(n), sigmas, shape=(1,), denoise_fn=gaussian)
-        # In law each step is linear with independent noise, so its variance is a recursion.
-        variance, levels = high**2, np.asarray(sigmas, np.float64)
-        for sigma, sigma_next in itertools.pairwise(levels):
-            posterior = sigma_next**2 * (1 - sigma_next**2 / sigma**2)
-            kept = sigma_next**2 / sigma**2
-            factor = kept + (1 - kept) * deviation**2 / (deviation**2 + sigma**2)
-            variance = factor**2 * variance + posterior
-        assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
-        assert abs(x.mean()) < 5 * np.sqrt(variance / n)
+        sigmas = karras(num_steps, 0.02, 20.0)
+        x = run(name, keys(n), sigmas, shape=(1,), denoise_fn=shrunk(deviation))
+        assert abs(x.mean()) < 5 * x.std() / np.sqrt(n)
         errors.append(abs(np.log(x.var() / deviation**2)))
     measured = -np.polyfit(np.log(np.array(steps) - 1), np.log(errors), 1)[0]
     assert measured == pytest.approx(SAMPLERS[name].order, abs=0.3), errors
     assert errors[-1] < 0.2
+
+
+def test_ancestral_steps_have_the_variance_of_the_posterior():
+    """In law each step is linear with independent noise, so its variance is a recursion."""
+    deviation, n, high = 0.5, 100_000, 20.0
+    sigmas = karras(20, 0.02, high)
+    x = run("ancestral", keys(n), sigmas, shape=(1,), denoise_fn=shrunk(deviation))
+    variance = high**2
+    for sigma, sigma_next in itertools.pairwise(np.asarray(sigmas, np.float64)):
+        kept = sigma_next**2 / sigma**2
+        posterior = sigma_next**2 * (1 - kept)
+        factor = kept + (1 - kept) * deviation**2 / (deviation**2 + sigma**2)
+        variance = factor**2 * variance + posterior
+    assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
 
 
 def test_ancestral_without_noise_is_euler():
