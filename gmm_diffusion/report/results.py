@@ -36,7 +36,8 @@ class Result:
     Attributes:
       path: its file.
       settings: by dotted name, those of the training and those of sampling; values that JSON has.
-      metrics: name -> {"value", "blocks", "floor"}.
+      metrics: name -> {"value", "blocks", "floor"}; of parallel sampling "rounds", too, whose
+        floor is the number of steps.
     """
 
     path: pathlib.Path
@@ -94,6 +95,11 @@ def _read(path):
         }
         for name, metric in result["metrics"].items()
     }
+    rounds = result.get("cost", {}).get("rounds")
+    if rounds is not None:
+        # Beside it stands what one step after another takes.
+        steps = float(settings["sample.steps"])
+        metrics["rounds"] = {"value": rounds, "blocks": [rounds], "floor": steps}
     return Result(path, {f: _seedless(v, settings[SEED]) for f, v in settings.items()}, metrics)
 
 
