@@ -13,6 +13,8 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import KINDS, GaussianMixture, ngmg
 
 FORMS = ngmg.FORMS
+# Compiled as a whole: one by one their operations would take most of the time.
+energy, gradient = (jax.jit(f, static_argnames="form") for f in (ngmg.energy, ngmg.gradient))
 PEAK = np.exp(-0.5)  # The largest slope of a Gaussian of unit height and scale.
 
 
@@ -56,7 +58,7 @@ def scipy_kernel(y, centers, matrices):
     return np.exp(-0.5 * np.stack(columns, axis=1) ** 2)
 
 
-SCALES = {"one": 1.3, "several": (0.5, 1.0, 4.0), "array": np.array([0.7, 2.0])}
+SCALES = {"one": 1.3, "several": np.array([0.5, 1.0, 4.0])}
 SCALES |= {kind: components(kind)[0] for kind in KINDS}
 
 
@@ -75,7 +77,7 @@ def test_the_energy_is_that_of_scipy(name, form):
     for matrices in matrices_of(name):
         peak = (np.asarray(weights, float) * scipy_kernel(y, centers, matrices)).sum(axis=1)
         expected.append(-peak if form == "density" else -np.log(peak))
-    actual = ngmg.energy(y, weights, centers, SCALES[name], form)
+    actual = energy(y, weights, centers, SCALES[name], form)
     np.testing.assert_allclose(actual, np.mean(expected, axis=0), rtol=1e-4, atol=1e-6)
 
 
@@ -83,18 +85,23 @@ def test_the_energy_is_that_of_scipy(name, form):
 @pytest.mark.parametrize("name", SCALES)
 def test_the_gradient_is_that_of_autodiff(name, form):
     y, weights, centers = case()
-    automatic = jax.vmap(jax.grad(lambda y, w: ngmg.energy(y, w, centers, SCALES[name], form)))
-    actual = ngmg.gradient(y, weights, centers, SCALES[name], form)
+
+    @jax.jit
+    def automatic(y, weights):
+        return jax.vmap(jax.grad(lambda y, w: ngmg.energy(y, w, centers, SCALES[name], form)))(
+            y, weights
+        )
+
+    actual = gradient(y, weights, centers, SCALES[name], form)
     np.testing.assert_allclose(actual, automatic(y, weights), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["several", "full"])
+@pytest.mark.parametrize(("name", "form"), [("several", "density"), ("full", "log")])
 @pytest.mark.parametrize("fn", [ngmg.energy, ngmg.gradient], ids=["energy", "gradient"])
 def test_any_leading_shape_jitted_mapped_and_differentiated(fn, name, form):
     y, weights, centers = case(batch=(2, 4))
     scale = SCALES[name]
-    whole = fn(y, weights, centers, scale, form)
+    whole = fn(y, weights, centers, scale, form)  # Not compiled.
     assert whole.shape[:2] == (2, 4)
 
     @jax.jit
@@ -165,13 +172,13 @@ def test_the_bound_of_components_is_that_of_the_smallest_deviation(kind):
     mix, matrices = components(kind)
     smallest = np.sqrt(min(np.linalg.eigvalsh(m)[0] for m in matrices))
     y, weights, centers = case(batch=(400,), spread=1.0)
-    norms = np.linalg.norm(ngmg.gradient(y, weights, centers, mix), axis=-1)
+    norms = np.linalg.norm(gradient(y, weights, centers, mix), axis=-1)
     assert norms.max() <= PEAK / smallest * (1 + 1e-4)
     # Reached along the narrowest direction of that component.
     k = int(np.argmin([np.linalg.eigvalsh(m)[0] for m in matrices]))
     direction = np.linalg.eigh(matrices[k])[1][:, 0]
     point = jnp.asarray(np.asarray(centers[k]) + smallest * direction, jnp.float32)
-    slope = ngmg.gradient(point, jnp.eye(5)[k], centers, mix)
+    slope = gradient(point, jnp.eye(5)[k], centers, mix)
     assert np.linalg.norm(slope) == pytest.approx(PEAK / smallest, rel=1e-4)
 
 
@@ -224,9 +231,9 @@ def test_the_energy_is_what_an_mmd_sees_of_the_points(s):
 def squared_mmd(points, targets, s):
     """The identity above for two sets of equally likely points, all terms by `energy`."""
     uniform = [jnp.full(len(a), 1 / len(a)) for a in (points, targets)]
-    among_points = -ngmg.energy(points, uniform[0], points, s).mean()
-    among_targets = -ngmg.energy(targets, uniform[1], targets, s).mean()
-    between = ngmg.energy(points, uniform[1], targets, s).mean()
+    among_points = -energy(points, uniform[0], points, s).mean()
+    among_targets = -energy(targets, uniform[1], targets, s).mean()
+    between = energy(points, uniform[1], targets, s).mean()
     return float(among_points + among_targets + 2 * between)
 
 
@@ -237,7 +244,7 @@ def wasserstein_1(points, targets):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_mmd_is_at_most_the_wasserstein_distance_over_the_scale(seed):
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(20, 3)) * rng.uniform(0.1, 3)
@@ -308,16 +315,19 @@ def test_the_log_form_does_not_vanish_far_away_and_the_density_form_does():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("far", [1e4, 1e15])
-def test_far_away_everything_is_finite(form, far):
+def test_far_away_everything_is_finite(form):
     y, weights, centers = case()
-    for scale in (1.0, SCALES["several"], SCALES["full"]):
-        value, slopes = jax.value_and_grad(
-            lambda *a, scale=scale: ngmg.energy(*a, scale, form).sum(), argnums=(0, 1, 2)
-        )(y + far, weights, centers)
-        assert np.isfinite(value)
-        assert all(np.isfinite(slope).all() for slope in slopes)
-        assert np.isfinite(ngmg.gradient(y + far, weights, centers, scale, form)).all()
+
+    def total(y, weights, centers, scale):
+        return ngmg.energy(y, weights, centers, scale, form).sum()
+
+    both = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+    for scale in (SCALES["several"], SCALES["full"]):
+        for far in (1e4, 1e15):
+            value, slopes = both(y + far, weights, centers, scale)
+            assert np.isfinite(value)
+            assert all(np.isfinite(slope).all() for slope in slopes)
+            assert np.isfinite(gradient(y + far, weights, centers, scale, form)).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -325,7 +335,7 @@ def test_a_weight_of_zero_is_no_component(form):
     y, _, centers = case()
     weights = jnp.array([0.5, 0.0, 0.3, 0.0, 0.2])
     kept = np.array([0, 2, 4])
-    for fn in (ngmg.energy, ngmg.gradient):
+    for fn in (energy, gradient):
         np.testing.assert_allclose(
             fn(y, weights, centers, 1.3, form),
             fn(y, weights[kept], centers[kept], 1.3, form),
@@ -334,17 +344,20 @@ def test_a_weight_of_zero_is_no_component(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("small", [0.0, 1e-45, 1e-38, 1e-30, 1e-8])
-def test_gradients_stay_finite_as_a_weight_goes_to_zero(form, small):
+def test_gradients_stay_finite_as_a_weight_goes_to_zero(form):
     centers = jnp.array([[0.0, 0.0], [30.0, 0.0]])
-    # At the centre whose weight is small, where the other one gives nothing in float32.
-    for y in (jnp.zeros(2), jnp.array([15.0, 1.0])):
-        slopes = jax.grad(lambda *a: ngmg.energy(*a, centers, 1.0, form), argnums=(0, 1))(
-            y, jnp.array([small, 1.0], jnp.float32)
-        )
-        assert all(np.isfinite(slope).all() for slope in slopes)
-        second = jax.jacfwd(lambda y: ngmg.gradient(y, jnp.array([small, 1.0]), centers, 1.0, form))
-        assert np.isfinite(second(y)).all()
+
+    @jax.jit
+    def slopes(y, weights):
+        first = jax.grad(ngmg.energy, argnums=(0, 1))(y, weights, centers, 1.0, form)
+        second = jax.jacfwd(ngmg.gradient)(y, weights, centers, 1.0, form)
+        return *first, second
+
+    for small in (0.0, 1e-45, 1e-38, 1e-30, 1e-8):
+        # At the centre whose weight is small, where the other one gives nothing in float32.
+        for y in (jnp.zeros(2), jnp.array([15.0, 1.0])):
+            values = slopes(y, jnp.array([small, 1.0], jnp.float32))
+            assert all(np.isfinite(value).all() for value in values)
 
 
 def test_attributes_are_pairs_of_centres_summed():
@@ -380,8 +393,8 @@ def test_default_scales_give_a_gradient_in_many_dimensions():
     for dim in (16, 32):
         centers = jnp.asarray(np.random.default_rng(0).normal(size=(40, dim)), jnp.float32)
         target = jnp.eye(40)[0]
-        plain = np.linalg.norm(ngmg.gradient(centers[1:], target, centers, 1.0), axis=-1)
-        fitted = ngmg.gradient(centers[1:], target, centers, ngmg.scales(centers))
+        plain = np.linalg.norm(gradient(centers[1:], target, centers, 1.0), axis=-1)
+        fitted = gradient(centers[1:], target, centers, ngmg.scales(centers))
         assert np.median(plain) < 0.01
         assert np.median(np.linalg.norm(fitted, axis=-1)) > 0.03
 

@@ -10,8 +10,7 @@ from gmm_diffusion.networks import normalize_weights, plain
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.networks.initialisation import initialise
 
-CASES = [("conv", (8, 8, 1)), ("conv", (12, 20, 2)), ("conv", (1, 1, 1)), ("mlp", (2,))]
-CASES += [("mlp", (8, 8, 1))]
+CASES = [("conv", (4, 6, 2)), ("conv", (1, 1, 1)), ("mlp", (2,)), ("mlp", (4, 4, 1))]
 
 
 def make(name, shape, normalize, noisy=False, batch=6, width=16, seed=0, dims=(5, 32)):
@@ -40,10 +39,10 @@ def test_shapes_and_independence_within_a_batch(name, shape, normalize):
         np.testing.assert_allclose(a[order], b, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("conv", (4, 4, 3)), ("mlp", (64,))])
+@pytest.mark.parametrize(("name", "shape"), [("conv", (2, 2, 16)), ("mlp", (64,))])
 def test_magnitudes_are_kept(name, shape):
     apply, params, x, _ = make(name, shape, True, batch=64, width=64, dims=(256, 256))
-    out, embedding = apply(normalize_weights(params), x)
+    out, embedding = apply(params, x)
     for values in (out, embedding):
         assert np.sqrt(np.mean(np.square(values))) == pytest.approx(1, abs=0.15)
 
