@@ -6,7 +6,8 @@ The loss of all points of a batch, with its gradient, beside the gradient of a m
 same network over `2 x points x num_points` rows, and beside a denoising step's loss over `points`
 rows. They take turns; cells are medians with (min-max). `chunk` is the most rows in one call: what
 does not fit in it is recomputed for the gradient. Memory is that of the compiled program's
-temporaries.
+temporaries. Then how the spread of a ratio falls with the number of evaluations, with and without
+the control variate.
 """
 
 import argparse
@@ -20,7 +21,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gmm_diffusion import mixture
+from gmm_diffusion.diffusion import density_ratio
 from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.networks import MLP
@@ -75,8 +79,37 @@ def programs(points: int, num_points: int, chunks: list[int]) -> tuple[dict, int
     return {name: (program, params) for name, program in made.items()}, count
 
 
+def spread(dim: int = 64, std: float = 0.3, zeta: float = 0.2) -> None:
+    """Prints the standard deviation of ratios by their number of evaluations, exact denoiser."""
+    centers = np.random.default_rng(0).normal(size=(4, dim))
+    mix = mixture.GaussianMixture.create(
+        np.full(4, 0.25), centers, np.full(4, std**2), "spherical"
+    )
+    clean = mixture.sample(mix, jax.random.key(1), 32)
+    x = jnp.concatenate([clean, clean + zeta * jax.random.normal(jax.random.key(2), clean.shape)])
+    low, high = density_ratio.sigma_bounds(std, 1.04, zeta)
+    print(f"\nStandard deviation of a ratio in {dim} dimensions, in and near the data\n")
+    print("| evaluations | without a control variate | with it |")
+    print("|---|---|---|")
+    for num_points in (4, 8, 16, 32, 64):
+        cells = []
+        for variance in (None, std**2):
+
+            @jax.jit
+            def ratio(key, num_points=num_points, variance=variance):
+                return density_ratio.log_density_ratio(
+                    lambda x, sigma, cond: mixture.denoise(mix, x, sigma),
+                    key, x, zeta, None, num_points,
+                    sigma_min=low, sigma_max=high, variance=variance,
+                )  # fmt: skip
+
+            values = np.stack([ratio(jax.random.key(i)) for i in range(20)])
+            cells.append(f"{values.std(axis=0).mean():.2g}")
+        print(f"| {num_points} | {' | '.join(cells)} |")
+
+
 def main() -> None:
-    """Prints a Markdown table."""
+    """Prints two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--points", type=int, default=128)
@@ -101,6 +134,7 @@ def main() -> None:
         memory = made[name][0].memory_analysis().temp_size_in_bytes / 2**20
         span = f"{min(values):.1f}-{max(values):.1f}"
         print(f"| {name} | {median:.1f} ({span}) | {median / bare:.2f} | {memory:.0f} |")
+    spread()
 
 
 if __name__ == "__main__":
