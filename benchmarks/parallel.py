@@ -63,7 +63,7 @@ def main() -> None:
             jax.jit(lambda x, name=name: SAMPLERS[name](denoise_fn, keys, x, sigmas)), x
         )
         for tolerance in (0.0, 0.03, 0.1, 0.3):
-            for carried, sigma_data in (("as white data", RMS), ("unchanged", None)):
+            for carried, sigma_data in (("as white data", RMS), ("as published", None)):
 
                 def program(x, name=name, tolerance=tolerance, sigma_data=sigma_data):
                     return picard(

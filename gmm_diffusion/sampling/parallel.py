@@ -7,9 +7,9 @@ the points that no longer move. Where the steps are exact the point after them i
 round gains one step at least, and with tolerance 0 the result is the sequential sampler's.
 
 Ours: each sample has a window of its own, so that it does not depend on its batch; and corrections
-pass through later steps as they would for white data, not unchanged. For an Euler step from sigma
-to sigma' that is `sigma'/sigma` where noise dominates and 1 where data do; the fixed point is the
-same.
+pass through later steps as the same step would pass them for white data. As published they pass
+unchanged in coordinates `x / sqrt(1 + sigma^2)`, which is about the same for an Euler step, and too
+much for one that draws noise and forgets. The fixed point does not depend on it.
 """
 
 import jax
@@ -66,7 +66,7 @@ def picard(
       tolerance: a point counts as found when a round moved it by no more than this, in root mean
         square over its entries and in units of the noise that an ancestral step into it adds (of
         the last positive noise level for the last step). 0 waits until it does not move at all.
-      sigma_data: RMS of the centred data; None passes corrections unchanged.
+      sigma_data: RMS of the centred data; None passes corrections as published.
       **options: of the step function.
 
     Returns:
@@ -196,7 +196,7 @@ def _carry(one_step, sigmas: Array, sigma_data: float | None) -> Array:
     """`[S]`, by how much a change of a step's start changes its end."""
     num_steps = sigmas.shape[0] - 1
     if sigma_data is None:
-        return jnp.ones(num_steps, sigmas.dtype)
+        return jnp.sqrt((1.0 + jnp.square(sigmas[1:])) / (1.0 + jnp.square(sigmas[:-1])))
 
     def linear(x, sigma, cond):
         return x * (sigma_data**2 / (sigma_data**2 + jnp.square(sigma)))
