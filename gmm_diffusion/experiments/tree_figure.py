@@ -57,7 +57,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
 def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: int) -> np.ndarray:
     """`[num, 2]` samples of one class of a run, guided as the settings `guidance` say."""
     config = checkpoint.load_run(run_dir).config
-    config.guidance.update(guidance)
+    config["guidance"].update(guidance)
     run = checkpoint.load_run(run_dir, config=config)
     worse = guide.load(config, run_dir, run.constants, run.shape)
     generate = build.generator(config, run.constants, run.shape, build.guidance(config, worse))
