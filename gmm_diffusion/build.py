@@ -381,7 +381,7 @@ def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
     )
 
 
-def sampler(config: ConfigDict, constants: Constants) -> Sampler:
+def sampler(config: ConfigDict, sigma_data: float = 1.0) -> Sampler:
     """The sampler with its options bound; with a window, `picard` of its step."""
     group = config.sample
     options = {}
@@ -400,7 +400,7 @@ def sampler(config: ConfigDict, constants: Constants) -> Sampler:
             step=group.sampler,
             window=group.parallel_window,
             tolerance=float(group.parallel_tolerance),
-            sigma_data=float(constants.sigma_data),
+            sigma_data=sigma_data,
             **options,
         )
     return functools.partial(SAMPLERS[group.sampler], **options)
@@ -478,7 +478,7 @@ def generator(
     return make_generator(
         denoise(config, constants),
         constants,
-        sampler(config, constants),
+        sampler(config, float(constants.sigma_data)),
         _sigmas(config),
         shape,
         config.sample.batch_size,

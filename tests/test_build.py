@@ -9,6 +9,7 @@ import pytest
 from gmm_diffusion import build
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training.constants import to_arrays
 
@@ -129,6 +130,11 @@ def test_the_sampler_gets_its_options(toy):
     }
     toy.sample.sampler = "euler"
     assert build.sampler(toy).keywords == {}
+    toy.sample.parallel_window, toy.sample.parallel_tolerance = 5, 0.2
+    made = build.sampler(toy, 0.7)
+    assert made.func is picard
+    expected = {"step": "euler", "window": 5, "tolerance": 0.2, "sigma_data": 0.7}
+    assert made.keywords == expected
 
 
 def test_the_optimiser_follows_the_schedule(toy):
