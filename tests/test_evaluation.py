@@ -40,7 +40,7 @@ def score(monkeypatch):
         config, data, constants = parts
 
         def generator(config, constants, shape, guidance=None):
-            def generate(params, weights, seed, num, first=0, poll=None):
+            def generate(params, weights, seed, num, first=0, poll=None, took=None):
                 assert num == len(samples)
                 return samples
 
