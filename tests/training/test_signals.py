@@ -53,15 +53,18 @@ def test_former_handlers_return(leave):
         pass
 
     before = signal.signal(signal.SIGTERM, mine)
+    # A test run in the background starts with SIGINT ignored.
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         try:
             with signals.graceful():
                 assert signal.getsignal(signal.SIGTERM) is not mine
+                assert signal.getsignal(signal.SIGINT) is not interrupt
                 leave()
         except ZeroDivisionError:
             pass
         assert signal.getsignal(signal.SIGTERM) is mine
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
 
