@@ -25,7 +25,7 @@ NUM = 8192
 BOUNDED = {"limit": 1.0, "interval": (0.01, 1000.0)}
 PANELS = {
     "no guidance": {"kind": "none"},
-    "autoguidance, w = 6": {"kind": "auto", "scale": 6.0, "guide_ema": 0.01, **BOUNDED},
+    "autoguidance, w = 4": {"kind": "auto", "scale": 4.0, "guide_ema": 0.01, **BOUNDED},
     "classifier-free, w = 4": {"kind": "classifier_free", "scale": 4.0},
     "mixture guidance, w = 2": {"kind": "mixture", "scale": 2.0},
 }
