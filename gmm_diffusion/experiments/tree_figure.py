@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.spatial import KDTree
 
 from gmm_diffusion import build, mixture
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.diffusion import noise_levels
+from gmm_diffusion.metrics.vector_scores import LOG_DENSITY_RANGE, VectorScores
 from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
 from gmm_diffusion.training import checkpoint, guide
 from gmm_diffusion.training.devices import example_keys
@@ -63,6 +65,25 @@ def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: i
     generate = build.generator(config, run.constants, run.shape, build.guidance(config, worse))
     weights, _ = requests.weights(run.conditioner, f"class:{label}", num, 0)
     return generate(run.params, weights, 0, num)
+
+
+def tail(data: Dataset, label: int, x: np.ndarray, score: VectorScores) -> dict[str, float]:
+    """Points that have left the tree.
+
+    Args:
+      data: with its true mixture.
+      label: the class asked for.
+      x: `[N, 2]` samples.
+      score: of `data`.
+
+    Returns:
+      "far", the share whose log-density lies below the cut of `condition_log_density`; "distance",
+      from the sample that is furthest away to the nearest training point of its class.
+    """
+    values = np.asarray(score.log_prob(x, score.class_weights[label]))
+    cut = score.class_reference[label].mean() - LOG_DENSITY_RANGE
+    nearest, _ = KDTree(data.train.x[data.train.label == label]).query(x)
+    return {"far": float(np.mean(values < cut)), "distance": float(nearest.max())}
 
 
 def draw(data: Dataset, label: int, panels: list[tuple[str, np.ndarray]], path: str) -> None:

@@ -15,7 +15,7 @@ _DENSITY_REFERENCE = 2**16
 _CLASS_REFERENCE = 2**15
 # Log-densities count for no less than this below the mean of true points: so far below it are the
 # -20 at which the published comparison on a tree cuts (see docs/results.md).
-_LOG_DENSITY_RANGE = 21.4
+LOG_DENSITY_RANGE = 21.4
 
 
 class VectorScores:
@@ -94,4 +94,4 @@ class VectorScores:
 
 def _clipped_mean(values, reference):
     """The mean log-density without its tail, which a few points far out would set."""
-    return float(np.maximum(values, reference.mean() - _LOG_DENSITY_RANGE).mean())
+    return float(np.maximum(values, reference.mean() - LOG_DENSITY_RANGE).mean())

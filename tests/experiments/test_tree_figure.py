@@ -1,6 +1,7 @@
 """The tree's exact samples and its figure."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from gmm_diffusion.data import toy
@@ -16,6 +17,17 @@ def test_exact_samples_are_of_the_class_asked_for_and_no_defects():
     assert scores["agreement_2k"] == 1
     assert scores["condition_defects_2k"] < 0.005
     assert scores["sliced_wasserstein_2k"] < 0.1
+
+
+def test_the_tail_counts_what_has_left():
+    data = toy.load("ring", num_train=4000, num_heldout=200)
+    x = data.train.x[data.train.label == 1][:100].copy()
+    x[7] += 3.0
+    tail = tree_figure.tail(data, 1, x, VectorScores(data))
+    assert tail["far"] == 0.01
+    own = data.train.x[data.train.label == 1]
+    expected = np.linalg.norm(own - x[7], axis=1).min()
+    assert tail["distance"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_figure_is_written(tmp_path):
