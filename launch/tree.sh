@@ -10,7 +10,7 @@ PYTHON=${PYTHON:-python}
 "$PYTHON" -m gmm_diffusion.report "$OUT/tune" --out "$OUT/tuning" \
     --metric condition_defects condition_log_density sliced_wasserstein
 "$PYTHON" -m gmm_diffusion.report "$OUT/tune" --out "$OUT/heatmap" \
-    --where guidance.limit=1.0 --heatmap guidance.scale sample.ema \
+    --where guidance.limit=1.0 "guidance.interval=[0.01, 1000.0]" --heatmap guidance.scale sample.ema \
     --metric condition_defects condition_log_density sliced_wasserstein
 "$PYTHON" -m gmm_diffusion.report "$OUT/main" "$OUT/alone" --out "$OUT/report" \
     --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein

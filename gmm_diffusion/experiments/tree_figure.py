@@ -87,13 +87,17 @@ def tail(data: Dataset, label: int, x: np.ndarray, score: VectorScores) -> dict[
 
 
 def draw(data: Dataset, label: int, panels: list[tuple[str, np.ndarray]], path: str) -> None:
-    """A row of panels of points over the true points of one class, to a PNG."""
+    """Panels of points over the true points of one class, in a row or two, to a PNG."""
     true = data.heldout.x[data.heldout.label == label]
     low, high = true.min(axis=0) - 0.15, true.max(axis=0) + 0.15
-    figure = Figure(figsize=(4.2 * len(panels), 3.9), layout="constrained")
+    rows = 1 if len(panels) < 5 else 2
+    columns = -(-len(panels) // rows)
+    figure = Figure(figsize=(4.2 * columns, 3.7 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    row = np.atleast_1d(figure.subplots(1, len(panels)))
-    for axes, (title, x) in zip(row, panels, strict=True):
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (title, x) in zip(grid, panels, strict=False):
         axes.plot(*true.T, ",", color="0.8")
         axes.plot(*x.T, ".", markersize=1.2, color="C0", alpha=0.5, markeredgewidth=0)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
