@@ -18,6 +18,7 @@ from gmm_diffusion.metrics.vector_scores import LOG_DENSITY_RANGE, VectorScores
 from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
 from gmm_diffusion.training import checkpoint, guide
 from gmm_diffusion.training.devices import example_keys
+from gmm_diffusion.training.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
 
 def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: int) -> np.ndarray:
     """`[num, 2]` samples of one class of a run, guided as the settings `guidance` say."""
-    config = checkpoint.load_run(run_dir).config
+    config = read_config(run_dir)
     config["guidance"].update(guidance)
     run = checkpoint.load_run(run_dir, config=config)
     worse = guide.load(config, run_dir, run.constants, run.shape)

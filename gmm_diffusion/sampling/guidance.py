@@ -58,7 +58,7 @@ def push(main: Array, guide: Array, sigma: Array, scale, limit=None) -> Array:
         rms = jnp.sqrt(jnp.mean(jnp.square(added), axis=tuple(range(1, added.ndim))))
         allowed = limit * jnp.broadcast_to(sigma, rms.shape)
         factor = jnp.minimum(1.0, allowed / jnp.maximum(rms, jnp.finfo(rms.dtype).tiny))
-        added = added * jnp.reshape(factor, factor.shape + (1,) * (added.ndim - 1))
+        added = added * _like(factor, added)
     return main + added
 
 

@@ -225,13 +225,17 @@ class SequentialSampler:
         """
         num_steps = sigmas.shape[0] - 1
 
-        def fold(i):
-            return step_keys(keys, i)
-
         def body(x, inputs):
             i, sigma, sigma_next = inputs
             x = self.step(
-                denoise_fn, fold(i), x, sigma, sigma_next, cond, num_steps=num_steps, **options
+                denoise_fn,
+                step_keys(keys, i),
+                x,
+                sigma,
+                sigma_next,
+                cond,
+                num_steps=num_steps,
+                **options,
             )
             return x, None
 
@@ -239,7 +243,7 @@ class SequentialSampler:
         x, _ = lax.scan(body, x_init, steps)
         return self.last_step(
             denoise_fn,
-            fold(num_steps - 1),
+            step_keys(keys, num_steps - 1),
             x,
             sigmas[-2],
             sigmas[-1],
