@@ -347,15 +347,20 @@ def evaluate_and_report(
     write_json(file, result)
     print(classifier_evaluation.table(result) if alone else table(result))
     if taken:
-        print(
-            f"Parallel sampling: {config.sample.steps} steps in {taken['rounds']:.1f} rounds (at "
-            f"most {taken['most_rounds']}), {taken['evaluations']:.1f} evaluations a sample."
-        )
+        print(f"Parallel sampling: {rounds_line(config, taken)}")
     names = ("metrics.jsonl", "config.json", "judge.npz", "embedding.jaxexport")
     names += ("checkpoints", "snapshots")
     files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]
     print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
     return result
+
+
+def rounds_line(config: ConfigDict, taken: dict) -> str:
+    """What parallel sampling took, `build.parallel_cost`, as a sentence."""
+    return (
+        f"{config.sample.steps} steps in {taken['rounds']:.1f} rounds (at most "
+        f"{taken['most_rounds']}), {taken['evaluations']:.1f} evaluations a sample."
+    )
 
 
 def cost(config: ConfigDict, params: PyTree, path: pathlib.Path) -> dict:

@@ -61,11 +61,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         image_grid.scatter(x, arrays.get("label"), folder / "samples.png")
     print(f"{len(x)} samples in {folder / 'samples.npz'} and {folder / 'samples.png'}")
     if took:
-        cost = build.parallel_cost(config, took)
-        print(
-            f"{config.sample.steps} steps in {cost['rounds']:.1f} rounds (at most "
-            f"{cost['most_rounds']}), {cost['evaluations']:.1f} evaluations a sample."
-        )
+        print(evaluation.rounds_line(config, build.parallel_cost(config, took)))
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
