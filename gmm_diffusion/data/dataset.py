@@ -15,13 +15,15 @@ class Split:
     Attributes:
       x: `[N, H, W, C]` uint8 images, or `[N, D]` float32 vectors.
       label: `[N]` int32 classes from 0, or None.
+      attributes: `[N, A]` uint8, 1 where an example has the attribute and 0 where not, or None.
 
     Raises:
-      InputError: no examples, another shape or type, or labels that do not match.
+      InputError: no examples, another shape or type, or labels or attributes that do not match.
     """
 
     x: np.ndarray
     label: np.ndarray | None = None
+    attributes: np.ndarray | None = None
 
     def __post_init__(self):
         image = self.x.ndim == 4 and self.x.dtype == np.uint8
@@ -40,9 +42,27 @@ class Split:
                 f"labels have shape {self.label.shape} and type {self.label.dtype}; valid is "
                 f"int32 of shape ({len(self.x)},)."
             )
+        if self.attributes is None:
+            return
+        shape, kind = self.attributes.shape, self.attributes.dtype
+        if len(shape) != 2 or shape[0] != len(self.x) or kind != np.uint8:
+            raise InputError(
+                f"attributes have shape {shape} and type {kind}; valid is uint8 of shape "
+                f"({len(self.x)}, A)."
+            )
+        if self.attributes.max(initial=0) > 1:
+            raise InputError(
+                f"attributes hold the value {self.attributes.max()}; valid are 0 and 1."
+            )
 
     def __len__(self):
         return len(self.x)
+
+    def take(self, index: np.ndarray) -> "Split":
+        """The examples `index [M]`, in that order, with what is known of them."""
+        label = None if self.label is None else self.label[index]
+        attributes = None if self.attributes is None else self.attributes[index]
+        return Split(self.x[index], label, attributes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +75,9 @@ class Dataset:
       heldout: real data that nothing is fitted on: the floor of every metric.
       num_classes: number of classes, 0 without labels.
       class_names: one name a class, empty without labels.
+      attribute_names: one name an attribute, empty without attributes.
+      exclusive: pairs of attribute names that no example has both of.
+      unseen: real data with combinations of attributes that training never shows, or None.
       mixture: the true density, a `mixture.GaussianMixture`, where it is known.
       component_class: `[K]` int32 class of each component of `mixture`, where it is known.
     """
@@ -64,6 +87,9 @@ class Dataset:
     heldout: Split
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    attribute_names: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, str], ...] = ()
+    unseen: Split | None = None
     mixture: Any = None
     component_class: np.ndarray | None = None
 
@@ -76,6 +102,60 @@ class Dataset:
     def is_image(self) -> bool:
         """Whether examples are uint8 images rather than float32 vectors."""
         return self.train.x.dtype == np.uint8
+
+
+def combination_classes(data: Dataset) -> Dataset:
+    """Data with attributes and no classes -> each combination in the training split is a class.
+
+    This is what conditioning on classes can make of attributes. Held-out examples whose combination
+    training never shows have no class; they join `unseen`. A class is named after the attributes
+    that it has, `Smiling+Bald`, or `none`. Data with more combinations than a tenth of the training
+    split are returned as they are: such classes would be names of single examples.
+
+    Raises:
+      InputError: no attributes, classes there already, or no held-out example with a class.
+    """
+    if not data.attribute_names or data.num_classes:
+        raise InputError(
+            f"{data.name} has {len(data.attribute_names)} attributes and {data.num_classes} "
+            "classes; combinations become classes where there are attributes and no classes."
+        )
+    combinations, label = np.unique(data.train.attributes, axis=0, return_inverse=True)
+    if 10 * len(combinations) > len(label):
+        return data
+    number = {row.tobytes(): i for i, row in enumerate(combinations)}
+    found = np.array([number.get(row.tobytes(), -1) for row in data.heldout.attributes], np.int32)
+    if found.max() < 0:
+        raise InputError(
+            f"no held-out example of {data.name} has a combination of attributes that the training "
+            "split shows; choose fewer attributes."
+        )
+    known = np.flatnonzero(found >= 0)
+    unseen, new = data.unseen, np.flatnonzero(found < 0)
+    if len(new):
+        new = Split(data.heldout.x[new], None, data.heldout.attributes[new])
+        unseen = new if unseen is None else _joined(unseen, new)
+    heldout = Split(data.heldout.x[known], found[known], data.heldout.attributes[known])
+    names = [
+        "+".join(n for n, has in zip(data.attribute_names, row, strict=True) if has) or "none"
+        for row in combinations
+    ]
+    return dataclasses.replace(
+        data,
+        train=dataclasses.replace(data.train, label=label.reshape(-1).astype(np.int32)),
+        heldout=heldout,
+        unseen=unseen,
+        num_classes=len(names),
+        class_names=tuple(names),
+    )
+
+
+def _joined(first: Split, second: Split) -> Split:
+    return Split(
+        np.concatenate([first.x, second.x]),
+        None,
+        np.concatenate([first.attributes, second.attributes]),
+    )
 
 
 def to_float(x: np.ndarray) -> np.ndarray:

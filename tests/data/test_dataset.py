@@ -91,3 +91,47 @@ def test_split_refuses_to_leave_nothing():
 def test_split_refuses_a_negative_seed():
     with pytest.raises(InputError, match="split_seed is -1"):
         dataset.split_indices(10, 0.5, -1)
+
+
+def _attributes(*rows):
+    return np.array(rows, np.uint8).reshape(len(rows), -1)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (np.zeros((3, 2), np.uint8), r"shape \(3, 2\) .* \(2, A\)"),
+        (np.zeros((2, 2), np.int32), "type int32"),
+        (_attributes([0, 2], [0, 1]), "value 2; valid are 0 and 1"),
+    ],
+)
+def test_attributes_that_do_not_fit_are_refused(attributes, message):
+    with pytest.raises(InputError, match=message):
+        dataset.Split(np.zeros((2, 1), np.float32), None, attributes)
+
+
+def test_examples_are_taken_with_all_that_is_known_of_them():
+    x = np.arange(3, dtype=np.float32)[:, None]
+    split = dataset.Split(x, np.arange(3, dtype=np.int32), _attributes([0], [1], [0]))
+    taken = split.take(np.array([1, 0]))
+    assert (taken.x.tolist(), taken.label.tolist()) == ([[1.0], [0.0]], [1, 0])
+    assert taken.attributes.tolist() == [[1], [0]]
+
+
+def test_combinations_become_classes_and_new_ones_are_unseen():
+    pairs = [[0, 0]] * 10 + [[0, 1]] * 20 + [[1, 0]] * 5
+    train = dataset.Split(np.zeros((35, 1), np.float32), None, _attributes(*pairs))
+    heldout_x = np.arange(3, dtype=np.float32)[:, None]
+    heldout = dataset.Split(heldout_x, None, _attributes([1, 0], [1, 1], [0, 1]))
+    data = dataset.Dataset("points", train, heldout, attribute_names=("Hat", "Bald"))
+    classes = dataset.combination_classes(data)
+    assert classes.class_names == ("none", "Bald", "Hat")
+    assert np.bincount(classes.train.label).tolist() == [10, 20, 5]
+    assert classes.heldout.label.tolist() == [2, 1]
+    assert classes.unseen.x.tolist() == [[1.0]]
+    assert classes.unseen.attributes.tolist() == [[1, 1]]
+    # Few examples a combination: no classes.
+    few = dataset.Dataset("points", heldout, heldout, attribute_names=("Hat", "Bald"))
+    assert dataset.combination_classes(few) is few
+    with pytest.raises(InputError, match="0 attributes"):
+        dataset.combination_classes(dataset.Dataset("points", heldout, heldout))
