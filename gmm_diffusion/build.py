@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import optax
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.conditioning.fitting import fit_mixture
+from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
 from gmm_diffusion.data import DATASETS, Dataset, batches
+from gmm_diffusion.data.dataset import combination_classes
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Guidance, Guide, Pull, make_generator
-from gmm_diffusion.mixture import ngmg
+from gmm_diffusion.mixture import GaussianMixture, ngmg
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.networks.initialisation import initialise
@@ -54,15 +56,21 @@ def dataset(config: ConfigDict) -> Dataset:
         },
     }
     loaded = DATASETS[data.name](**options[data.name]())
+    if loaded.attribute_names and not loaded.num_classes:
+        loaded = combination_classes(loaded)
     _check_fit(config, loaded)
     return loaded
 
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:
     conditioning = config.conditioning
-    needs_labels = conditioning.kind == "class" or (
-        conditioning.kind == "gmm" and conditioning.per_class
-    )
+    if conditioning.kind == "attributes" and not data.attribute_names:
+        raise InputError(
+            f"conditioning.kind 'attributes' needs attributes, and {data.name} has none; use gmm, "
+            "class or none."
+        )
+    fits_each_class = conditioning.kind in ("gmm", "clusters") and conditioning.per_class
+    needs_labels = conditioning.kind == "class" or fits_each_class
     if needs_labels and not data.num_classes:
         raise InputError(
             f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class} "
@@ -75,7 +83,6 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
                 f"Class {min(missing)} of {data.name} has no training example; "
                 "every class needs at least one."
             )
-    fits_each_class = conditioning.kind == "gmm" and conditioning.per_class
     if fits_each_class and conditioning.num_components % data.num_classes:
         raise InputError(
             f"conditioning.num_components is {conditioning.num_components}; with per_class it "
@@ -106,53 +113,77 @@ def _conditioner(config, data, transform):
     group = config.conditioning
     if group.kind == "none":
         return None
-    # One component a class leaves nothing to draw: both semantics are the same, up to blends.
-    semantics = "example" if group.kind == "class" else group.semantics
+    # Weights that are one-hot, or sets that hold together, leave nothing to draw.
+    semantics = group.semantics if group.kind == "gmm" else "example"
     seed = config.training.seed
-    x, labels = _all_views(config, data.train, transform)
+    views = _all_views(config, data.train, transform)
+    feature_transform = centers = None
     if group.kind == "class":
-        mix, feature_transform = conditioning.lay_out_classes(data.num_classes), None
-        component_class = np.arange(data.num_classes)
+        mix, component_class = conditioning.lay_out(data.num_classes), np.arange(data.num_classes)
+    elif group.kind == "attributes":
+        mix = conditioning.lay_out(2 * len(data.attribute_names))
+        component_class = np.full(2 * len(data.attribute_names), -1)
     else:
-        fit_features = conditioning.FEATURES[group.features]
-        try:
-            feature_transform = fit_features(x, group.feature_dim)
-        except ValueError as error:
-            raise InputError(f"conditioning.feature_dim: {error}") from error
-        mix, component_class = _fit_mixture(config, feature_transform, x, labels, data)
-    weights = conditioning.example_weights(mix, feature_transform, component_class, x, labels)
+        feature_transform, points, labels = _features(config, views)
+        fit = _fit_clusters if group.kind == "clusters" else _fit_mixture
+        mix, component_class, centers = fit(config, points, labels, data.num_classes)
+    weights = _weights(config, mix, feature_transform, component_class, centers, views)
     return conditioning.create(
         mix,
         feature_transform,
         component_class,
         weights,
-        labels,
-        data.num_classes,
+        # A set of attributes is asked for by its attributes.
+        None if group.kind == "attributes" else views.label,
+        0 if group.kind == "attributes" else data.num_classes,
         embedding_name=group.embedding,
         semantics=semantics,
         bank_size=group.bank_size,
         seed=seed,
         semantics_options=_mixture_options(config) if semantics == "mixture" else {},
+        centers=centers,
+        attributes=_attribute_table(config, data, views),
         num_features=group.embedding_features,
         num_draws=group.num_draws,
     )
 
 
-def _fit_mixture(config, feature_transform, x, labels, data):
-    group = config.conditioning
-    rng = np.random.default_rng([config.training.seed, 3])
-    rows = np.sort(rng.permutation(len(x))[: group.em_max_points])
-    embed = jax.jit(functools.partial(conditioning.features, feature_transform))
-    points = np.concatenate(
-        [np.asarray(embed(x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))]
+def _attribute_table(config, data, views):
+    if not data.attribute_names:
+        return None
+    return conditioning.AttributeTable(
+        views.attributes,
+        jnp.asarray(views.attributes.mean(axis=0), jnp.float32),
+        names=tuple(data.attribute_names),
+        exclusive=tuple(data.exclusive),
+        laid_out=config.conditioning.kind == "attributes",
     )
-    own_class = labels[rows] if group.per_class else None
+
+
+def _features(config, views):
+    """The feature transform, and features and classes of the examples that the fit sees."""
+    group = config.conditioning
     try:
-        return fit_mixture(
+        transform = conditioning.FEATURES[group.features](views.x, group.feature_dim)
+    except ValueError as error:
+        raise InputError(f"conditioning.feature_dim: {error}") from error
+    rng = np.random.default_rng([config.training.seed, 3])
+    rows = np.sort(rng.permutation(len(views.x))[: group.em_max_points])
+    embed = jax.jit(functools.partial(conditioning.features, transform))
+    points = np.concatenate(
+        [np.asarray(embed(views.x[r])) for r in np.array_split(rows, -(-len(rows) // 8192))]
+    )
+    return transform, points, views.label[rows] if group.per_class else None
+
+
+def _fit_mixture(config, points, labels, num_classes):
+    group = config.conditioning
+    try:
+        mix, component_class = fit_mixture(
             jax.random.fold_in(jax.random.key(config.training.seed), 4),
             points,
-            own_class,
-            data.num_classes,
+            labels,
+            num_classes,
             group.num_components,
             group.covariance,
             max_iterations=group.em_iterations,
@@ -164,17 +195,52 @@ def _fit_mixture(config, feature_transform, x, labels, data):
             f"conditioning.num_components is {group.num_components}, and the mixture could not be "
             f"fitted: {error}"
         ) from error
+    return mix, component_class, None
 
 
-def _all_views(config, split, transform):
-    """Centred examples `[N or 2N, ...]` with every augmentation of each, and their labels."""
+def _fit_clusters(config, points, labels, num_classes):
+    """Clusters are labels: the network is told their number and nothing of where they lie."""
+    num = config.conditioning.num_components
+    try:
+        centers, owner = fit_clusters(points, labels, num_classes, num, config.training.seed)
+    except ValueError as error:
+        raise InputError(f"conditioning.num_components is {num}: {error}") from error
+    return conditioning.lay_out(num), owner, centers
+
+
+def _weights(config, mix, feature_transform, component_class, centers, views):
+    """Weights `[N, K]` of examples."""
+    if config.conditioning.kind == "attributes":
+        return np.asarray(conditioning.attribute_weights(views.attributes))
+    if centers is not None:
+        # Equal spheres: the largest responsibility is that of the nearest centre.
+        ones = np.ones(len(centers))
+        mix = GaussianMixture.create(ones / len(ones), np.asarray(centers), ones, "spherical")
+    return conditioning.example_weights(
+        mix, feature_transform, component_class, views.x, views.label, hard=centers is not None
+    )
+
+
+class _Views(NamedTuple):
+    """Centred examples `[N, ...]` with classes `[N]` and attributes `[N, A]`, or None."""
+
+    x: np.ndarray
+    label: np.ndarray | None
+    attributes: np.ndarray | None
+
+
+def _all_views(config, split, transform) -> "_Views":
+    """Centred examples `[N or 2N, ...]` with every augmentation of each, and what is known."""
     index = np.arange(len(split))
     views = [np.zeros(len(split), bool)]
     if config.data.flip:
         views.append(np.ones(len(split), bool))
     x = np.concatenate([batches.make_batch(split.x, index, view, transform) for view in views])
-    labels = None if split.label is None else np.tile(split.label, len(views))
-    return x, labels
+    label, attributes = (
+        None if known is None else np.concatenate([known] * len(views))
+        for known in (split.label, split.attributes)
+    )
+    return _Views(x, label, attributes)
 
 
 def split_weights(config: ConfigDict, constants: Constants, split) -> np.ndarray | None:
@@ -182,13 +248,13 @@ def split_weights(config: ConfigDict, constants: Constants, split) -> np.ndarray
     conditioner = constants.conditioner
     if conditioner is None:
         return None
-    x, labels = _all_views(config, split, constants.transform)
-    weights = conditioning.example_weights(
+    weights = _weights(
+        config,
         conditioner.mixture,
         conditioner.transform,
         np.asarray(conditioner.component_class),
-        x,
-        labels,
+        conditioner.centers,
+        _all_views(config, split, constants.transform),
     )
     return weights.reshape(-1, len(split), weights.shape[1])
 

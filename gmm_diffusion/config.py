@@ -53,13 +53,15 @@ def default() -> ConfigDict:
     data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
 
     c.conditioning = conditioning = ConfigDict()
-    conditioning.kind = "gmm"  # gmm (a fitted mixture), class (labels), none
+    # gmm (a fitted mixture), attributes (laid out, two components each), class (labels),
+    # clusters (labels by k-means), none
+    conditioning.kind = "gmm"
     conditioning.semantics = "example"  # example or mixture; see docs/method.md
     conditioning.embedding = "mean_embedding"  # mean_embedding, draws or table
     conditioning.features = "pca"  # space of the fitted mixture: pca or raw
     conditioning.feature_dim = 16  # D, principal components; raw ignores it
     conditioning.num_components = 40  # K; with per_class they are shared out over the classes
-    conditioning.per_class = True  # fit a mixture to each class; needs labels
+    conditioning.per_class = True  # fit a mixture, or clusters, to each class; needs labels
     conditioning.covariance = "diag"  # full, tied, diag or spherical
     conditioning.covariance_floor = 1e-3  # smallest variance, as a fraction of the features'
     conditioning.em_iterations = 200  # most iterations of EM
@@ -227,7 +229,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "data.num_heldout": _range(1),
     "data.resolution": _range(0),
     "data.max_examples": _range(0),
-    "conditioning.kind": _one_of("gmm", "class", "none"),
+    "conditioning.kind": _one_of("gmm", "attributes", "class", "clusters", "none"),
     "conditioning.semantics": _one_of("mixture", "example"),
     "conditioning.embedding": _one_of("mean_embedding", "draws", "table"),
     "conditioning.features": _one_of("pca", "raw"),

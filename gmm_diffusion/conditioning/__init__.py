@@ -1,5 +1,6 @@
 """Conditioning on a Gaussian mixture: features -> weights -> embedding."""
 
+from gmm_diffusion.conditioning.attributes import AttributeTable, attribute_weights
 from gmm_diffusion.conditioning.conditioner import (
     Conditioner,
     blur_covariances,
@@ -7,7 +8,7 @@ from gmm_diffusion.conditioning.conditioner import (
     create,
     encode,
     example_weights,
-    lay_out_classes,
+    lay_out,
     training_weights,
 )
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
@@ -18,14 +19,16 @@ __all__ = [
     "EMBEDDINGS",
     "FEATURES",
     "SEMANTICS",
+    "AttributeTable",
     "Conditioner",
     "FeatureTransform",
+    "attribute_weights",
     "blur_covariances",
     "blur_weights",
     "create",
     "encode",
     "example_weights",
     "features",
-    "lay_out_classes",
+    "lay_out",
     "training_weights",
 ]

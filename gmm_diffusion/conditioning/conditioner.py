@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from gmm_diffusion.conditioning.attributes import AttributeTable
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FeatureTransform, features
 from gmm_diffusion.conditioning.weights import SEMANTICS, label_restricted, mean_by_class, one_hot
@@ -27,7 +28,11 @@ class Conditioner:
       class_weights: `[classes, K]`, `p(k | class)`; `[0, K]` without labels.
       bank_weights: `[M, K]` training weights kept for sampling.
       bank_labels: `[M]` int32 their classes, or -1.
-      transform: from data to features; None for a laid-out mixture, whose weights are labels.
+      transform: from data to features; None for a mixture that is laid out over labels or
+        attributes.
+      centers: `[K, D]` centres of clusters in feature space, whose number is an example's label;
+        None but for clusters.
+      attributes: of the training examples in the bank, or None without any.
       embedding_name: key of `embedding.EMBEDDINGS`.
       semantics: key of `weights.SEMANTICS`.
     """
@@ -40,6 +45,8 @@ class Conditioner:
     bank_weights: Array
     bank_labels: Array
     transform: FeatureTransform | None = None
+    centers: Array | None = None
+    attributes: AttributeTable | None = None
     embedding_name: str = struct.field(pytree_node=False, default="table")
     semantics: str = struct.field(pytree_node=False, default="example")
 
@@ -120,11 +127,13 @@ def example_weights(
     x: np.ndarray,
     labels: np.ndarray | None,
     block: int = 4096,
+    hard: bool = False,
 ) -> np.ndarray:
     """Weights `w(x)` of examples `x [N, ...]`, `[N, K]` on the host.
 
     One-hot in the class for a laid-out mixture (`transform` None), responsibilities for a fitted
-    one, restricted to the example's own class where components belong to classes.
+    one, restricted to the example's own class where components belong to classes. `hard` makes
+    them one-hot in the largest.
     """
     num_components = mix.means.shape[0]
     if transform is None:
@@ -135,8 +144,10 @@ def example_weights(
     def weigh(x, labels):
         feature = features(transform, x)
         if owned:
-            return label_restricted(mix, feature, jnp.asarray(component_class), labels)
-        return responsibilities(mix, feature)
+            soft = label_restricted(mix, feature, jnp.asarray(component_class), labels)
+        else:
+            soft = responsibilities(mix, feature)
+        return one_hot(soft.argmax(axis=1), num_components) if hard else soft
 
     if labels is None:
         labels = np.zeros(len(x), np.int32)
@@ -162,6 +173,8 @@ def create(
     bank_size: int = 10_000,
     seed: int = 0,
     semantics_options: dict | None = None,
+    centers: np.ndarray | None = None,
+    attributes: AttributeTable | None = None,
     **embedding_options,
 ) -> Conditioner:
     """Everything beside the mixture, from the training examples' weights.
@@ -178,6 +191,8 @@ def create(
       bank_size: how many training weights to keep for sampling; one a class at least.
       seed: of the bank's choice, the embedding's frequencies and its normalisation.
       semantics_options: options of the semantics while training.
+      centers: `[K, D]` centres of clusters, or None.
+      attributes: with all N training examples' in place of the bank's, or None.
       **embedding_options: options of the embedding's fit.
     """
     rng = np.random.default_rng([seed, 1])
@@ -196,6 +211,8 @@ def create(
         if labels is None
         else mean_by_class(weights, labels, num_classes)
     )
+    if attributes is not None:
+        attributes = attributes.replace(bank=jnp.asarray(np.asarray(attributes.bank)[chosen]))
     conditioner = Conditioner(
         mixture=mix,
         embedding=None,
@@ -205,6 +222,8 @@ def create(
         bank_weights=jnp.asarray(weights[chosen]),
         bank_labels=jnp.asarray(bank_labels, jnp.int32),
         transform=transform,
+        centers=None if centers is None else jnp.asarray(centers),
+        attributes=attributes,
         embedding_name=embedding_name,
         semantics=semantics,
     )
@@ -221,12 +240,12 @@ def create(
     )
 
 
-def lay_out_classes(num_classes: int) -> GaussianMixture:
-    """One spherical component a class at the corners of a simplex, `K = D = num_classes`."""
-    corners = np.sqrt(num_classes) * np.eye(num_classes)
+def lay_out(num_components: int) -> GaussianMixture:
+    """Equal spherical components at the corners of a simplex, `D = K = num_components`."""
+    corners = np.sqrt(num_components) * np.eye(num_components)
     return GaussianMixture.create(
-        np.full(num_classes, 1.0 / num_classes),
+        np.full(num_components, 1.0 / num_components),
         corners - corners.mean(axis=0),
-        np.full(num_classes, 0.05),
+        np.full(num_components, 0.05),
         "spherical",
     )

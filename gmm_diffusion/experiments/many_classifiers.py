@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gmm_diffusion.conditioning import lay_out_classes
+from gmm_diffusion.conditioning import lay_out
 from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import ngmg
@@ -127,7 +127,7 @@ def _check(setting, data):
 
 
 def _model(setting, num_classes):
-    mix = lay_out_classes(num_classes)
+    mix = lay_out(num_classes)
     loss, form, _ = LOSSES[setting.loss]
     objective = Objective(loss, mix, ngmg.scales(mix.means), form)
     normalised = setting.regime == "normalised"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct, traverse_util
 
-from gmm_diffusion.conditioning import Conditioner, FeatureTransform
+from gmm_diffusion.conditioning import AttributeTable, Conditioner, FeatureTransform
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.mixture import GaussianMixture
@@ -60,6 +60,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
     types = {
         "transform": Transform,
         "conditioner": Conditioner,
+        "conditioner.attributes": AttributeTable,
         "conditioner.mixture": GaussianMixture,
         "conditioner.transform": FeatureTransform,
     }
@@ -75,7 +76,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
             if name in arrays:
                 values[field.name] = jnp.asarray(arrays[name])
             elif name in settings:
-                values[field.name] = settings[name]
+                values[field.name] = _hashable(settings[name])
             elif name in types and (
                 any(other.startswith(name + ".") for other in names)
                 or not dataclasses.fields(types[name])
@@ -92,3 +93,8 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
         return cls(**values)
 
     return make(Constants, "")
+
+
+def _hashable(value):
+    """A static field as it was: JSON made lists of its tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -88,14 +88,14 @@ def test_example_weights_do_not_depend_on_the_block(block):
 def test_laid_out_weights_are_one_hot_in_the_class():
     labels = np.array([2, 0, 1])
     actual = conditioning.example_weights(
-        conditioning.lay_out_classes(3), None, np.arange(3), np.zeros((3, 4)), labels
+        conditioning.lay_out(3), None, np.arange(3), np.zeros((3, 4)), labels
     )
     np.testing.assert_array_equal(actual, np.eye(3)[labels])
 
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_laid_out_components_are_evenly_spread_and_apart(num_classes):
-    laid = conditioning.lay_out_classes(num_classes)
+    laid = conditioning.lay_out(num_classes)
     means = np.asarray(laid.means)
     distance = np.linalg.norm(means[:, None] - means[None], axis=-1)
     off = distance[~np.eye(num_classes, dtype=bool)]
@@ -153,7 +153,7 @@ def test_a_small_bank_still_knows_every_class():
     weights = np.eye(3, dtype=np.float32)[label]
     for bank_size in (1, 5):
         made = conditioning.create(
-            conditioning.lay_out_classes(3), None, np.arange(3), weights, label, 3,
+            conditioning.lay_out(3), None, np.arange(3), weights, label, 3,
             embedding_name="table", semantics="example", bank_size=bank_size,
         )  # fmt: skip
         assert set(np.asarray(made.bank_labels).tolist()) == {0, 1, 2}

@@ -50,7 +50,7 @@ def fitted(kind, embedding, features="pca", semantics="mixture"):
 
 def classes():
     return conditioning.create(
-        conditioning.lay_out_classes(4),
+        conditioning.lay_out(4),
         None,
         np.arange(4),
         np.eye(4, dtype=np.float32)[np.arange(N) % 4],

@@ -20,7 +20,7 @@ SETTINGS = {"sigma_data": 0.5, "sigma_log_mean": -1.0, "sigma_log_std": 0.7}
 def make_conditioner(semantics="example", embedding="table"):
     labels = np.arange(200) % CLASSES
     return conditioning.create(
-        conditioning.lay_out_classes(CLASSES),
+        conditioning.lay_out(CLASSES),
         None,
         np.arange(CLASSES),
         np.eye(CLASSES, dtype=np.float32)[labels],

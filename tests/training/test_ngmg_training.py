@@ -321,7 +321,7 @@ def test_the_pull_of_a_classifier_by_hand():
 
     weights = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1]]
     conditioner = conditioning.create(
-        conditioning.lay_out_classes(2),
+        conditioning.lay_out(2),
         None,
         np.arange(2),
         weights,
