@@ -328,10 +328,18 @@ def trains_classifier(config: ConfigDict) -> bool:
     return has_classifier(config) and not config.ngmg.workdir
 
 
-def objective(config: ConfigDict, constants: Constants) -> classifier_loss.Objective:
+def objective(
+    config: ConfigDict, constants: Constants
+) -> classifier_loss.Objective | classifier_loss.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
     group = config.classifier
     mix = constants.conditioner.mixture
+    if config.conditioning.kind == "attributes":
+        num = mix.num_components // 2
+        # The centres of an attribute are 1 apart.
+        return classifier_loss.AttributeObjective(
+            group.loss, num, tuple(group.scales), group.form
+        )
     scale = mix
     if group.scales:
         scale = ngmg.scales(mix.means, tuple(group.scales))

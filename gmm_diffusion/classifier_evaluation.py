@@ -22,9 +22,12 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
       `(params, split, num, poll=None) -> (cost [N], read [N], true [N])` of the split's first
       `num` examples: the loss, the class read, and the class. A class is read as the one whose
       components have the largest share (`Objective.components`). Without classes each component is
-      one, and an example's is the component of its largest weight.
+      one, and an example's is the component of its largest weight. Of attributes `read` and `true`
+      are `[N, A]`.
     """
     classify, objective = build.classify(config, constants), build.objective(config, constants)
+    if config.conditioning.kind == "attributes":
+        return _make_attribute_reader(config, constants, classify, objective)
     owner = np.asarray(constants.conditioner.component_class)
     if owner.min() < 0:
         owner = np.arange(len(owner))
@@ -42,10 +45,7 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
 
     def read(params: PyTree, split: Split, num: int, poll: Callable | None = None):
         num = min(num, len(split))
-        x = batches.make_batch(
-            split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
-        )
-        weights = build.split_weights(config, constants, split)[0, :num]
+        x, weights = _inputs(config, constants, split, num)
         scored = mapped(params, x, weights, poll=poll)
         true = split.label[:num] if labelled else weights.argmax(axis=1)
         return scored[:, 0], scored[:, 1:].argmax(axis=1), true
@@ -53,8 +53,42 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
     return read
 
 
+def _inputs(config, constants, split, num):
+    """Centred data and mixture weights of the first `num` examples."""
+    x = batches.make_batch(
+        split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
+    )
+    return x, build.split_weights(config, constants, split)[0, :num]
+
+
+def _make_attribute_reader(config, constants, classify, objective):
+    def one_batch(params, x, weights):
+        out, _ = classify(params["classifier"], x)
+        cost = objective(out, weights)
+        return jnp.concatenate([cost[:, None], objective.components(out)], axis=1)
+
+    mapped = map_examples(one_batch, config.sample.batch_size)
+
+    def read(params, split, num, poll=None):
+        num = min(num, len(split))
+        x, weights = _inputs(config, constants, split, num)
+        scored = mapped(params, x, weights, poll=poll)
+        absent, present = scored[:, 1::2], scored[:, 2::2]
+        return scored[:, 0], (present > absent).astype(np.uint8), split.attributes[:num]
+
+    return read
+
+
 def confusion(read: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """How often each class (a row) is read as each: `[N], [N] -> [C, C]`, rows of sum 1 or 0."""
+    """How often each class (a row) is read as each: `[N], [N] -> [C, C]`, rows of sum 1 or 0.
+
+    Of attributes `[N, A] -> [A, 2]`: how often each is read as there, where it is absent and where
+    it is there.
+    """
+    if read.ndim == 2:
+        cases = [np.sum(read * (true == value), axis=0) for value in (0, 1)]
+        counts = [np.maximum(np.sum(true == value, axis=0), 1) for value in (0, 1)]
+        return np.stack(cases, axis=1) / np.stack(counts, axis=1)
     counts = np.zeros((max(read.max(), true.max()) + 1,) * 2)
     np.add.at(counts, (true, read), 1)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -53,8 +53,7 @@ def default() -> ConfigDict:
     data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
 
     c.conditioning = conditioning = ConfigDict()
-    # gmm (a fitted mixture), attributes (laid out, two components each), class (labels),
-    # clusters (labels by k-means), none
+    # gmm (fitted), attributes (laid out), class (labels), clusters (k-means as labels) or none
     conditioning.kind = "gmm"
     conditioning.semantics = "example"  # example or mixture; see docs/method.md
     conditioning.embedding = "mean_embedding"  # mean_embedding, draws or table
@@ -191,6 +190,7 @@ def default() -> ConfigDict:
     evaluation.neighbours = 3  # k of precision, recall and coverage
     evaluation.features = "judge"  # space of the Frechet distance: judge, pca or file:PATH
     evaluation.judge_seed = 1000  # of the judge, a classifier never used in training or guidance
+    evaluation.judge_dir = ""  # folder of judge.npz, from the workdir; ".." for several runs
     evaluation.judge_epochs = 20  # passes of the judge over the training split
     evaluation.loss_levels = 8  # noise levels of the held-out denoising loss
     evaluation.name = ""  # writes evaluations/NAME.json and leaves evaluation.json alone
@@ -477,7 +477,9 @@ def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
         return
     if config.conditioning.kind == "none":
         field = "training.task" if alone else "ngmg.weight"
-        refuse(field, "a classifier needs the mixture of conditioning.kind gmm or class")
+        refuse(field, "a classifier needs a mixture, and conditioning.kind none has none")
+    if config.conditioning.kind == "attributes" and not config.classifier.scales:
+        refuse("classifier.scales", "the centres of attributes have no covariances; give scales")
     if config.classifier.name == "conv" and config.data.name == "toy":
         refuse("classifier.name", "the vectors of data.name toy need mlp")
 

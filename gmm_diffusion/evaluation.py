@@ -110,7 +110,7 @@ def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Calla
     num = config.sample.num
     weights = None
     if constants.conditioner is not None:
-        weights, _ = requests.weights(constants.conditioner, "train", num, config.sample.seed)
+        weights = requests.weights(constants.conditioner, "train", num, config.sample.seed).weights
     return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)
 
 
@@ -160,28 +160,49 @@ def evaluate(
     num = min(len(data.heldout), group.max_samples)
     guidance = build.guidance(config, guide)
     generate = build.generator(config, constants, data.shape, guidance)
-    labelled = data.num_classes > 1 and data.heldout.label is not None
+    named = bool(data.attribute_names)
+    labelled = data.num_classes > 1 and data.heldout.label is not None and not named
     judge = None
-    if data.is_image and labelled:
+    if data.is_image and (labelled or named):
         judge = _judge(config, data, path)
         pull = None if guide is None or guide.pull is None else guide.pull.params
         own = params.get("classifier")
         frozen.refuse_judge(judge, constants.frozen_classifier, own, pull)
     score = _ImageScores(config, data, judge, num) if data.is_image else VectorScores(data)
-    floor = score(data.heldout.x[:num], data.heldout.label[:num] if labelled else None)
+    floor = score(
+        data.heldout.x[:num],
+        data.heldout.label[:num] if labelled else None,
+        data.heldout.attributes[:num] if named else None,
+    )
+    unseen = _unseen(data, constants.conditioner, num) if judge is not None else None
+    if unseen is not None:
+        floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
     blocks, took = [], []
-    for block in range(group.blocks):
+
+    def draw(asked, seed, count):
         if poll is not None:
             poll()
-        seed = config.sample.seed + 1 + block
-        weights, labels = None, np.full(num, -1)
-        if constants.conditioner is not None:
-            weights, labels = requests.weights(constants.conditioner, "train", num, seed)
-        samples = generate(params, weights, seed, num, poll=poll, took=took)
+        weights = None if asked is None else asked.weights
+        samples = generate(params, weights, seed, count, poll=poll, took=took)
         if not np.isfinite(samples).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
-        samples = to_uint8(samples) if data.is_image else samples
-        blocks.append(score(samples, labels if labels.min() >= 0 else None))
+        return to_uint8(samples) if data.is_image else samples
+
+    for block in range(group.blocks):
+        seed = config.sample.seed + 1 + block
+        asked = None
+        if constants.conditioner is not None:
+            asked = requests.weights(constants.conditioner, "train", num, seed)
+        told = asked is not None and asked.label.min() >= 0 and labelled
+        scores = score(
+            draw(asked, seed, num),
+            asked.label if told else None,
+            asked.attributes if named and asked is not None else None,
+        )
+        if unseen is not None:
+            new = requests.of_attributes(constants.conditioner, unseen.attributes)
+            scores |= score.attributes("unseen_", draw(new, seed, len(unseen)), new.attributes)
+        blocks.append(scores)
     metrics = {
         name: {
             "value": float(np.mean([block[name] for block in blocks])),
@@ -208,15 +229,25 @@ def evaluate(
     }
 
 
+def _unseen(data, conditioner, num):
+    """Real data of combinations that training never shows, where a model can be asked for them."""
+    if data.unseen is None or conditioner is None:
+        return None
+    if conditioner.attributes is None or not conditioner.attributes.laid_out:
+        return None
+    return data.unseen.take(np.arange(min(num, len(data.unseen))))
+
+
 def judge_summary(judge: judges.Judge) -> dict:
     """What a result says of its judge."""
     return {"hash": judge.hash, "heldout_accuracy": judge.heldout_accuracy}
 
 
 def _judge(config, data, path):
-    """The run's judge, trained once and kept in the workdir."""
+    """The run's judge, trained once and kept in its folder."""
     group = config.evaluation
-    file = path / "judge.npz"
+    file = path / group.judge_dir / "judge.npz"
+    file.parent.mkdir(parents=True, exist_ok=True)
     settings = judges.identity(data, group.judge_seed, num_epochs=group.judge_epochs)
     if file.exists():
         try:
@@ -261,7 +292,7 @@ class _ImageScores:
         extractor = self.frechet_features
         return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
 
-    def __call__(self, x, labels):
+    def __call__(self, x, labels, attributes=None):
         count = frechet.count_name(len(x))
         features = self.embed(x)
         precision = manifold.precision(features, self.reference, self.k)
@@ -277,7 +308,15 @@ class _ImageScores:
             predicted = judges.predict(self.judge, x)
             agreement = consistency.agreement(labels, predicted, self.data.num_classes)
             scores[f"agreement_{count}"] = agreement["agreement"]
+        if attributes is not None:
+            scores |= self.attributes("", x, attributes)
         return scores
+
+    def attributes(self, prefix, x, requested):
+        """Whether `x` has the attributes that were asked for, by name."""
+        count = frechet.count_name(len(x))
+        found = consistency.attribute_agreement(requested, judges.predict(self.judge, x))
+        return {f"{prefix}{name}_{count}": value for name, value in found.items()}
 
 
 def verdicts(metrics: dict) -> list[str]:

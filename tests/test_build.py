@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from gmm_diffusion import build
+from gmm_diffusion import build, conditioning
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.parallel import picard
@@ -114,6 +114,27 @@ def test_a_mixture_over_all_classes_needs_no_labels(toy, monkeypatch):
     conditioner = build.constants(toy, build.dataset(toy)).conditioner
     assert conditioner.num_classes == 0
     np.testing.assert_array_equal(conditioner.component_class, [-1] * 4)
+
+
+def test_clusters_are_labels_within_a_class(toy):
+    toy.conditioning.kind = "clusters"
+    toy.conditioning.num_components = 8
+    data = build.dataset(toy)
+    made = build.constants(toy, data)
+    conditioner = made.conditioner
+    weights = build.split_weights(toy, made, data.heldout)[0]
+    assert set(np.unique(weights)) == {0, 1}
+    owner = np.asarray(conditioner.component_class)
+    x = data.heldout.x - np.asarray(made.transform.mean)
+    transform = conditioner.transform
+    points = (x - np.asarray(transform.mean)) @ np.asarray(transform.directions)
+    points = points * np.asarray(transform.scale)
+    distances = np.linalg.norm(points[:, None] - np.asarray(conditioner.centers), axis=-1)
+    distances[owner != data.heldout.label[:, None]] = np.inf
+    np.testing.assert_array_equal(weights.argmax(axis=1), distances.argmin(axis=1))
+    # Where a cluster lies stays unknown: the mixture is the one that classes have.
+    laid = conditioning.lay_out(8)
+    np.testing.assert_array_equal(conditioner.mixture.means, laid.means)
 
 
 def test_the_sampler_gets_its_options(toy):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from gmm_diffusion import build, evaluation
 from gmm_diffusion import config as config_lib
+from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.data import toy as toy_data
 from gmm_diffusion.errors import InputError
@@ -49,7 +50,7 @@ def score(monkeypatch):
         monkeypatch.setattr(build, "generator", generator)
         if labels is not None:
             constants = constants.replace(conditioner="stands for one that was asked")
-            monkeypatch.setattr(evaluation.requests, "weights", lambda *_: (None, labels))
+            monkeypatch.setattr(evaluation.requests, "weights", lambda *_: Request(None, labels))
         return evaluation.evaluate(config, data, constants, {}, path)
 
     return run

@@ -33,7 +33,7 @@ def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", to
     config.sample.update(sample)
     config.sample.batch_size = batch_size
     config.sample.churn = churn
-    weights, _ = requests.weights(constants.conditioner, condition, first + num, 0)
+    weights, _ = requests.weights(constants.conditioner, condition, first + num, 0)[:2]
     generate = build.generator(config, constants, data.shape)
     return generate(params, weights[first:], seed, num, first, took=took)
 

@@ -1,7 +1,7 @@
 """Binary attributes as a laid-out mixture: two components an attribute, absent and present.
 
-Component 2a says that attribute a is absent, 2a + 1 that it is present; an example has weight 1/A on
-each component that holds for it (our reading; see docs/method.md).
+Component 2a says that attribute a is absent, 2a + 1 that it is present; an example has weight 1/A
+on each component that holds for it (our reading; see docs/method.md).
 """
 
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ class AttributeTable:
       frequency: `[A]` share of training examples that have each.
       names: A of them.
       exclusive: pairs of names that no example has both of.
-      laid_out: whether the mixture is laid out over these attributes, so that any set of them can be
-        asked for; otherwise only those that a training example has.
+      laid_out: whether the mixture is laid out over these attributes, so that any set of them can
+        be asked for; otherwise only those that a training example has.
     """
 
     bank: Array
@@ -47,9 +47,9 @@ def complete(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Full sets of attributes with those that were asked for, the others as in training.
 
-    Sets of training examples that have what is asked, if there are any. A laid-out mixture completes
-    what no training example has: each attribute that is not named by its training frequency, until
-    no pair excludes itself.
+    Sets of training examples that have what is asked, if there are any. A laid-out mixture
+    completes what no training example has: each attribute that is not named by its training
+    frequency, until no pair excludes itself.
 
     Args:
       table: of the conditioner.

@@ -4,18 +4,25 @@
   class:7, or 7              a class
   component:12               a component of the mixture
   0.5*class:3+0.5*class:8    a blend; the shares must add to 1
+  Smiling=1,Bald=0           attributes; those that are not named are as in training
 """
 
 import dataclasses
 import re
+from typing import NamedTuple
 
 import numpy as np
 
+from gmm_diffusion import attributes as assignments
+from gmm_diffusion.conditioning.attributes import attribute_weights, complete
 from gmm_diffusion.conditioning.conditioner import Conditioner
 from gmm_diffusion.errors import InputError
 
 _TERM = re.compile(r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d+)")
-VALID = "'train', 'class:7' (or '7'), 'component:12' or '0.5*class:3+0.5*class:8'"
+_ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
+VALID = (
+    "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8' or 'Smiling=1,Bald=0'"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +34,29 @@ class Term:
     index: int
 
 
-def parse(text: str) -> tuple[Term, ...]:
-    """`text` -> the terms of a blend; an empty tuple for `train`.
+@dataclasses.dataclass(frozen=True)
+class Attributes:
+    """Assignments of attributes, `Smiling=1,Bald=0`, not yet compared with a model's names."""
+
+    text: str
+
+
+class Request(NamedTuple):
+    """What N samples were asked for.
+
+    Attributes:
+      weights: `[N, K]` float32.
+      label: `[N]` int32, -1 where no single class was asked for.
+      attributes: `[N, A]` uint8, or None where there are none.
+    """
+
+    weights: np.ndarray
+    label: np.ndarray
+    attributes: np.ndarray | None = None
+
+
+def parse(text: str) -> tuple[Term, ...] | Attributes:
+    """`text` -> the terms of a blend, or attributes; an empty tuple for `train`.
 
     Raises:
       InputError: if `text` is none of the forms, or its shares do not add to 1.
@@ -36,6 +64,10 @@ def parse(text: str) -> tuple[Term, ...]:
     text = text.replace(" ", "")
     if text == "train":
         return ()
+    if "=" in text:
+        if not _ASSIGNMENTS.fullmatch(text):
+            raise InputError(f"sample.condition is {text!r}; it must be {VALID}.")
+        return Attributes(text)
     terms = []
     for part in text.split("+"):
         match = _TERM.fullmatch(part)
@@ -55,8 +87,13 @@ def parse(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def check(terms: tuple[Term, ...], num_classes: int, num_components: int) -> None:
-    """Raises InputError if a term names a class or component that does not exist."""
+def check(terms: tuple[Term, ...] | Attributes, num_classes: int, num_components: int) -> None:
+    """Raises InputError if a term names a class or component that does not exist.
+
+    Attributes are refused, too: see `weights` for a model that has some.
+    """
+    if isinstance(terms, Attributes):
+        raise InputError(f"sample.condition is {terms.text!r}; this model knows no attributes.")
     for term in terms:
         count = num_classes if term.kind == "class" else num_components
         if term.index >= count:
@@ -66,14 +103,13 @@ def check(terms: tuple[Term, ...], num_classes: int, num_components: int) -> Non
             )
 
 
-def weights(
-    conditioner: Conditioner, text: str, num: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mixture weights of `num` samples, and the class that each was asked for.
+def weights(conditioner: Conditioner, text: str, num: int, seed: int) -> Request:
+    """Mixture weights of `num` samples, and what each was asked for.
 
     Under `mixture` semantics a class means `p(k | class)` and a blend the mean of its terms. Under
     `example` semantics a class means the weights of a random training example of that class, and a
-    blend the mean of one such draw for each term.
+    blend the mean of one such draw for each term. Attributes mean the weights of training examples
+    that have them; a mixture laid out over attributes takes any possible set of them.
 
     Args:
       conditioner: the constants, with the stored training weights.
@@ -81,13 +117,12 @@ def weights(
       num: number of samples, N.
       seed: of the draws from the stored training weights.
 
-    Returns:
-      `[N, K]` float32 weights; `[N]` int32 labels, -1 where no single class was asked for.
-
     Raises:
       InputError: if the request is not valid for this model.
     """
     terms = parse(text)
+    if isinstance(terms, Attributes) and conditioner.attributes is not None:
+        return _with_attributes(conditioner, terms.text, num, seed)
     check(terms, conditioner.num_classes, conditioner.num_components)
     if not terms:
         return _training_marginal(conditioner, num, seed)
@@ -102,15 +137,47 @@ def weights(
     label = terms[0].index if one_class else -1
     if len(terms) == 1 and terms[0].kind == "component":
         label = int(conditioner.component_class[terms[0].index])
-    return total.astype(np.float32), np.full(num, label, np.int32)
+    return Request(total.astype(np.float32), np.full(num, label, np.int32))
+
+
+def of_attributes(conditioner: Conditioner, attributes: np.ndarray) -> Request:
+    """Full sets of attributes `[N, A]` as requests to a mixture that is laid out over them.
+
+    Raises:
+      InputError: the mixture is another one.
+    """
+    table = conditioner.attributes
+    if table is None or not table.laid_out:
+        raise InputError("Sets of attributes need a model with conditioning.kind attributes.")
+    weights = np.asarray(attribute_weights(attributes))
+    return Request(weights, np.full(len(weights), -1, np.int32), np.asarray(attributes, np.uint8))
+
+
+def _with_attributes(conditioner, text, num, seed):
+    table = conditioner.attributes
+    asked = assignments.parse(text, table.names, table.exclusive)
+    made, rows = complete(table, asked, num, np.random.default_rng([seed, 2, 0]))
+    if table.laid_out:
+        return of_attributes(conditioner, made)
+    return _bank_rows(conditioner, rows)
+
+
+def _bank_rows(conditioner, rows):
+    table = conditioner.attributes
+    return Request(
+        np.asarray(conditioner.bank_weights)[rows],
+        np.asarray(conditioner.bank_labels)[rows],
+        None if table is None else np.asarray(table.bank)[rows],
+    )
 
 
 def _training_marginal(conditioner, num, seed):
-    if conditioner.num_classes:
+    # Combinations of attributes are classes of very different sizes: they stay as frequent as they
+    # are. Classes that somebody named are balanced.
+    if conditioner.num_classes and conditioner.attributes is None:
         labels = np.arange(num, dtype=np.int32) % conditioner.num_classes
-        return _class_rows(conditioner, labels, seed, 0).astype(np.float32), labels
-    bank = np.asarray(conditioner.bank_weights)
-    return bank[_choices(seed, 0, num, len(bank))], np.full(num, -1, np.int32)
+        return Request(_class_rows(conditioner, labels, seed, 0).astype(np.float32), labels)
+    return _bank_rows(conditioner, _choices(seed, 0, num, len(conditioner.bank_weights)))
 
 
 def _class_rows(conditioner, labels, seed, term):

@@ -64,7 +64,7 @@ def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: i
     run = checkpoint.load_run(run_dir, config=config)
     worse = guide.load(config, run_dir, run.constants, run.shape)
     generate = build.generator(config, run.constants, run.shape, build.guidance(config, worse))
-    weights, _ = requests.weights(run.conditioner, f"class:{label}", num, 0)
+    weights = requests.weights(run.conditioner, f"class:{label}", num, 0).weights
     return generate(run.params, weights, 0, num)
 
 

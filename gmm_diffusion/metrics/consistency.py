@@ -74,3 +74,29 @@ def agreement(
 
     per_class = [row(h, c) for h, c in zip(hits, count, strict=True)]
     return {**row(hits.sum(), count.sum()), "per_class": per_class}
+
+
+def attribute_agreement(requested: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """How far samples have the attributes that were asked for.
+
+    Args:
+      requested: `[N, A]` of 0 and 1.
+      predicted: `[N, A]` of 0 and 1, by a judge that the model was not trained or guided with.
+
+    Returns:
+      `attribute_agreement`, the share of pairs of sample and attribute that are right, and
+      `attribute_defects`, the share of samples with one wrong attribute at least.
+
+    Raises:
+      InputError: shapes that differ, or no samples.
+    """
+    if requested.ndim != 2 or requested.shape != predicted.shape or 0 in requested.shape:
+        raise InputError(
+            f"requested and predicted have shapes {requested.shape} and {predicted.shape}; valid "
+            "are equal shapes [N, A] with N and A at least 1."
+        )
+    right = requested == predicted
+    return {
+        "attribute_agreement": float(right.mean()),
+        "attribute_defects": float(1.0 - right.all(axis=1).mean()),
+    }

@@ -1,4 +1,4 @@
-"""The judge: a classifier trained on real training data only, which reads classes off samples.
+"""The judge: a classifier trained on real training data only, which reads classes or attributes.
 
 It is a measuring instrument: its hash goes into every result, and a classifier with that hash may
 not take part in training or guidance.
@@ -36,7 +36,8 @@ class Judge:
       params: `{"network": linen parameters, "mean": [C], "scale": [C]}`, numpy float32; data are
         standardised per last axis inside the judge.
       settings: what `identity` returned for it.
-      heldout_accuracy: share of held-out real examples it classifies correctly, in [0, 1].
+      heldout_accuracy: share of held-out real examples it classifies correctly, in [0, 1]; of
+        attributes, the share of all (example, attribute) pairs.
       hash: sha256 of the parameters, hexadecimal.
     """
 
@@ -47,7 +48,16 @@ class Judge:
 
     @property
     def network(self):
-        return classifier.for_shape(tuple(self.settings["shape"]), self.settings["num_classes"])
+        return classifier.for_shape(tuple(self.settings["shape"]), _num_outputs(self.settings))
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether it reads attributes rather than classes."""
+        return "attributes" in self.settings
+
+
+def _num_outputs(settings):
+    return len(settings.get("attributes", ())) or settings["num_classes"]
 
 
 def identity(
@@ -58,11 +68,14 @@ def identity(
     learning_rate: float = 2e-3,
 ) -> dict[str, Any]:
     """The settings that determine a judge; compare with `Judge.settings` before reusing one."""
+    # Where there are attributes, classes are their combinations, and the judge reads attributes.
+    named = {"attributes": list(dataset.attribute_names)} if dataset.attribute_names else {}
     return {
         "format": _FORMAT,
         "dataset": dataset.name,
         "shape": list(dataset.shape),
         "num_classes": dataset.num_classes,
+        **named,
         "num_train": len(dataset.train),
         "seed": seed,
         "num_epochs": num_epochs,
@@ -106,14 +119,16 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     same parameters on the same machine.
 
     Args:
-      dataset: with labels; its held-out split is only read for `heldout_accuracy`.
+      dataset: with labels or attributes; its held-out split is only read for `heldout_accuracy`.
       seed: of the initialisation, the order and the augmentation.
       **options: the other arguments of `identity`.
 
     Raises:
-      InputError: no labels or fewer than two classes, or an option below 1 (0 for the rate).
+      InputError: neither attributes nor labels of two classes, or an option below 1 (0 for the
+        rate).
     """
-    if dataset.num_classes < 2 or dataset.train.label is None or dataset.heldout.label is None:
+    unlabelled = dataset.train.label is None or dataset.heldout.label is None
+    if not dataset.attribute_names and (dataset.num_classes < 2 or unlabelled):
         raise InputError(
             f"dataset {dataset.name} has {dataset.num_classes} classes; a judge needs labels of at "
             "least 2 on both splits."
@@ -130,20 +145,23 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     train = dataset.train
     num_steps = -(-num_epochs * len(train) // batch_size)
     mean, scale = _standardisation(train.x)
-    network = classifier.for_shape(dataset.shape, dataset.num_classes)
+    network = classifier.for_shape(dataset.shape, _num_outputs(settings))
+    cost, target = classifier.cross_entropy, train.label
+    if dataset.attribute_names:
+        cost, target = classifier.binary_cross_entropy, train.attributes
     key = jax.random.key(seed)
     weights = jax.jit(network.init)(key, jnp.zeros((1, *dataset.shape)))["params"]
     schedule = optax.cosine_decay_schedule(rate, num_steps)
     optimizer = optax.adamw(schedule, weight_decay=0.02)
 
-    def mean_loss(weights, x, label):
+    def mean_loss(weights, x, target):
         logits, _ = network.apply({"params": weights}, x)
-        return classifier.cross_entropy(logits, label, smoothing=0.1).mean()
+        return cost(logits, target, smoothing=0.1).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(weights, opt_state, i, x, label):
+    def step(weights, opt_state, i, x, target):
         x = _augment(jax.random.fold_in(key, i), x)
-        grads = jax.grad(mean_loss)(weights, x, label)
+        grads = jax.grad(mean_loss)(weights, x, target)
         updates, opt_state = optimizer.update(grads, opt_state, weights)
         return optax.apply_updates(weights, updates), opt_state
 
@@ -151,10 +169,12 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     for i in range(num_steps):
         index, _ = batches.indices(seed, i, batch_size, len(train))
         x = (to_float(train.x[index]) - mean) / scale
-        weights, opt_state = step(weights, opt_state, np.int32(i), x, train.label[index])
+        weights, opt_state = step(weights, opt_state, np.int32(i), x, target[index])
     params = {"network": jax.device_get(weights), "mean": mean, "scale": scale}
     judge = Judge(params, settings, 0.0, parameter_hash(params))
-    accuracy = float(np.mean(predict(judge, dataset.heldout.x) == dataset.heldout.label))
+    heldout = dataset.heldout
+    true = heldout.attributes if judge.reads_attributes else heldout.label
+    accuracy = float(np.mean(predict(judge, heldout.x) == true))
     return dataclasses.replace(judge, heldout_accuracy=accuracy)
 
 
@@ -190,12 +210,23 @@ def _run(judge: Judge, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(judge: Judge, x: np.ndarray) -> np.ndarray:
-    """Most likely class of each example: `[N, H, W, C]` uint8 or `[N, D]` float -> `[N]` int32.
+    """What the judge reads off each example.
+
+    Args:
+      judge: of classes or attributes.
+      x: `[N, H, W, C]` uint8 or `[N, D]` float.
+
+    Returns:
+      The most likely class, `[N]` int32, or the attributes that are more likely there than not,
+      `[N, A]` uint8.
 
     Raises:
       InputError: examples of another shape than the judge was trained on, or float images.
     """
-    return _run(judge, x)[0].argmax(axis=-1).astype(np.int32)
+    logits = _run(judge, x)[0]
+    if judge.reads_attributes:
+        return (logits > 0).astype(np.uint8)
+    return logits.argmax(axis=-1).astype(np.int32)
 
 
 def embed(judge: Judge, x: np.ndarray) -> np.ndarray:

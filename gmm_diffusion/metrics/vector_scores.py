@@ -49,8 +49,11 @@ class VectorScores:
             x = mixture.sample(alone, key, _CLASS_REFERENCE)
             self.class_reference.append(np.asarray(self.log_prob(x, own)))
 
-    def __call__(self, x: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
+    def __call__(
+        self, x: np.ndarray, labels: np.ndarray | None, attributes: np.ndarray | None = None
+    ) -> dict[str, float]:
         """Scores of `x [N, D]`, asked for classes `labels [N]` or for none, by name."""
+        del attributes
         count = frechet.count_name(len(x))
         scores = {
             f"frechet_{count}": frechet.distance(frechet.statistics(x, "raw"), self.statistics),

@@ -75,3 +75,9 @@ def cross_entropy(logits: Array, label: Array, smoothing: float = 0.0) -> Array:
     log_prob = nn.log_softmax(logits)
     hit = jnp.take_along_axis(log_prob, label[:, None], axis=-1)[:, 0]
     return -(1 - smoothing) * hit - smoothing * log_prob.mean(axis=-1)
+
+
+def binary_cross_entropy(logits: Array, attributes: Array, smoothing: float = 0.0) -> Array:
+    """Sum over attributes of the cost of smoothed targets: `[B, A]`, `[B, A]` of 0, 1 -> `[B]`."""
+    target = (1 - smoothing) * attributes + 0.5 * smoothing
+    return (nn.softplus(logits) - target * logits).sum(axis=-1)

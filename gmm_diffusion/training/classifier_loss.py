@@ -1,7 +1,8 @@
 """What a classifier of the mixture's components costs, and how a class is read from it.
 
 The classifier's output is a point in the mixture's feature space, of which NGMG is the cost, or K
-logits with cross-entropy; the target is the example's mixture weights `w` in both.
+logits with cross-entropy; the target is the example's mixture weights `w` in both. Of a mixture
+that is laid out over attributes it is one number an attribute, with centres at 0 and 1, or a logit.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.preconditioning import c_noise, expand_like
@@ -20,6 +22,7 @@ LOSSES = ("ngmg", "cross_entropy")
 _NOISE, _SIGMA = 20, 21
 # Noise that counts as none, relative to the data: ln 0 is no input.
 _CLEAN = 1e-2
+_ATTRIBUTE_CENTERS = np.array(ngmg.ATTRIBUTE_CENTERS, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,46 @@ class Objective:
             return jax.nn.softmax(out)
         scale = self.scale if isinstance(self.scale, GaussianMixture) else min(self.scale)
         return ngmg.shares(out, self.mixture.weights, self.mixture.means, scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeObjective:
+    """The cost of a classifier of A attributes, as `Objective`; weights are those of 2A components.
+
+    Attributes:
+      loss: "ngmg" (one number an attribute, `ngmg.attribute_energy`) or "cross_entropy" (binary).
+      num_attributes: A.
+      scale: of ngmg; the centres are 0 and 1.
+      form: of ngmg, "density" or "log".
+    """
+
+    loss: str
+    num_attributes: int
+    scale: tuple[float, ...] = (1.0,)
+    form: str = "density"
+
+    @property
+    def out_dim(self) -> int:
+        """Entries of the output: A."""
+        return self.num_attributes
+
+    def __call__(self, out: Array, weights: Array) -> Array:
+        """Output `[B, A]` and target weights `[B, 2A]` -> `[B]`, summed over attributes."""
+        # Weights of an example are 1/A each: times A they are each attribute's own two.
+        pairs = self.num_attributes * weights.reshape(-1, self.num_attributes, 2)
+        if self.loss == "ngmg":
+            each = ngmg.energy(out[..., None], pairs, _ATTRIBUTE_CENTERS, self.scale, self.form)
+            return each.sum(axis=-1)
+        return (jax.nn.softplus(out) - pairs[..., 1] * out).sum(axis=-1)
+
+    def components(self, out: Array) -> Array:
+        """The share of each component in what the classifier sees: `[B, A] -> [B, 2A]`."""
+        if self.loss == "ngmg":
+            even = jnp.full(2, 0.5)
+            own = ngmg.shares(out[..., None], even, _ATTRIBUTE_CENTERS, min(self.scale))
+        else:
+            own = jax.nn.sigmoid(jnp.stack([-out, out], axis=-1))
+        return own.reshape(len(out), -1) / self.num_attributes
 
 
 def make_classify(network, sigma_data: float, noisy: bool) -> Callable:

@@ -16,8 +16,8 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
 
     Writes `samples.npz` with `x` (uint8 `[N, H, W, C]` or float32 `[N, D]`), and where the model
-    is conditioned `weights [N, K]` and `label [N]` (-1 where no single class was asked for); and
-    `samples.png`.
+    is conditioned `weights [N, K]`, `label [N]` (-1 where no single class was asked for) and, of
+    data with attributes, `attributes [N, A]`; and `samples.png`.
 
     Raises:
       InputError: a condition that the model does not know, or no good checkpoint.
@@ -31,10 +31,12 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     arrays = {}
     weights = None
     if run.conditioner is not None:
-        weights, labels = requests.weights(
+        asked = requests.weights(
             run.conditioner, config.sample.condition, config.sample.num, config.sample.seed
         )
-        arrays = {"weights": weights, "label": labels}
+        weights = asked.weights
+        # What there is none of is left out.
+        arrays = {name: value for name, value in asked._asdict().items() if value is not None}
     else:
         requests.check(terms, 0, 0)
     worse = guide.load(config, run_dir, run.constants, run.shape)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion.conditioning import requests
+from gmm_diffusion.conditioning.attributes import AttributeTable, attribute_weights
 from gmm_diffusion.conditioning.conditioner import Conditioner
 from gmm_diffusion.conditioning.requests import Term, parse
 from gmm_diffusion.errors import InputError
@@ -102,7 +103,7 @@ def test_a_class_of_a_model_without_classes_is_refused():
 @pytest.mark.parametrize("semantics", ["mixture", "example"])
 @pytest.mark.parametrize("text", ["train", "1", "component:3", "0.5*class:0+0.5*component:3"])
 def test_weights_lie_on_the_simplex(semantics, text):
-    weights, labels = requests.weights(conditioner(semantics), text, 7, 0)
+    weights, labels = requests.weights(conditioner(semantics), text, 7, 0)[:2]
     assert weights.shape == (7, 4)
     assert weights.dtype == np.float32
     assert labels.shape == (7,)
@@ -112,14 +113,14 @@ def test_weights_lie_on_the_simplex(semantics, text):
 
 
 def test_a_class_under_mixture_semantics_is_its_distribution_over_components():
-    weights, labels = requests.weights(conditioner(), "class:0", 5, 0)
+    weights, labels = requests.weights(conditioner(), "class:0", 5, 0)[:2]
     np.testing.assert_array_equal(weights, np.tile(CLASS_WEIGHTS[:1], (5, 1)))
     assert labels.tolist() == [0] * 5
 
 
 def test_a_class_under_example_semantics_is_drawn_from_its_examples():
     made = conditioner("example")
-    weights, labels = requests.weights(made, "class:0", 200, 0)
+    weights, labels = requests.weights(made, "class:0", 200, 0)[:2]
     own = np.asarray(made.bank_weights)[np.asarray(made.bank_labels) == 0]
     which = np.argmin(np.abs(weights[:, None] - own[None]).sum(-1), axis=1)
     np.testing.assert_allclose(weights, own[which], atol=1e-7)
@@ -129,15 +130,15 @@ def test_a_class_under_example_semantics_is_drawn_from_its_examples():
 
 
 def test_a_component_and_its_class():
-    weights, labels = requests.weights(conditioner(), "component:3", 3, 0)
+    weights, labels = requests.weights(conditioner(), "component:3", 3, 0)[:2]
     np.testing.assert_array_equal(weights, np.eye(4)[[3, 3, 3]])
     assert labels.tolist() == [2] * 3
-    _, labels = requests.weights(conditioner(classes=False), "component:3", 3, 0)
+    _, labels = requests.weights(conditioner(classes=False), "component:3", 3, 0)[:2]
     assert labels.tolist() == [-1] * 3
 
 
 def test_a_blend_is_the_mean_of_its_terms():
-    weights, labels = requests.weights(conditioner(), "0.25*class:0+0.75*component:3", 3, 0)
+    weights, labels = requests.weights(conditioner(), "0.25*class:0+0.75*component:3", 3, 0)[:2]
     expected = 0.25 * CLASS_WEIGHTS[0] + 0.75 * np.eye(4)[3]
     np.testing.assert_allclose(weights, np.tile(expected, (3, 1)), atol=1e-6)
     # A single class was not asked for, so none can be read off for a consistency.
@@ -146,7 +147,7 @@ def test_a_blend_is_the_mean_of_its_terms():
 
 def test_a_blend_under_example_semantics_draws_each_term_anew():
     made = conditioner("example")
-    weights, _ = requests.weights(made, "0.5*class:0+0.5*class:2", 50, 0)
+    weights, _ = requests.weights(made, "0.5*class:0+0.5*class:2", 50, 0)[:2]
     np.testing.assert_allclose(weights[:, :2].sum(1), 0.5, atol=1e-6)
     np.testing.assert_allclose(weights[:, 3], 0.5, atol=1e-6)
     assert len(np.unique(weights[:, 0])) > 5
@@ -155,7 +156,7 @@ def test_a_blend_under_example_semantics_draws_each_term_anew():
 @pytest.mark.parametrize("semantics", ["mixture", "example"])
 @pytest.mark.parametrize("num", [2, 30, 31])
 def test_the_training_marginal_is_balanced_over_classes(semantics, num):
-    weights, labels = requests.weights(conditioner(semantics), "train", num, 0)
+    weights, labels = requests.weights(conditioner(semantics), "train", num, 0)[:2]
     counts = np.bincount(labels, minlength=3)
     assert counts.max() - counts.min() <= 1
     # Each sample's weights are on the components of its own class.
@@ -164,7 +165,7 @@ def test_the_training_marginal_is_balanced_over_classes(semantics, num):
 
 def test_the_training_marginal_without_classes_is_drawn_from_the_bank():
     made = conditioner(classes=False)
-    weights, labels = requests.weights(made, "train", 500, 0)
+    weights, labels = requests.weights(made, "train", 500, 0)[:2]
     bank = np.asarray(made.bank_weights)
     assert {tuple(row) for row in weights.tolist()} == {tuple(row) for row in bank.tolist()}
     assert np.all(labels == -1)
@@ -179,7 +180,67 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize("text", ["train", "class:1", "0.5*class:0+0.5*class:1"])
 def test_a_sample_does_not_depend_on_their_number(text):
-    few, few_labels = requests.weights(conditioner("example"), text, 8, seed=3)
-    many, many_labels = requests.weights(conditioner("example"), text, 20, seed=3)
+    few, few_labels = requests.weights(conditioner("example"), text, 8, seed=3)[:2]
+    many, many_labels = requests.weights(conditioner("example"), text, 20, seed=3)[:2]
     np.testing.assert_array_equal(few, many[:8])
     np.testing.assert_array_equal(few_labels, many_labels[:8])
+
+
+NAMES = ("Smiling", "Bald")
+
+
+def with_attributes(laid_out):
+    made = conditioner("example")
+    bank = np.stack([np.arange(30) % 2, np.zeros(30)], axis=1).astype(np.uint8)
+    table = AttributeTable(
+        jnp.asarray(bank), jnp.asarray([0.5, 0.1]), NAMES, (NAMES,), laid_out=laid_out
+    )
+    if laid_out:
+        weights = attribute_weights(bank)
+        made = made.replace(bank_weights=weights, class_weights=jnp.zeros((0, 4)))
+    return made.replace(attributes=table)
+
+
+def test_attributes_ask_for_training_examples_that_have_them():
+    made = with_attributes(laid_out=False)
+    asked = requests.weights(made, "Smiling=1, Bald=0", 40, 0)
+    assert (asked.attributes == [1, 0]).all()
+    odd = np.asarray(made.bank_weights)[1::2]
+    assert all(any(np.array_equal(row, own) for own in odd) for row in asked.weights)
+    with pytest.raises(InputError, match="no training example has"):
+        requests.weights(made, "Bald=1,Smiling=0", 2, 0)
+
+
+def test_a_mixture_over_attributes_takes_new_sets():
+    asked = requests.weights(with_attributes(laid_out=True), "Bald=1,Smiling=0", 3, 0)
+    np.testing.assert_allclose(asked.weights, [[0.5, 0, 0, 0.5]] * 3)
+    assert (asked.attributes == [0, 1]).all()
+    assert (asked.label == -1).all()
+
+
+def test_the_training_marginal_of_attributes_is_not_balanced():
+    asked = requests.weights(with_attributes(laid_out=False), "train", 600, 0)
+    # The classes are labels 0, 1, 2 in turn; attributes come with the examples.
+    assert abs(asked.attributes[:, 0].mean() - 0.5) < 4 * 0.5 / np.sqrt(600)
+    assert asked.label.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Smilng=1", "did you mean Smiling"),
+        ("Smiling=1,Bald=1", "both Smiling and Bald"),
+        ("Smiling=2", "must be 'train'"),
+        ("Smiling=1,", "must be 'train'"),
+    ],
+)
+def test_impossible_attributes_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        requests.weights(with_attributes(laid_out=True), text, 2, 0)
+
+
+def test_models_without_attributes_say_so():
+    with pytest.raises(InputError, match="knows no attributes"):
+        requests.weights(conditioner(), "Smiling=1", 2, 0)
+    with pytest.raises(InputError, match=r"conditioning\.kind attributes"):
+        requests.of_attributes(conditioner(), np.zeros((2, 2), np.uint8))

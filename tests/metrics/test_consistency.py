@@ -70,3 +70,12 @@ def test_agreement_refuses(requested, predicted, message):
 def test_refuses_a_confidence():
     with pytest.raises(InputError, match="confidence is 1"):
         consistency.wilson_interval(1, 2, 1)
+
+
+def test_attributes_by_hand():
+    requested = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
+    predicted = np.array([[0, 1], [1, 0], [1, 1], [1, 0]])
+    found = consistency.attribute_agreement(requested, predicted)
+    assert found == {"attribute_agreement": 5 / 8, "attribute_defects": 0.5}
+    with pytest.raises(InputError, match=r"\(4, 2\) and \(4, 1\)"):
+        consistency.attribute_agreement(requested, predicted[:, :1])

@@ -137,3 +137,18 @@ def test_file_missing_or_foreign(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(InputError, match="cannot be read"):
         judge.load(tmp_path / "text.npz")
+
+
+def test_a_judge_of_attributes_reads_each():
+    rng = np.random.default_rng(0)
+    attributes = rng.integers(0, 2, (600, 2)).astype(np.uint8)
+    x = (3 * attributes - 1.5 + 0.3 * rng.normal(size=(600, 2))).astype(np.float32)
+    train = Split(x[:400], None, attributes[:400])
+    heldout = Split(x[400:], None, attributes[400:])
+    points = Dataset("points", train, heldout, attribute_names=("Right", "Up"))
+    made = judge.fit_judge(points, num_epochs=5)
+    assert made.reads_attributes
+    np.testing.assert_array_equal(judge.predict(made, heldout.x), heldout.attributes)
+    assert made.heldout_accuracy == 1
+    # The point in the middle of an edge has one attribute for sure.
+    assert judge.predict(made, np.array([[1.5, -1.5]], np.float32)).tolist() == [[1, 0]]

@@ -67,6 +67,25 @@ def test_a_point_is_read_as_its_nearest_centre():
     np.testing.assert_allclose(shares, np.exp(log_softmax(logits, axis=1)), rtol=1e-5)
 
 
+def test_what_attributes_cost_and_how_they_are_read():
+    attributes = RNG.integers(0, 2, (SIZE, 3))
+    pairs = np.stack([1 - attributes, attributes], axis=-1)
+    weights = (pairs / 3).reshape(SIZE, 6).astype(np.float32)
+    out = RNG.normal(size=(SIZE, 3)).astype(np.float32)
+    binary = classifier_loss.AttributeObjective("cross_entropy", 3)
+    p = 1 / (1 + np.exp(-out.astype(float)))
+    expected = -np.log(np.where(attributes, p, 1 - p)).sum(axis=1)
+    np.testing.assert_allclose(binary(out, weights), expected, rtol=1e-5)
+    np.testing.assert_allclose(binary.components(out)[:, 1::2], p / 3, rtol=1e-5)
+    density = classifier_loss.AttributeObjective("ngmg", 3, (0.5, 2.0))
+    away = out.astype(float) - attributes
+    expected = -np.mean([np.exp(-(away**2) / (2 * s**2)) for s in (0.5, 2.0)], axis=0).sum(axis=1)
+    np.testing.assert_allclose(density(out, weights), expected, rtol=1e-5)
+    read = np.asarray(density.components(out)).reshape(SIZE, 3, 2).argmax(axis=-1)
+    np.testing.assert_array_equal(read, out > 0.5)
+    assert binary.out_dim == density.out_dim == 3
+
+
 class Recorder:
     """A network that returns what it is given."""
 
