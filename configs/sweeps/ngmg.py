@@ -3,7 +3,8 @@
     python launch/ngmg_denoiser.py --out=runs/ngmg_denoiser
 
 Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
-`launch/ngmg_stability.py` (Adam, ordinary layers).
+`launch/ngmg_stability.py` (Adam, ordinary layers). Beside them the term with ten times the weight, at
+the best rate.
 """
 
 SEEDS = [0, 1, 2]
@@ -31,6 +32,8 @@ def get_sweep() -> list[dict]:
         fixed = {"ngmg.weight": 0.1, "classifier.loss": loss, "classifier.normalize": False}
         rates = [best / 4, best, 4 * best]
         stages.append(_stage(loss, fixed, {"classifier.learning_rate": rates}))
+        strong = {"ngmg.weight": 1.0, "classifier.learning_rate": best}
+        stages.append(_stage(f"{loss}_strong", fixed | strong, {}))
     return stages
 
 

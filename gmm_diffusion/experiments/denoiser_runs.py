@@ -13,8 +13,8 @@ from gmm_diffusion.training.workdir import CONFIG, evaluation_path, read_config
 METRICS = ("agreement", "defect_rate", "recall", "frechet")
 
 
-def read(out: pathlib.Path) -> dict[tuple[str, float], list[dict]]:
-    """Finished runs below a directory: (loss, the classifier's rate) -> what each says.
+def read(out: pathlib.Path) -> dict[tuple[str, float, float], list[dict]]:
+    """Finished runs below a directory: (loss, the term's weight, the classifier's rate) -> each.
 
     The loss is "none" without a classifier. Curves are those of the log: each value is the mean
     over the updates between two lines.
@@ -28,9 +28,10 @@ def read(out: pathlib.Path) -> dict[tuple[str, float], list[dict]]:
         if not result.exists():
             continue
         config = read_config(file.parent)
-        key = ("none", 0.0)
+        key = ("none", 0.0, 0.0)
         if config.ngmg.weight:
-            key = (config.classifier.loss, config.classifier.learning_rate)
+            group = config.classifier
+            key = (group.loss, config.ngmg.weight, group.learning_rate)
         groups.setdefault(key, []).append(_one(file.parent, result))
     if not groups:
         raise InputError(f"{out} holds no finished run.")
@@ -62,18 +63,18 @@ def _one(path, result):
     }
 
 
-def table(groups: dict[tuple[str, float], list[dict]]) -> str:
-    """Markdown, one row a loss and rate: mean and standard deviation over the seeds."""
+def table(groups: dict[tuple[str, float, float], list[dict]]) -> str:
+    """Markdown, one row a loss, weight and rate: mean and standard deviation over the seeds."""
     names = ("variation", "largest", "spikes", *METRICS)
-    head = ["loss", "rate", "runs", "diverged", "gradient variation", "largest / median"]
+    head = ["loss", "weight", "rate", "runs", "diverged", "gradient variation", "largest / median"]
     head += ["spikes of the denoising loss, %", *(name.replace("_", " ") for name in METRICS)]
     lines = [head, ["---"] * len(head)]
-    for (loss, rate), runs in sorted(groups.items()):
+    for (loss, weight, rate), runs in sorted(groups.items()):
         cells = []
         for name in names:
             values = np.array([run[name] for run in runs])
             cells.append(f"{values.mean():.3f} ± {values.std():.3f}")
         diverged = f"{sum(run['diverged'] for run in runs)} of {len(runs)}"
-        rate = f"{rate:.2g}" if rate else "-"
-        lines.append([loss, rate, str(len(runs)), diverged, *cells])
+        weight, rate = (f"{value:.2g}" if value else "-" for value in (weight, rate))
+        lines.append([loss, weight, rate, str(len(runs)), diverged, *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -39,17 +39,17 @@ def test_runs_are_read_and_averaged(tmp_path):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.json").write_text("{}")
     groups = denoiser_runs.read(tmp_path)
-    assert set(groups) == {("none", 0.0), ("ngmg", 0.01)}
-    first, second = groups["ngmg", 0.01]
+    assert set(groups) == {("none", 0.0, 0.0), ("ngmg", 0.1, 0.01)}
+    first, second = groups["ngmg", 0.1, 0.01]
     # Ones and threes: mean 2, deviation 1, median 2.
     assert (first["variation"], first["largest"]) == pytest.approx((0.5, 1.5))
     assert (first["spikes"], second["spikes"]) == pytest.approx((0, 100 / 3))
     assert (first["diverged"], second["diverged"]) == (False, True)
-    assert groups["none", 0.0][0]["variation"] == 0
+    assert groups["none", 0.0, 0.0][0]["variation"] == 0
     lines = denoiser_runs.table(groups).splitlines()
-    assert lines[2].startswith("| ngmg | 0.01 | 2 | 1 of 2 | 0.500 ± 0.000 | 1.500 ± 0.000 |")
+    assert lines[2].startswith("| ngmg | 0.1 | 0.01 | 2 | 1 of 2 | 0.500 ± 0.000 | 1.500 ± 0.000 |")
     assert "| 0.700 ± 0.100 |" in lines[2]
-    assert lines[3].startswith("| none | - | 1 | 0 of 1 |")
+    assert lines[3].startswith("| none | - | - | 1 | 0 of 1 |")
 
 
 def test_no_runs_are_refused(tmp_path):
@@ -60,4 +60,4 @@ def test_no_runs_are_refused(tmp_path):
 def test_the_command_plans_every_run(tmp_path, capsys):
     run = runpy.run_path(str(LAUNCH / "ngmg_denoiser.py"))["run"]
     assert run([f"--out={tmp_path}", "--dry_run"]) == 0
-    assert "21 of 21 to do" in capsys.readouterr().out
+    assert "27 of 27 to do" in capsys.readouterr().out

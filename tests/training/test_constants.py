@@ -78,7 +78,26 @@ def unlabelled():
     )
 
 
+def attributes():
+    sets = np.random.default_rng(2).integers(0, 2, (N, 3)).astype(np.uint8)
+    pair = (("Bald", "Bangs"),)
+    return conditioning.create(
+        conditioning.lay_out(6),
+        None,
+        np.full(6, -1),
+        np.asarray(conditioning.attribute_weights(sets)),
+        None,
+        0,
+        embedding_name="mean_embedding",
+        semantics="example",
+        attributes=conditioning.AttributeTable(
+            sets, jnp.asarray(sets.mean(axis=0)), ("Smiling", *pair[0]), pair, laid_out=True
+        ),
+    )
+
+
 CONDITIONERS = {
+    "attributes": attributes,
     "none": lambda: None,
     "class": classes,
     "unlabelled": unlabelled,

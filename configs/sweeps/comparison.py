@@ -1,0 +1,72 @@
+"""Are samples conditioned on features better than samples conditioned on classes?
+
+    launch/comparison.sh runs/comparison
+
+The central claim of Lu et al. (arXiv 2401.11261) on points whose density is known, on digits and on
+faces with attributes: the same network, budget and seeds for every conditioning. `clusters` is the
+control that a gain of the mixture is more than the gain of more labels: k-means, as many as the
+mixture has components. The last stage, seeds 3 and 4 of digits, is the longest to wait for; the
+command goes on where it was stopped.
+"""
+
+SEEDS = [0, 1, 2, 3, 4]
+NO_LOG = {"training.tensorboard": False, "training.heldout_every": 0}
+SNAPSHOTS = {"checkpoint.snapshot_every": 0}
+# One judge for all runs of a stage.
+SHARED_JUDGE = {"evaluation.judge_dir": ".."}
+LABELS = [{"conditioning.kind": kind} for kind in ("none", "class")]
+
+
+def _gmm(**fields: object) -> dict:
+    return {"conditioning.kind": "gmm"} | {f"conditioning.{k}": v for k, v in fields.items()}
+
+
+def get_sweep() -> list[dict]:
+    """Five rows of five modes, digits and faces."""
+    each_row = [1, 2, 5, 10]
+    embeddings = ("mean_embedding", "draws", "table")
+    semantics = ("example", "mixture")
+    toy = [
+        *LABELS,
+        {"conditioning.kind": "clusters", "conditioning.num_components": 25},
+        *(_gmm(num_components=25, embedding=e, semantics=s) for e in embeddings for s in semantics),
+        *(_gmm(num_components=5 * n, semantics=s) for n in each_row if n != 5 for s in semantics),
+    ]
+    digits = [
+        *LABELS,
+        {"conditioning.kind": "clusters"},
+        *(_gmm(semantics=s) for s in semantics),
+    ]
+    return [
+        {
+            "name": "toy",
+            "config": "configs/toy_gmm.py",
+            "fixed": NO_LOG
+            | SNAPSHOTS
+            | {"data.toy_name": "grid", "training.num_steps": 1500, "network.width": 32},
+            "grid": {"training.seed": SEEDS},
+            "points": toy,
+            "minutes": (0.4, 0.1),
+        },
+        _images("digits", "configs/digits_gmm.py", SEEDS[:3], digits, (1.7, 0.3)),
+        _images(
+            "faces",
+            "configs/faces_gmm.py",
+            SEEDS[:3],
+            [{"conditioning.kind": "class"}, {"conditioning.kind": "attributes"}],
+            (5.0, 1.0),
+        ),
+        _images("digits_more", "configs/digits_gmm.py", SEEDS[3:], digits, (1.7, 0.3)),
+    ]
+
+
+def _images(name, config, seeds, points, minutes):
+    steps = {"training.num_steps": 600} if name.startswith("digits") else {}
+    return {
+        "name": name,
+        "config": config,
+        "fixed": NO_LOG | SNAPSHOTS | SHARED_JUDGE | steps,
+        "grid": {"training.seed": seeds},
+        "points": points,
+        "minutes": minutes,
+    }
