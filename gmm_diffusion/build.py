@@ -45,6 +45,15 @@ def dataset(config: ConfigDict) -> Dataset:
             "num_heldout": data.num_heldout,
             "seed": data.split_seed,
         },
+        "faces": lambda: {
+            "resolution": data.resolution or 32,
+            "num_train": data.num_train,
+            "num_heldout": data.num_heldout,
+            "seed": data.split_seed,
+            "attributes": tuple(data.attributes),
+            "correlation": float(data.correlation),
+            "held_out": tuple(data.held_out),
+        },
         "tfds_images": lambda: {
             "tfds_name": data.tfds_name,
             "data_dir": data.data_dir or None,

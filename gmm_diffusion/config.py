@@ -38,18 +38,22 @@ def default() -> ConfigDict:
     c = ConfigDict()
 
     c.data = data = ConfigDict()
-    data.name = "digits"  # a key of data.DATASETS: digits, toy, tfds_images
+    data.name = "digits"  # a key of data.DATASETS: digits, toy, faces, tfds_images
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
-    data.split_seed = 0  # which examples are held out; the seed of `toy`
+    data.split_seed = 0  # which examples are held out; the seed of `toy` and `faces`
     data.toy_name = "ring"  # a key of data.toy.MIXTURES
-    data.num_train = 65536  # points drawn by `toy` for training
-    data.num_heldout = 8192  # points drawn by `toy` and held out
+    data.num_train = 65536  # points or images drawn by `toy` and `faces` for training
+    data.num_heldout = 8192  # points or images drawn by `toy` and `faces` and held out
+    data.attributes = ()  # names of the attributes that count, in order; empty takes all there are
+    # faces: combinations that training never shows, such as ("Eyeglasses=1,Wearing_Hat=1",).
+    data.held_out = ()
+    data.correlation = 0.5  # faces: of the attributes, 0 (independent) to 1 (as in data.faces)
     data.tfds_name = ""  # name of a TFDS image dataset, for example cifar10
     data.data_dir = ""  # where TFDS keeps its data; empty is TFDS's own default
     data.train_split = "train"  # TFDS split to train on
     data.heldout_split = "test"  # TFDS split held out; empty splits heldout_fraction off train
-    data.resolution = 0  # resize images to this height and width; 0 keeps theirs
+    data.resolution = 0  # height and width of images; 0 keeps theirs, and is 32 for `faces`
     data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
 
     c.conditioning = conditioning = ConfigDict()
@@ -216,17 +220,24 @@ def _above(low: float) -> tuple[Callable, str]:
     return (lambda v: math.isfinite(v) and v > low), f"more than {low:g}"
 
 
+def _texts() -> tuple[Callable, str]:
+    return (lambda v: all(isinstance(t, str) and t for t in v)), "a tuple of texts, or empty"
+
+
 def _seed() -> tuple[Callable, str]:
     return _range(0, 2**31 - 1)
 
 
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable, str]] = {
-    "data.name": _one_of("digits", "toy", "tfds_images"),
+    "data.name": _one_of("digits", "toy", "faces", "tfds_images"),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
     "data.split_seed": _seed(),
     "data.num_train": _range(1000),  # Rarer defects than this cannot be told from true points.
     "data.num_heldout": _range(1),
+    "data.attributes": _texts(),
+    "data.held_out": _texts(),
+    "data.correlation": _range(0, 1),
     "data.resolution": _range(0),
     "data.max_examples": _range(0),
     "conditioning.kind": _one_of("gmm", "attributes", "class", "clusters", "none"),

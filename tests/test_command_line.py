@@ -238,7 +238,7 @@ def test_data_that_are_neither_here_nor_within_reach(refused, tmp_path, monkeypa
         f"--config.data.data_dir={data}",
     )
     assert str(data) in sentence
-    assert "digits and toy" in sentence
+    assert "digits, toy and faces" in sentence
     assert "no network" in sentence
 
 

@@ -101,6 +101,9 @@ EDGES = [
     # field, refused, allowed
     ("data.heldout_fraction", [0.0, 1.0, -0.1, math.nan], [0.01, 0.99]),
     ("data.num_train", [999], [1000]),
+    ("data.attributes", [("",), (3,)], [(), ("Smiling", "Bald")]),
+    ("data.held_out", [("",), (1,)], [(), ("Smiling=1,Bald=1",)]),
+    ("data.correlation", [-0.1, 1.1, math.nan], [0.0, 1.0]),
     ("data.split_seed", [-1, 2**31], [0, 2**31 - 1]),
     ("conditioning.kind", ["GMM", ""], ["class", "none"]),
     ("conditioning.num_components", [0], [1]),

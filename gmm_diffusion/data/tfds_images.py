@@ -13,7 +13,7 @@ from gmm_diffusion.data.resize import center_square, resize
 from gmm_diffusion.errors import InputError
 
 _PROBE_SECONDS = 8.0
-_EMBEDDED = "the embedded datasets are digits and toy"
+_EMBEDDED = "the embedded datasets are digits, toy and faces"
 
 
 def load(

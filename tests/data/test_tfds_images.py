@@ -172,7 +172,7 @@ def test_offline_is_said_at_once_with_the_folder_and_the_alternatives(offline, t
     with pytest.raises(InputError, match="no network") as error:
         tfds_images.load("cifar10", data_dir=str(tmp_path))
     assert time.monotonic() - start < 10
-    for part in ("cifar10/3.0.2", str(tmp_path), "digits and toy"):
+    for part in ("cifar10/3.0.2", str(tmp_path), "digits, toy and faces"):
         assert part in str(error.value)
 
 
