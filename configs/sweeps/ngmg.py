@@ -3,7 +3,7 @@
     python launch/ngmg_denoiser.py --out=runs/ngmg_denoiser
 
 Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
-`launch/ngmg_stability.py` (Adam, ordinary layers). Beside them the term with ten times the weight, at
+`launch/ngmg_stability.py` (Adam, ordinary layers). Beside them the term at ten times the weight, at
 the best rate.
 """
 

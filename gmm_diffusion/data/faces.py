@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from gmm_diffusion.data import attributes as attributes_lib
+from gmm_diffusion import attributes as attributes_lib
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.data.face_drawing import NAMES, NUISANCE, render
 from gmm_diffusion.errors import InputError
