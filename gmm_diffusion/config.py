@@ -38,7 +38,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
 
     c.data = data = ConfigDict()
-    data.name = "digits"  # a key of data.DATASETS: digits, toy, tfds_images
+    # A key of data.DATASETS: digits, toy, tfds_images, image_folder, cifar_archive.
+    data.name = "digits"
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
     data.split_seed = 0  # which examples are held out; the seed of `toy`
@@ -46,11 +47,15 @@ def default() -> ConfigDict:
     data.num_train = 65536  # points drawn by `toy` for training
     data.num_heldout = 8192  # points drawn by `toy` and held out
     data.tfds_name = ""  # name of a TFDS image dataset, for example cifar10
-    data.data_dir = ""  # where TFDS keeps its data; empty is TFDS's own default
+    # image_folder: the folder; cifar_archive: the archive; TFDS: its folder, empty is its default.
+    data.data_dir = ""
     data.train_split = "train"  # TFDS split to train on
     data.heldout_split = "test"  # TFDS split held out; empty splits heldout_fraction off train
     data.resolution = 0  # resize images to this height and width; 0 keeps theirs
-    data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
+    # What is cut out first: center (a square, if resized), none (squeezed), top,left,height,width.
+    data.crop = "center"
+    data.max_examples = 0  # use at most this many examples of each split of images; 0 uses all
+    data.attributes = ()  # attributes to condition on, by name; empty is all
 
     c.conditioning = conditioning = ConfigDict()
     conditioning.kind = "gmm"  # gmm (a fitted mixture), class (labels), none
@@ -220,13 +225,21 @@ def _seed() -> tuple[Callable, str]:
 
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable, str]] = {
-    "data.name": _one_of("digits", "toy", "tfds_images"),
+    "data.name": _one_of("digits", "toy", "tfds_images", "image_folder", "cifar_archive"),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
     "data.split_seed": _seed(),
     "data.num_train": _range(1000),  # Rarer defects than this cannot be told from true points.
     "data.num_heldout": _range(1),
     "data.resolution": _range(0),
+    "data.crop": (
+        lambda v: v in ("center", "none") or re.fullmatch(r"\d+,\d+,[1-9]\d*,[1-9]\d*", v),
+        "center, none or top,left,height,width in pixels",
+    ),
     "data.max_examples": _range(0),
+    "data.attributes": (
+        lambda v: all(isinstance(name, str) and name for name in v),
+        "a tuple of names",
+    ),
     "conditioning.kind": _one_of("gmm", "class", "none"),
     "conditioning.semantics": _one_of("mixture", "example"),
     "conditioning.embedding": _one_of("mean_embedding", "draws", "table"),
@@ -437,6 +450,8 @@ def validate(config: ConfigDict) -> None:
 
     if config.data.name == "tfds_images" and not config.data.tfds_name:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
+    if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:
+        refuse("data.data_dir", f"data.name {config.data.name} needs its path")
     if config.data.name == "toy":
         if config.network.name != "mlp":
             refuse("network.name", "the vectors of data.name toy need mlp")
