@@ -1,5 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the archive that you have on disk, without a network."""
 
+import gzip
+import io
 import pathlib
 import tarfile
 import zlib
@@ -128,7 +130,10 @@ def _members(path) -> dict[str, bytes]:
     """The files of an archive, in memory; of the version for Python the names alone."""
     members = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        # Read to its end at once: the checksum stands there, and tarfile stops before it.
+        with gzip.open(path) as f:
+            content = io.BytesIO(f.read())
+        with tarfile.open(fileobj=content, mode="r:") as archive:
             for entry in archive:
                 if entry.isfile():
                     known = entry.name.split("/")[0] in _LAYOUTS
