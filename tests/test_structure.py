@@ -19,6 +19,7 @@ ALLOWED = {
     "types": set(),
     "lazy_tensorflow": {"errors"},
     "config": {"errors"},
+    "command_line": {"errors", "config"},
     "mixture": {"errors", "types"},
     "networks": {"errors", "types"},
     "diffusion": {"errors", "types"},
