@@ -263,6 +263,8 @@ def test_a_folder_of_your_own_trains(of_folder, run_main, tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--config.training.tensorboard=false",
         "--config.training.num_steps=4",
+        "--config.conditioning.kind=class",
+        "--config.conditioning.embedding=table",
         "--config.training.heldout_every=0",
         "--config.evaluation.at_end=false",
     )
