@@ -61,6 +61,23 @@ def dataset(config: ConfigDict) -> Dataset:
             "heldout_split": data.heldout_split or None,
             "heldout_fraction": data.heldout_fraction,
             "resolution": data.resolution or None,
+            "crop": data.crop,
+            "max_examples": data.max_examples or None,
+            "attributes": tuple(data.attributes),
+        },
+        "image_folder": lambda: {
+            "data_dir": data.data_dir,
+            "attributes": tuple(data.attributes),
+            "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
+            "resolution": data.resolution or None,
+            "crop": data.crop,
+            "max_examples": data.max_examples or None,
+        },
+        "cifar_archive": lambda: {
+            "data_dir": data.data_dir,
+            "resolution": data.resolution or None,
+            "crop": data.crop,
             "max_examples": data.max_examples or None,
         },
     }

@@ -38,7 +38,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
 
     c.data = data = ConfigDict()
-    data.name = "digits"  # a key of data.DATASETS: digits, toy, faces, tfds_images
+    # A key of data.DATASETS: digits, toy, faces, tfds_images, image_folder, cifar_archive.
+    data.name = "digits"
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
     data.split_seed = 0  # which examples are held out; the seed of `toy` and `faces`
@@ -50,11 +51,14 @@ def default() -> ConfigDict:
     data.held_out = ()
     data.correlation = 0.5  # faces: of the attributes, 0 (independent) to 1 (as in data.faces)
     data.tfds_name = ""  # name of a TFDS image dataset, for example cifar10
-    data.data_dir = ""  # where TFDS keeps its data; empty is TFDS's own default
+    # image_folder: the folder; cifar_archive: the archive; TFDS: its folder, empty is its default.
+    data.data_dir = ""
     data.train_split = "train"  # TFDS split to train on
     data.heldout_split = "test"  # TFDS split held out; empty splits heldout_fraction off train
     data.resolution = 0  # height and width of images; 0 keeps theirs, and is 32 for `faces`
-    data.max_examples = 0  # use at most this many examples of each TFDS split; 0 uses all
+    # What is cut out first: center (a square, if resized), none (squeezed), top,left,height,width.
+    data.crop = "center"
+    data.max_examples = 0  # use at most this many examples of each split of images; 0 uses all
 
     c.conditioning = conditioning = ConfigDict()
     # gmm (fitted), attributes (laid out), class (labels), clusters (k-means as labels) or none
@@ -230,7 +234,9 @@ def _seed() -> tuple[Callable, str]:
 
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable, str]] = {
-    "data.name": _one_of("digits", "toy", "faces", "tfds_images"),
+    "data.name": _one_of(
+        "digits", "toy", "faces", "tfds_images", "image_folder", "cifar_archive"
+    ),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
     "data.split_seed": _seed(),
     "data.num_train": _range(1000),  # Rarer defects than this cannot be told from true points.
@@ -239,6 +245,10 @@ RULES: dict[str, tuple[Callable, str]] = {
     "data.held_out": _texts(),
     "data.correlation": _range(0, 1),
     "data.resolution": _range(0),
+    "data.crop": (
+        lambda v: v in ("center", "none") or re.fullmatch(r"\d+,\d+,[1-9]\d*,[1-9]\d*", v),
+        "center, none or top,left,height,width in pixels",
+    ),
     "data.max_examples": _range(0),
     "conditioning.kind": _one_of("gmm", "attributes", "class", "clusters", "none"),
     "conditioning.semantics": _one_of("mixture", "example"),
@@ -450,6 +460,8 @@ def validate(config: ConfigDict) -> None:
 
     if config.data.name == "tfds_images" and not config.data.tfds_name:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
+    if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:
+        refuse("data.data_dir", f"data.name {config.data.name} needs its path")
     if config.data.name == "toy":
         if config.network.name != "mlp":
             refuse("network.name", "the vectors of data.name toy need mlp")

@@ -19,7 +19,12 @@ from gmm_diffusion.types import Batch
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 # Shape and classes of what `tfds_images` would fetch.
-TFDS_SHAPES = {"cifar10": ((32, 32, 3), 10)}
+TFDS_SHAPES = {
+    "cifar10": ((32, 32, 3), 10),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "celeb_a": ((218, 178, 3), 0),
+}
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
@@ -34,13 +39,24 @@ def config(path, monkeypatch, tmp_path):
     return runpy.run_path(str(path))["get_config"]()
 
 
-def random_dataset(tfds_name, **options):
+def random_dataset(tfds_name, resolution, attributes, **options):
     """As many examples as each class needs components, of the right shape."""
     shape, num_classes = TFDS_SHAPES[tfds_name]
+    shape = shape if resolution is None else (resolution, resolution, shape[2])
     rng = np.random.default_rng(0)
-    label = np.repeat(np.arange(num_classes, dtype=np.int32), 64)
-    x = rng.integers(0, 256, size=(len(label), *shape), dtype=np.uint8)
-    return Dataset(f"stand-in for {tfds_name}", Split(x, label), Split(x, label), num_classes)
+    label = np.repeat(np.arange(num_classes, dtype=np.int32), 64) if num_classes else None
+    size = 640 if label is None else len(label)
+    x = rng.integers(0, 256, size=(size, *shape), dtype=np.uint8)
+    rows = rng.integers(0, 2, size=(size, len(attributes)), dtype=np.uint8) if attributes else None
+    split = Split(x, label, rows)
+    name = f"stand-in for {tfds_name}"
+    return Dataset(name, split, split, num_classes, attribute_names=attributes)
+
+
+def random_images(resolution, **options):
+    """What a folder of unlabelled photographs would give."""
+    x = np.random.default_rng(0).integers(0, 256, (64, resolution, resolution, 3), dtype=np.uint8)
+    return Dataset("stand-in for a folder", Split(x), Split(x))
 
 
 def unfitted_mixture(key, x, num_components, kind, **options):
@@ -75,6 +91,7 @@ def test_it_fits_devices_and_batches(config):
 
 def test_its_training_step_fits_its_data(config, monkeypatch):
     monkeypatch.setitem(DATASETS, "tfds_images", random_dataset)
+    monkeypatch.setitem(DATASETS, "image_folder", random_images)
     monkeypatch.setattr(fitting.mixture, "fit_em", unfitted_mixture)
     data = build.dataset(config)
     constants = build.constants(config, data)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmm_diffusion import attributes as assignments
+from gmm_diffusion import attribute_names
 from gmm_diffusion.conditioning.attributes import attribute_weights, complete
 from gmm_diffusion.conditioning.conditioner import Conditioner
 from gmm_diffusion.errors import InputError
@@ -155,7 +155,7 @@ def of_attributes(conditioner: Conditioner, attributes: np.ndarray) -> Request:
 
 def _with_attributes(conditioner, text, num, seed):
     table = conditioner.attributes
-    asked = assignments.parse(text, table.names, table.exclusive)
+    asked = attribute_names.parse(text, table.names, table.exclusive)
     made, rows = complete(table, asked, num, np.random.default_rng([seed, 2, 0]))
     if table.laid_out:
         return of_attributes(conditioner, made)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from gmm_diffusion import attributes as attributes_lib
+from gmm_diffusion import attribute_names
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.data.face_drawing import NAMES, NUISANCE, render
 from gmm_diffusion.errors import InputError
@@ -80,10 +80,10 @@ def load(
         if value < least:
             raise InputError(f"data.{field} is {value}; valid is {least} or more.")
     _check_resolution(resolution)
-    attributes_lib.check_names(attributes, NAMES, "data.attributes")
+    attribute_names.check_names(attributes, NAMES, "data.attributes")
     names = tuple(attributes) or NAMES
     exclusive = tuple(pair for pair in EXCLUSIVE if set(pair) <= set(names))
-    excluded = [attributes_lib.parse(text, names, exclusive, "data.held_out") for text in held_out]
+    excluded = [attribute_names.parse(text, names, exclusive, "data.held_out") for text in held_out]
     columns = [NAMES.index(name) for name in names]
 
     def split(num: int, stream: int, given: list[dict[str, int]] | None = None) -> Split:
@@ -146,7 +146,7 @@ def draw(
             f"({len(index)}, {len(NAMES)})."
         )
     for first, second in EXCLUSIVE:
-        if attributes_lib.shows(attributes, {first: 1, second: 1}, NAMES).any():
+        if attribute_names.shows(attributes, {first: 1, second: 1}, NAMES).any():
             raise InputError(f"attributes ask for {first} and {second}; no face has both.")
     people = [np.random.default_rng([seed, stream, int(i), 0]) for i in index]
     nuisance = np.array([person.random(len(NUISANCE)) for person in people])
@@ -223,7 +223,7 @@ def latent_correlation(strength: float) -> np.ndarray:
 def _shows_any(rows: np.ndarray, assignments: Sequence[dict[str, int]]) -> np.ndarray:
     found = np.zeros(len(rows), bool)
     for assigned in assignments:
-        found |= attributes_lib.shows(rows, assigned, NAMES)
+        found |= attribute_names.shows(rows, assigned, NAMES)
     return found
 
 

@@ -47,3 +47,41 @@ def center_square(image: np.ndarray) -> np.ndarray:
     side = min(image.shape[:2])
     top, left = ((n - side) // 2 for n in image.shape[:2])
     return image[top : top + side, left : left + side]
+
+
+def fit(image: np.ndarray, resolution: int | None, crop: str = "center") -> np.ndarray:
+    """Cuts one image out and resizes it.
+
+    Args:
+      image: `[H, W, C]` uint8.
+      resolution: R; None leaves the size as the cut has it.
+      crop: "center" cuts the central square out where there is a resolution; "none" cuts nothing,
+        so that the resize squeezes; "top,left,height,width" in pixels cuts that box out always.
+
+    Returns:
+      `[R, R, C]` uint8, or the cut.
+
+    Raises:
+      InputError: another `crop`, or a box that reaches beyond the image.
+    """
+    if crop == "center":
+        cut = image if resolution is None else center_square(image)
+    elif crop == "none":
+        cut = image
+    else:
+        cut = _box(image, crop)
+    return cut if resolution is None else resize(cut[None], resolution)[0]
+
+
+def _box(image, crop):
+    try:
+        top, left, height, width = map(int, crop.split(","))
+    except ValueError:
+        raise InputError(
+            f"data.crop is {crop!r}; valid are center, none and top,left,height,width."
+        ) from None
+    rows, columns = image.shape[:2]
+    inside = top + height <= rows and left + width <= columns
+    if min(top, left) < 0 or min(height, width) < 1 or not inside:
+        raise InputError(f"data.crop is {crop}, which does not fit an image of {rows}x{columns}.")
+    return image[top : top + height, left : left + width]

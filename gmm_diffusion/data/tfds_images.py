@@ -8,12 +8,28 @@ import urllib.request
 import numpy as np
 
 from gmm_diffusion import lazy_tensorflow
+from gmm_diffusion.attribute_names import check_names
 from gmm_diffusion.data.dataset import Dataset, Split, split_indices
-from gmm_diffusion.data.resize import center_square, resize
+from gmm_diffusion.data.resize import fit
 from gmm_diffusion.errors import InputError
 
 _PROBE_SECONDS = 8.0
 _EMBEDDED = "the embedded datasets are digits, toy and faces"
+# What to do where the host of a dataset does not answer, or has sent too much today.
+_BY_HAND = {
+    "celeb_a": (
+        "To use files that you have: unpack img_align_celeba.zip (1.34 GiB) into a folder, put "
+        "list_attr_celeba.txt beside it, and set data.name=image_folder and data.data_dir to it."
+    ),
+    "cifar10": (
+        "To use a file that you have: set data.name=cifar_archive and data.data_dir to the path of "
+        "cifar-10-binary.tar.gz (0.16 GiB)."
+    ),
+    "cifar100": (
+        "To use a file that you have: set data.name=cifar_archive and data.data_dir to the path of "
+        "cifar-100-binary.tar.gz (0.16 GiB)."
+    ),
+}
 
 
 def load(
@@ -24,12 +40,15 @@ def load(
     heldout_fraction: float = 0.2,
     split_seed: int = 0,
     resolution: int | None = None,
+    crop: str = "center",
     max_examples: int | None = None,
+    attributes: tuple[str, ...] = (),
 ) -> Dataset:
     """Reads a dataset that TFDS has on disk, or lets TFDS download and prepare it.
 
     TFDS only fills the arrays (CIFAR-10 takes 0.2 GB); order and batches are ours. Examples keep
-    the order of the files. Labels come from the class label named `label`, where there is one.
+    the order of the files. Labels come from the class label named `label`, where there is one, and
+    attributes from booleans below `attributes`, as CelebA has them.
 
     Args:
       tfds_name: such as "cifar10" or "imagenet_resized/64x64".
@@ -38,8 +57,10 @@ def load(
       heldout_split: split held out, or None to hold out a part of the training split.
       heldout_fraction: that part, in (0, 1), the same of every class.
       split_seed: which examples are that part.
-      resolution: images are cut to their central square and resized to this side; None keeps them.
+      resolution: images get this height and width; None keeps them.
+      crop: what is cut out before that; see `resize.fit`.
       max_examples: the first so many of each split; None takes all.
+      attributes: names of attributes, in this order; () is all that there are.
 
     Returns:
       Images `[N, H, W, C]` uint8.
@@ -47,12 +68,13 @@ def load(
     Raises:
       InputError: `[data]` is not installed; the dataset is unknown, or neither on disk nor
         downloadable (said within seconds); it lacks the split or one image; it is empty; its images
-        differ in size and there is no `resolution`.
+        differ in size and there is no `resolution`; it has no attribute of such a name.
     """
     tfds = lazy_tensorflow.import_tensorflow_datasets(f"dataset {tfds_name}")
     builder = _builder(tfds, tfds_name, data_dir)
     _prepare(tfds, builder)
     image_key, label_key = _keys(tfds, builder)
+    attributes = _attributes(tfds, builder, attributes)
     for field, split in (("train_split", train_split), ("heldout_split", heldout_split)):
         known = list(builder.info.splits)
         if split is not None and known and split.split("[")[0] not in (*known, "all"):
@@ -62,16 +84,14 @@ def load(
             )
 
     def read(split: str) -> Split:
-        return _read(tfds, builder, split, image_key, label_key, resolution, max_examples)
+        keys = image_key, label_key, attributes
+        return _read(tfds, builder, split, keys, resolution, crop, max_examples)
 
     train = read(train_split)
     if heldout_split is None:
         kept, left_out = split_indices(len(train), heldout_fraction, split_seed, train.label)
         heldout_split = f"{heldout_fraction} of it, seed {split_seed}"
-        train, heldout = (
-            Split(train.x[i], None if label_key is None else train.label[i])
-            for i in (kept, left_out)
-        )
+        train, heldout = train.take(kept), train.take(left_out)
     else:
         heldout = read(heldout_split)
         if heldout.x.shape[1:] != train.x.shape[1:]:
@@ -81,13 +101,16 @@ def load(
             )
     names = () if label_key is None else tuple(builder.info.features[label_key].names)
     size = "x".join(map(str, train.x.shape[1:]))
+    # Only what differs from the defaults, so that statistics of earlier versions keep their name.
     limit = "" if max_examples is None else f", first {max_examples}"
+    limit += "" if crop == "center" else f", crop {crop}"
     return Dataset(
         name=f"tfds {builder.info.full_name} ({train_split}, {heldout_split}, {size}{limit})",
         train=train,
         heldout=heldout,
         num_classes=len(names),
         class_names=names,
+        attribute_names=attributes,
     )
 
 
@@ -117,10 +140,11 @@ def _prepare(tfds, builder) -> None:
             return
         except Exception as e:
             problem = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:300]}"
+    by_hand = _BY_HAND.get(builder.name)
     raise InputError(
         f"dataset {builder.info.full_name} is not in data.data_dir {builder.data_dir_root} and "
         f"cannot be downloaded ({problem}); prepare it there with TFDS where there is a network, "
-        f"or use other data: {_EMBEDDED}."
+        f"or use other data: {_EMBEDDED}.{f' {by_hand}' if by_hand else ''}"
     )
 
 
@@ -163,15 +187,32 @@ def _keys(tfds, builder) -> tuple[str, str | None]:
     return image, "label" if isinstance(items.get("label"), tfds.features.ClassLabel) else None
 
 
-def _read(tfds, builder, split, image_key, label_key, resolution, max_examples) -> Split:
+def _attributes(tfds, builder, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the attributes that are wanted, or of all; () if there are none."""
+    found = dict(builder.info.features.items()).get("attributes")
+    items = found.items() if isinstance(found, tfds.features.FeaturesDict) else ()
+    names = [name for name, f in items if f.shape == () and f.np_dtype == np.bool_]
+    if wanted and not names:
+        raise InputError(
+            f"data.attributes names {', '.join(wanted)}, and dataset {builder.info.full_name} has "
+            "no attributes; it must be empty."
+        )
+    check_names(wanted, names, "data.attributes")
+    return wanted or tuple(names)
+
+
+def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
     name = builder.info.full_name
-    keys = [image_key] if label_key is None else [image_key, label_key]
+    image_key, label_key, attributes = keys
+    wanted = {key: True for key in (image_key, label_key) if key is not None}
+    if attributes:
+        wanted["attributes"] = dict.fromkeys(attributes, True)
     try:
         source = builder.as_dataset(
             split=split,
             shuffle_files=False,
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
+            decoders=tfds.decode.PartialDecoding(wanted),
         )
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
@@ -182,11 +223,9 @@ def _read(tfds, builder, split, image_key, label_key, resolution, max_examples) 
         ) from e
     if max_examples is not None:
         source = source.take(max_examples)
-    x, label, num = None, [], 0
+    x, label, rows, num = None, [], [], 0
     for example in tfds.as_numpy(source):
-        image = example[image_key]
-        if resolution is not None:
-            image = resize(center_square(image)[None], resolution)[0]
+        image = fit(example[image_key], resolution, crop)
         if x is None:
             x = np.empty((max(1, int(source.cardinality())), *image.shape), np.uint8)
         if image.shape != x.shape[1:]:
@@ -200,6 +239,8 @@ def _read(tfds, builder, split, image_key, label_key, resolution, max_examples) 
         num += 1
         if label_key is not None:
             label.append(example[label_key])
+        if attributes:
+            rows.append([example["attributes"][attribute] for attribute in attributes])
     if x is None:
         raise InputError(f"split {split!r} of dataset {name} is empty; at least one image needed.")
     label = None if label_key is None else np.array(label, np.int32)
@@ -208,4 +249,4 @@ def _read(tfds, builder, split, image_key, label_key, resolution, max_examples) 
             f"split {split!r} of dataset {name} holds the label {label.min()}, which stands for "
             "none; valid are splits with labels."
         )
-    return Split(x[:num], label)
+    return Split(x[:num], label, np.array(rows, np.uint8) if attributes else None)

@@ -165,6 +165,42 @@ def test_mock_data(tfds, tmp_path, monkeypatch):
     assert len(data.class_names) == 10
     assert faces.shape == (16, 16, 3)
     assert faces.num_classes == 0
+    assert len(faces.attribute_names) == 40
+    assert faces.train.attributes.shape == (12, 40)
+
+
+def test_attributes_by_name(tfds, tmp_path, monkeypatch):
+    def generate(self, *args, **kwargs):
+        for i in range(6):
+            attributes = {name: False for name in self.info.features["attributes"]}
+            attributes |= {"Smiling": i % 2 == 1, "Bald": i % 3 == 0}
+            others = {"landmarks": {k: 0 for k in self.info.features["landmarks"]}}
+            others["identity"] = {"Identity_No": i}
+            image = _picture(i, 218, 178)
+            yield i, {"image": image, "attributes": attributes, **others}
+
+    builder = tfds.builder_cls("celeb_a")
+    monkeypatch.setattr(builder, "_generate_examples", generate)
+    monkeypatch.setattr(
+        builder,
+        "_split_generators",
+        lambda self, _: {s: self._generate_examples() for s in ("train", "test")},
+    )
+    monkeypatch.setattr(tfds_images, "_probe", lambda url: None)
+    data = tfds_images.load(
+        "celeb_a", str(tmp_path), attributes=("Bald", "Smiling"), crop="57,25,128,128"
+    )
+    assert data.attribute_names == ("Bald", "Smiling")
+    assert data.shape == (128, 128, 3)
+    assert len(data.train) == 6
+    assert "crop 57,25,128,128" in data.name
+    # CelebA is stored as JPEG, so that pixels are near the original's and no more.
+    box = [_picture(i, 218, 178)[57:185, 25:153].astype(int) for i in range(6)]
+    for x, row in zip(data.train.x, data.train.attributes, strict=True):
+        i = int(np.argmin([np.abs(b - x).mean() for b in box]))
+        assert row.tolist() == [i % 3 == 0, i % 2 == 1]
+    with pytest.raises(InputError, match=r"attribute 'smiling', .* did you mean Smiling\?"):
+        tfds_images.load("celeb_a", str(tmp_path), attributes=("smiling",))
 
 
 def test_offline_is_said_at_once_with_the_folder_and_the_alternatives(offline, tmp_path):
@@ -227,6 +263,24 @@ def test_probe_of_a_server_that_refuses(monkeypatch, code, fine):
 
 def test_probe_leaves_other_schemes_alone():
     assert tfds_images._probe("gs://bucket/x") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("celeb_a", ("img_align_celeba.zip (1.34 GiB)", "list_attr_celeba.txt", "image_folder")),
+        ("cifar10", ("cifar-10-binary.tar.gz", "cifar_archive")),
+    ],
+)
+def test_what_to_do_by_hand(name, parts, offline, tmp_path):
+    with pytest.raises(InputError, match="no network") as error:
+        tfds_images.load(name, data_dir=str(tmp_path))
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_refuses_attributes_where_there_are_none(prepared):
+    with pytest.raises(InputError, match=r"names Bald, and dataset tiny_pictures/1\.0\.0 has no"):
+        tfds_images.load("tiny_pictures", str(prepared), attributes=("Bald",))
 
 
 def test_refuses_an_unknown_name(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gmm_diffusion import attributes
+from gmm_diffusion import attribute_names as attributes
 from gmm_diffusion.errors import InputError
 
 NAMES = ("Smiling", "Bald", "Blond_Hair")

@@ -1,0 +1,153 @@
+"""Settings from a config file and flags, and exit statuses, for every command with `--config`."""
+
+import logging
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError, RunError
+
+
+class Parsed(NamedTuple):
+    """What a command line says.
+
+    Attributes:
+      path: the file that `--config` names, or None.
+      config: that file's settings, or the defaults, with those of flags in their places.
+      overrides: the settings of flags alone, by their dotted names.
+      flags: the values of the command's own flags.
+    """
+
+    path: str | None
+    config: ConfigDict
+    overrides: dict
+    flags: flags.FlagValues
+
+
+def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed:
+    """Command line, program name first -> settings and the flags that `define` defines.
+
+    Raises:
+      InputError: for an unknown flag or field, a wrong type, a file that is missing or broken.
+    """
+    path, argv = _take_config_path(argv)
+    config = _load(path)
+    _check_field_names(argv)
+    values = flags.FlagValues()
+    define(values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        rest = values(argv)
+    except flags.Error as error:
+        raise InputError(_flag_cause(error)) from error
+    if len(rest) > 1:
+        raise InputError(
+            f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE."
+        )
+    return Parsed(path, values.config, dict(values["config"].override_values), values)
+
+
+def run(argv: list[str], help_text: str, work: Callable[[list[str]], int | None]) -> int:
+    """Does `work(argv)` and returns the exit status: its own or 0, 1 if it failed, 2 for bad input.
+
+    A failure is one sentence on standard error.
+    """
+    if any(argument in ("--help", "-h", "--helpfull") for argument in argv):
+        print(help_text)
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    for noisy in ("orbax", "jax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # orbax and TFDS log through it; what a person needs of that is in our own messages.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return work(argv) or 0
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"Failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _take_config_path(argv):
+    """The file that `--config` names, or None, and the arguments without it."""
+    path, rest, arguments = None, [], iter(argv)
+    for argument in arguments:
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if not match:
+            rest.append(argument)
+            continue
+        path = match[1] if match[1] is not None else next(arguments, "")
+        if not os.path.isfile(path):
+            raise InputError(f"--config is {path!r}, which is not a file; it must be a config.")
+    return path, rest
+
+
+def _load(path):
+    """The config that a file's `get_config` returns; without a file, the defaults."""
+    if path is None:
+        return config_lib.default()
+    try:
+        config = runpy.run_path(path)["get_config"]()
+        config_lib.check_fields(config)
+    except Exception as error:  # A config file is Python: it may fail in any way.
+        cause = _cause(error, path)
+        end = "" if cause.endswith("?") else "."
+        raise InputError(f"--config {path} cannot be loaded: {cause}{end}") from error
+    return config
+
+
+def _check_field_names(argv):
+    for argument in argv:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        if match:
+            config_lib.check_name(match[1])
+
+
+def _cause(error, path):
+    """The part of a config file's failure that a person needs."""
+    text = str(error)
+    if isinstance(error, InputError):
+        return text.rstrip(".")
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    where = f"line {lines[-1]}: " if lines else ""
+    near = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    absent = re.search(r'Key "(\w+)" does not exist', text)
+    kind = re.search(r"field '(\w+)'.*?\. (.*) is of original type .* type <class '(\w+)'>", text)
+    if near:
+        return f"{where}{near[2]} is not a setting; did you mean {near[1]}?"
+    if absent:
+        return f"{where}{absent[1]} is not a setting; config.py lists all fields"
+    if kind:
+        return f"{where}{kind[1]} is {kind[2]}; it must be of type {kind[3]}"
+    if error.args == ("get_config",) and not lines:
+        return "it has no function get_config"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    return f"{where}{type(error).__name__}: {first}"
+
+
+def _flag_cause(error):
+    """One sentence of what absl says about a flag."""
+    value = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    if value:
+        kind = type(config_lib.fields(config_lib.default())[value[1]]).__name__
+        return f"{value[1]} is {value[2]!r}; it must be of type {kind}."
+    return f"{error}.".replace(" ?.", "?")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between starts, unless the user has chosen a place or none."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gmm_diffusion"))

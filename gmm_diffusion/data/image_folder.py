@@ -1,0 +1,315 @@
+"""A folder of your own images; needs neither TensorFlow nor a network.
+
+DIR/CLASS/*.png        a folder for each class
+DIR/*.png              no labels
+DIR/**/*.png and a table of attributes, DIR/attributes.csv or CelebA's list_attr_celeba.txt
+DIR/train, DIR/test    one of these in each, with the table in DIR; else a part is held out
+"""
+
+import concurrent.futures
+import hashlib
+import logging
+import os
+import pathlib
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gmm_diffusion.attribute_names import check_names
+from gmm_diffusion.data import attribute_table
+from gmm_diffusion.data.dataset import Dataset, Split, split_indices
+from gmm_diffusion.data.resize import fit
+from gmm_diffusion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+HELDOUT = ("test", "heldout", "val", "validation")  # the first that is there
+_MANY = 2000
+_CHANNELS = {1: "grey", 3: "RGB"}
+
+
+def load(
+    data_dir: str,
+    attributes: tuple[str, ...] = (),
+    heldout_fraction: float = 0.2,
+    split_seed: int = 0,
+    resolution: int | None = None,
+    crop: str = "center",
+    max_examples: int | None = None,
+) -> Dataset:
+    """Reads every image below a folder into memory, sorted by path.
+
+    Folders of classes and attributes are both conditions, so with a table the names of folders
+    count for nothing. A single folder is no class. Folders named by numbers are sorted by them.
+
+    Args:
+      data_dir: the folder.
+      attributes: names out of the table, in this order; () is all of them.
+      heldout_fraction: where there is no folder of held-out images, the part held out, in (0, 1),
+        the same of every class.
+      split_seed: which images are that part.
+      resolution: images get this height and width; None keeps theirs, which must then be equal.
+      crop: what is cut out before that; see `resize.fit`.
+      max_examples: so many of each split, evenly spaced; None takes all.
+
+    Returns:
+      Images `[N, H, W, C]` uint8, C 1 or 3, with classes, attributes or neither.
+
+    Raises:
+      InputError: names the file: a folder without images, or with both images and classes; an
+        image that cannot be read, has 16 bits, transparency, or other channels or another size
+        than the first; a table that cannot be read or does not match the images; an attribute that
+        it does not have; classes that only held-out images have.
+    """
+    root = pathlib.Path(data_dir)
+    if not root.is_dir():
+        raise InputError(f"data.data_dir is {data_dir!r}, which is no folder; it must be one.")
+    files = _files(root)
+    table = attribute_table.find(root)
+    splits = _splits(root, files)
+    names, rows, class_names, label = (), None, (), None
+    if table is not None:
+        names, rows = _matched(root, table, files, attributes)
+    elif attributes:
+        raise InputError(
+            f"data.attributes names {', '.join(attributes)}, and {root} holds no table of "
+            f"attributes; it must hold {' or '.join(attribute_table.NAMES)}."
+        )
+    else:
+        class_names = _class_names(root, splits)
+    if class_names:
+        label = {
+            file: class_names.index(file.relative_to(root / split).parts[0])
+            for split, members in splits.items()
+            for file in members
+        }
+    used = {split: _evenly(members, max_examples) for split, members in splits.items()}
+    every = [file for members in used.values() for file in members]
+    x = _read(every, root, resolution, crop)
+    whole = Split(
+        x,
+        None if label is None else np.array([label[file] for file in every], np.int32),
+        None if rows is None else np.stack([rows[file] for file in every]),
+    )
+    if len(splits) > 1:
+        train, heldout = slice(len(used["train"])), slice(len(used["train"]), None)
+        parts = ", ".join(splits)
+    else:
+        train, heldout = split_indices(len(every), heldout_fraction, split_seed, whole.label)
+        parts = f"{heldout_fraction} held out, seed {split_seed}"
+    # So that a judge or statistics of other images are never taken for those of these.
+    listed = [f"{_name(file, root)} {file.stat().st_size}" for file in every]
+    digest = hashlib.sha256("\n".join([*listed, *names, *class_names]).encode())
+    digest.update(b"" if rows is None else whole.attributes.tobytes())
+    size = "x".join(map(str, x.shape[1:]))
+    return Dataset(
+        name=f"image_folder {root.resolve().name} ({parts}, {size}, crop {crop}, "
+        f"files {digest.hexdigest()[:8]})",
+        train=whole.take(train),
+        heldout=whole.take(heldout),
+        num_classes=len(class_names),
+        class_names=class_names,
+        attribute_names=names,
+    )
+
+
+def _name(file, root):
+    return file.relative_to(root).as_posix()
+
+
+def _hidden(name):
+    # What editors, notebooks and archives leave behind.
+    return name.startswith((".", "__MACOSX"))
+
+
+def _files(root):
+    """Every image below `root`, sorted by its path from there."""
+    files, others = [], []
+    for folder, subfolders, members in os.walk(root, followlinks=True):
+        subfolders[:] = [s for s in subfolders if not _hidden(s)]
+        for member in members:
+            if not _hidden(member):
+                image = member.lower().endswith(EXTENSIONS)
+                (files if image else others).append(pathlib.Path(folder, member))
+    if not files:
+        raise InputError(
+            f"data.data_dir {root} holds no image ({len(others)} other files); it must hold files "
+            f"that end in {', '.join(EXTENSIONS)}."
+        )
+    others = sorted(o for o in others if o.suffix.lower() not in (".csv", ".txt", ".md", ".json"))
+    if others:
+        log.warning(
+            "%d files of %s are not read, since they do not end in %s; the first is %s.",
+            len(others),
+            root,
+            ", ".join(EXTENSIONS),
+            _name(others[0], root),
+        )
+    return sorted(files, key=lambda file: _name(file, root))
+
+
+def _splits(root, files):
+    """Images by folder of the first level where that is a split, training first; else by ""."""
+    top: dict[str, list[pathlib.Path]] = {}
+    for file in files:
+        top.setdefault("" if file.parent == root else _name(file, root).split("/")[0], []).append(
+            file
+        )
+    heldout = next((name for name in HELDOUT if name in top), None)
+    if "train" not in top or (heldout is None and len(top) > 1):
+        return {"": files}
+    used = {name: top.pop(name) for name in ("train", heldout) if name in top}
+    if top:
+        log.warning("Images of %s outside %s are not read.", root, " and ".join(used))
+    return used
+
+
+def _evenly(members, num):
+    """Not the first ones, which may all be of one class."""
+    if num is None or num >= len(members):
+        return members
+    return [members[i] for i in np.linspace(0, len(members) - 1, num).astype(int)]
+
+
+def _class_names(root, splits):
+    """The classes of a tree without a table; empty if all images lie in one folder."""
+    train, *others = (_folders_of_images(root / split, splits[split]) for split in splits)
+    for other in others:
+        only = set(other) - set(train) if other or len(train) < 2 else set(train)
+        if only:
+            raise InputError(
+                f"{root} has the class {min(only)} in one of its folders {' and '.join(splits)} "
+                "only; held-out images need the classes of those to train on."
+            )
+    return tuple(train) if len(train) > 1 else ()
+
+
+def _folders_of_images(folder, members):
+    inside = [file for file in members if file.parent != folder]
+    if not inside:
+        return []
+    if len(inside) < len(members):
+        stray = next(file for file in members if file.parent == folder)
+        raise InputError(
+            f"{folder} holds both images ({stray.name}) and folders of images "
+            f"({_name(inside[0], folder).split('/')[0]}); it must hold only one of them."
+        )
+    names = {_name(file, folder).split("/")[0] for file in inside}
+    for subfolder in sorted(folder.iterdir()):
+        if subfolder.is_dir() and subfolder.name not in names and not _hidden(subfolder.name):
+            raise InputError(f"{subfolder} holds no image; every class needs at least one.")
+    (only,) = names if len(names) == 1 else [None]
+    if only and all(file.parent != folder / only for file in inside):
+        raise InputError(
+            f"{folder} holds the folder {only} alone, which holds folders; data.data_dir must be "
+            "the folder that holds a folder for each class."
+        )
+    return sorted(names, key=_by_number)
+
+
+def _by_number(name):
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+
+def _matched(root, table, files, wanted):
+    """The attributes by file: `(names, {file: [A] uint8})`."""
+    names, rows = attribute_table.read(table)
+    check_names(wanted, names, "data.attributes")
+    paths = any("/" in name for name in rows)
+    keys: dict[str, pathlib.Path] = {}
+    for file in files:
+        key = _name(file, root) if paths else file.name
+        if key in keys:
+            raise InputError(
+                f"{file} and {keys[key]} have one name; {table.name} must name files by their "
+                f"paths from {root}."
+            )
+        keys[key] = file
+    without_image = [name for name in rows if name not in keys]
+    without_row = [name for name in keys if name not in rows]
+    if without_image or without_row:
+        counts = [
+            f"{len(missing)} {what} (the first is {missing[0]})"
+            for missing, what in (
+                (without_image, "rows have no image"),
+                (without_row, "images have no row"),
+            )
+            if missing
+        ]
+        raise InputError(
+            f"{table} does not match the images below {root}: {', and '.join(counts)}; each image "
+            "needs one row."
+        )
+    columns = [names.index(name) for name in wanted or names]
+    chosen = tuple(names[i] for i in columns)
+    return chosen, {file: rows[key][columns] for key, file in keys.items()}
+
+
+def _read(files, root, resolution, crop):
+    """All images, `[N, H, W, C]` uint8, decoded by as many threads as there are cores."""
+
+    def one(file):
+        return _decode(file, resolution, crop)
+
+    x = None
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        decoded = pool.map(one, files)
+        # On a terminal only.
+        quiet = None if len(files) >= _MANY else True
+        for i, image in enumerate(tqdm.tqdm(decoded, root.name, len(files), disable=quiet)):
+            if x is None:
+                x = np.empty((len(files), *image.shape), np.uint8)
+            if image.shape != x.shape[1:]:
+                raise InputError(_differing(files[0], x[0], files[i], image))
+            x[i] = image
+    finally:
+        # After an error the other images need not be read.
+        pool.shutdown(cancel_futures=True)
+    return x
+
+
+def _differing(first_file, first, file, image):
+    if first.shape[2] != image.shape[2]:
+        kinds = [_CHANNELS[n] for n in (first.shape[2], image.shape[2])]
+        return (
+            f"{first_file} is {kinds[0]} and {file} is {kinds[1]}; all images must have the same "
+            "channels."
+        )
+    sizes = ["x".join(map(str, i.shape[:2])) for i in (first, image)]
+    return (
+        f"{first_file} has {sizes[0]} pixels and {file} {sizes[1]}; data.resolution makes them "
+        "equal."
+    )
+
+
+def _decode(file, resolution, crop):
+    try:
+        with Image.open(file) as opened:
+            # A telephone's pictures say which way up they are.
+            image = _plain(ImageOps.exif_transpose(opened), file)
+    except InputError:
+        raise
+    except Exception as error:  # Each of Pillow's formats fails in its own way.
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = getattr(error, "strerror", None) or str(error) if known else "of no known format"
+        raise InputError(f"{file} cannot be read as an image ({reason}).") from error
+    pixels = np.asarray(image, np.uint8)
+    try:
+        return fit(pixels if pixels.ndim == 3 else pixels[..., None], resolution, crop)
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}: {file}.") from error
+
+
+def _plain(image, file):
+    """As grey or RGB with 8 bits; InputError where that would change what one sees."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{file} has more than 8 bits a channel ({image.mode}); it must have 8.")
+    may_be_clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if may_be_clear and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise InputError(
+            f"{file} is transparent in places; paint it on a background, so that it is opaque."
+        )
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")

@@ -1,0 +1,170 @@
+"""What a config's data are, before anything is trained on them.
+
+    python -m gmm_diffusion.inspect_data --config=FILE [--out=DIR] [--config.GROUP.FIELD=VALUE ...]
+
+Prints shapes, counts, mean and deviation, classes, attributes and what the network is conditioned
+on, and refuses what training would refuse. With --out it writes DIR/sheet.png: training images, a
+row for each class, or a scatter plot of vectors. Exit status: 0 done, 2 bad input.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from gmm_diffusion import command_line
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.errors import InputError
+
+_LISTED = 20
+_SHEET_ROWS, _SHEET_COLUMNS = 10, 8
+_SHEET_PIXELS = 32  # Smaller images are enlarged to at least this.
+
+
+def run(argv: list[str]) -> int:
+    """One command; returns the exit status."""
+    return command_line.run(argv, __doc__, _work)
+
+
+def _work(argv):
+    def define(values):
+        flags.DEFINE_string("out", None, "Directory of the sheet.", flag_values=values)
+
+    parsed = command_line.parse(argv, define)
+    config_lib.validate(parsed.config)
+    # Imported late: a bad flag should be refused before jax has loaded.
+    from gmm_diffusion import build
+
+    data = build.dataset(parsed.config)
+    print("\n".join(describe(parsed.config, data)))
+    if parsed.flags.out:
+        print(_write_sheet(data, pathlib.Path(parsed.flags.out) / "sheet.png"))
+
+
+def describe(config: ConfigDict, data) -> list[str]:
+    """Lines of text about a `data.Dataset` that `build.dataset` made of `config`."""
+    from gmm_diffusion.data import batches
+
+    transform, sigma_data = batches.fit_transform_stats(data.train.x)
+    mean = ", ".join(f"{m:.3f}" for m in np.asarray(transform.mean)[:_LISTED])
+    kind = "uint8 images" if data.is_image else "float32 vectors"
+    return [
+        _line("data", data.name),
+        _line("examples", f"{'x'.join(map(str, data.shape))}, {kind}"),
+        *(_line(name, _size(split)) for name, split in _splits(data)),
+        # Images count from -1 to 1, as the network sees them.
+        _line("mean", f"{mean} ({'of each channel, ' if data.is_image else ''}training)"),
+        _line("deviation", f"{sigma_data:.4f} about it; the default of diffusion.sigma_data"),
+        *_class_lines(data),
+        *_attribute_lines(data),
+        _line("condition", _condition(config, data)),
+    ]
+
+
+def _line(name, text):
+    return f"{name:<11}{text}"
+
+
+def _splits(data):
+    named = (("training", data.train), ("held out", data.heldout), ("unseen", data.unseen))
+    return [(name, split) for name, split in named if split is not None]
+
+
+def _size(split):
+    text = f"{len(split)} examples, {split.x.nbytes / 2**20:.1f} MiB in memory"
+    if split.attributes is None:
+        return text
+    return f"{text}, {len(np.unique(split.attributes, axis=0))} combinations of attributes"
+
+
+def _class_lines(data):
+    if not data.num_classes:
+        return [_line("classes", "none")]
+    counts = np.bincount(data.train.label, minlength=data.num_classes)
+    listed = range(data.num_classes)
+    rest = ""
+    if data.num_classes > _LISTED:
+        order = np.argsort(-counts, kind="stable")
+        listed = [*order[: _LISTED // 2], *order[-_LISTED // 2 :]]
+        rest = "; the most and the least frequent:"
+    names = ", ".join(f"{data.class_names[c]} ({counts[c]})" for c in listed)
+    return [_line("classes", f"{data.num_classes}{rest or ':'} {names}")]
+
+
+def _attribute_lines(data):
+    if not data.attribute_names:
+        return [_line("attributes", "none")]
+    a, names = data.train.attributes.astype(np.float64), data.attribute_names
+    shares = ", ".join(f"{n} {100 * s:.1f} %" for n, s in zip(names, a.mean(axis=0), strict=True))
+    lines = [_line("attributes", f"{len(names)}: {shares}")]
+    varying = np.flatnonzero(a.std(axis=0) > 0)
+    if len(varying) > 1:
+        correlation = np.corrcoef(a[:, varying].T)
+        i, j = np.triu_indices(len(varying), 1)
+        strongest = np.argsort(-np.abs(correlation[i, j]), kind="stable")[:5]
+        pairs = ", ".join(
+            f"{names[varying[i[s]]]} and {names[varying[j[s]]]} {correlation[i[s], j[s]]:+.2f}"
+            for s in strongest
+        )
+        lines.append(_line("together", f"{pairs} (the strongest correlations)"))
+    if data.exclusive:
+        pairs = ", ".join(f"{first} and {second}" for first, second in data.exclusive)
+        lines.append(_line("never both", pairs))
+    return lines
+
+
+def _condition(config, data):
+    group = config.conditioning
+    if group.kind == "none":
+        return "none: all labels and attributes are ignored"
+    components = {
+        "class": data.num_classes,
+        "gmm": group.num_components,
+        "attributes": 2 * len(data.attribute_names),
+    }[group.kind]
+    seen = {
+        "mean_embedding": f"{group.embedding_features} numbers",
+        "table": f"{components} numbers",
+        "draws": f"{group.num_draws} points",
+    }[group.embedding]
+    fitted = ""
+    if group.kind == "gmm":
+        of = "each class" if group.per_class else "all classes together"
+        fitted = f" fitted to {of} in {group.features} features"
+    return (
+        f"{group.kind}: a mixture of K = {components} components{fitted}, of which the network "
+        f"reads {seen} ({group.embedding})"
+    )
+
+
+def _write_sheet(data, path):
+    from gmm_diffusion.training import image_grid
+
+    try:
+        if not data.is_image:
+            image_grid.scatter(data.train.x, data.train.label, path)
+            return path
+        scale = max(1, -(-_SHEET_PIXELS // min(data.shape[:2])))
+        chosen = data.train.x[_chosen(data)]
+        image_grid.save_png(path, image_grid.grid(chosen, _SHEET_COLUMNS, scale))
+    except OSError as error:
+        raise InputError(f"--out {path.parent} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def _chosen(data):
+    """Rows of the training split: of each of the first classes as many, or evenly spaced ones."""
+    if not data.num_classes:
+        num = min(len(data.train), _SHEET_ROWS * _SHEET_COLUMNS)
+        return np.linspace(0, len(data.train) - 1, num).astype(int)
+    rows = []
+    for c in range(min(data.num_classes, _SHEET_ROWS)):
+        # A class of few examples repeats them, so that each class keeps a row of its own.
+        rows.append(np.resize(np.flatnonzero(data.train.label == c), _SHEET_COLUMNS))
+    return np.concatenate(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

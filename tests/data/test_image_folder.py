@@ -1,0 +1,312 @@
+"""Folders written pixel by pixel, read back, and every way in which one can be wrong."""
+
+import logging
+import re
+import socket
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmm_diffusion.data import image_folder
+from gmm_diffusion.errors import InputError
+
+
+def picture(i, height=5, width=7, channels=3):
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path, i, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(i, **options)).save(path)
+
+
+def images_of(*splits):
+    return {image.tobytes() for split in splits for image in split.x}
+
+
+def refused(match, folder, **options):
+    with pytest.raises(InputError, match=match) as caught:
+        image_folder.load(str(folder), **options)
+    text = str(caught.value)
+    assert text.endswith((".", "?"))
+    return text
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Ten images without labels, some of them further down or of another kind of file."""
+    for i in range(10):
+        write(tmp_path / "photos" / f"{i}.{'bmp' if i % 2 else 'png'}", i)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def with_table(flat):
+    """`flat` with three attributes; the value of attribute a of image i is bit a of i."""
+    rows = [f"{i}.{'bmp' if i % 2 else 'png'},{i & 1},{i >> 1 & 1},{i >> 2 & 1}" for i in range(10)]
+    (flat / "attributes.csv").write_text("\n".join(["file,Odd,Twos,Fours", *reversed(rows)]))
+    return flat
+
+
+def test_reads_every_pixel_in_the_order_of_paths(flat):
+    data = image_folder.load(str(flat), heldout_fraction=0.3, split_seed=4)
+    assert data.train.x.shape == (7, 5, 7, 3)
+    assert data.train.x.dtype == np.uint8
+    assert images_of(data.train, data.heldout) == {picture(i).tobytes() for i in range(10)}
+    order = [next(i for i in range(10) if (picture(i) == x).all()) for x in data.train.x]
+    assert order == sorted(order)
+    assert (data.num_classes, data.class_names, data.attribute_names) == (0, (), ())
+    assert data.train.label is data.train.attributes is None
+    again = image_folder.load(str(flat), heldout_fraction=0.3, split_seed=4)
+    np.testing.assert_array_equal(again.heldout.x, data.heldout.x)
+    assert again.name == data.name
+
+
+def test_the_name_changes_with_the_images(flat):
+    before = image_folder.load(str(flat)).name
+    (flat / "9.bmp").rename(flat / "11.bmp")
+    assert image_folder.load(str(flat)).name != before
+
+
+def test_folders_are_classes_sorted_by_number(tmp_path):
+    for c in (2, 10, 1):
+        for i in range(4):
+            write(tmp_path / str(c) / "deeper" / f"{i}.png", 100 * c + i)
+    (tmp_path / ".hidden").mkdir()
+    data = image_folder.load(str(tmp_path), heldout_fraction=0.25)
+    assert data.class_names == ("1", "2", "10")
+    np.testing.assert_array_equal(np.bincount(data.heldout.label), [1, 1, 1])
+    for split in (data.train, data.heldout):
+        for x, label in zip(split.x, split.label, strict=True):
+            own = [picture(100 * int(data.class_names[label]) + i) for i in range(4)]
+            assert x.tobytes() in {p.tobytes() for p in own}
+
+
+def test_train_and_test_are_the_splits(tmp_path, caplog):
+    for split, c, i in (("train", "cat", 0), ("train", "dog", 1), ("test", "dog", 2)):
+        write(tmp_path / split / c / "x.png", i)
+    write(tmp_path / "val" / "cat" / "x.png", 3)
+    with caplog.at_level(logging.WARNING):
+        data = image_folder.load(str(tmp_path))
+    assert images_of(data.train) == {picture(0).tobytes(), picture(1).tobytes()}
+    assert images_of(data.heldout) == {picture(2).tobytes()}
+    assert data.heldout.label.tolist() == [1]
+    assert "outside train and test are not read" in caplog.text
+    write(tmp_path / "test" / "owl" / "x.png", 4)
+    refused("class owl in one of its folders train and test only", tmp_path)
+
+
+def test_a_train_folder_alone_is_split(tmp_path):
+    for i in range(4):
+        write(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", i)
+    data = image_folder.load(str(tmp_path), heldout_fraction=0.5)
+    assert (data.class_names, len(data.train), len(data.heldout)) == (("a", "b"), 2, 2)
+
+
+def test_attributes_come_from_the_row_of_the_file(with_table):
+    data = image_folder.load(str(with_table))
+    assert data.attribute_names == ("Odd", "Twos", "Fours")
+    for split in (data.train, data.heldout):
+        assert split.attributes.dtype == np.uint8
+        assert split.label is None
+        for x, row in zip(split.x, split.attributes, strict=True):
+            i = next(i for i in range(10) if (picture(i) == x).all())
+            assert row.tolist() == [i & 1, i >> 1 & 1, i >> 2 & 1]
+    chosen = image_folder.load(str(with_table), attributes=("Fours", "Odd"))
+    assert chosen.attribute_names == ("Fours", "Odd")
+    np.testing.assert_array_equal(chosen.train.attributes, data.train.attributes[:, [2, 0]])
+    assert chosen.name != data.name
+
+
+def test_paths_in_a_table_with_splits(tmp_path):
+    rows = ["file,New"]
+    for i, split in enumerate(("train", "train", "test")):
+        write(tmp_path / split / f"{i % 2}.png", i)
+        rows.append(f"{split}/{i % 2}.png,{i % 2}")
+    (tmp_path / "any.csv").write_text("\ufeff" + "\n".join(rows) + "\n\n")
+    data = image_folder.load(str(tmp_path))
+    assert data.train.attributes.tolist() == [[0], [1]]
+    assert data.heldout.attributes.tolist() == [[0]]
+
+
+def test_celeba_as_it_is_unpacked(tmp_path):
+    names = [f"A{i}" for i in range(40)]
+    values = np.random.default_rng(0).integers(0, 2, (6, 40))
+    lines = ["6", " ".join(names) + " "]
+    for i, row in enumerate(values):
+        write(tmp_path / "img_align_celeba" / f"{i + 1:06}.jpg", i, height=218, width=178)
+        lines.append(f"{i + 1:06}.jpg  " + "  ".join("1" if v else "-1" for v in row))
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    data = image_folder.load(str(tmp_path), resolution=16, crop="57,25,128,128")
+    assert data.shape == (16, 16, 3)
+    assert data.attribute_names == tuple(names)
+    both = {tuple(row) for split in (data.train, data.heldout) for row in split.attributes.tolist()}
+    assert both == {tuple(row) for row in values.tolist()}
+    table = tmp_path / "list_attr_celeba.txt"
+    table.write_text("\n".join(["7", *lines[1:]]))
+    refused("has 6 rows, and its first line says 7", tmp_path)
+    table.write_text("\n".join(lines[1:]))
+    refused("line 1 of .* is 'A0 A1.*must be the number of rows", tmp_path)
+
+
+def test_crops(tmp_path):
+    write(tmp_path / "a.png", 0)
+    write(tmp_path / "b.png", 1)
+
+    def first(**options):
+        return image_folder.load(str(tmp_path), heldout_fraction=0.5, **options).train.x[0]
+
+    x = next(p for p in (picture(0), picture(1)) if (p == first()).all())
+    np.testing.assert_array_equal(first(resolution=5), x[:, 1:6])
+    np.testing.assert_array_equal(first(crop="1,2,3,4"), x[1:4, 2:6])
+    squeezed = Image.fromarray(x).resize((4, 4), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(first(resolution=4, crop="none"), np.asarray(squeezed))
+    refused(r"data.crop is 3,0,3,3, which .* 5x7: .*\.png\.", tmp_path, crop="3,0,3,3")
+
+
+def test_so_many_examples_of_every_class(tmp_path):
+    for i in range(40):
+        write(tmp_path / f"{i // 10}" / f"{i:02}.png", i)
+    data = image_folder.load(str(tmp_path), heldout_fraction=0.5, max_examples=8)
+    assert np.bincount(np.concatenate([data.train.label, data.heldout.label])).tolist() == [2] * 4
+
+
+def test_modes_of_pillow(tmp_path):
+    """What shows the same picture is read; the rest is refused by the name of its file."""
+    rgb, grey = (Image.fromarray(picture(0, channels=c)) for c in (3, 1))
+    opaque = rgb.copy()
+    opaque.putalpha(255)
+    palette = grey.convert("RGB").quantize(8)
+    for name, image, expected in (
+        ("opaque", opaque, np.asarray(rgb)),
+        ("palette", palette, np.asarray(palette.convert("RGB"))),
+        ("grey", grey, np.asarray(grey)[..., None]),
+        ("bits", grey.convert("1"), np.asarray(grey.convert("1"), np.uint8)[..., None] * 255),
+        ("grey_alpha", grey.convert("LA"), np.asarray(grey)[..., None]),
+    ):
+        folder = tmp_path / name
+        for i in range(2):
+            folder.mkdir(exist_ok=True)
+            image.save(folder / f"{i}.png")
+        actual = image_folder.load(str(folder), heldout_fraction=0.5).train.x[0]
+        np.testing.assert_array_equal(actual, expected)
+    clear = rgb.copy()
+    clear.putalpha(grey)
+    deep = Image.fromarray(picture(0, channels=1).astype(np.uint16) * 257)
+    for name, image, message in (
+        ("clear", clear, "clear.png is transparent in places"),
+        ("deep", deep, "deep.png has more than 8 bits a channel"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        image.save(folder / f"{name}.png")
+        refused(re.escape(message), folder)
+
+
+def test_a_telephone_held_upright(tmp_path):
+    image = Image.fromarray(picture(0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was turned by 90 degrees.
+    for i in range(2):
+        image.save(tmp_path / f"{i}.png", exif=exif)
+    x = image_folder.load(str(tmp_path), heldout_fraction=0.5).train.x[0]
+    np.testing.assert_array_equal(x, np.rot90(picture(0), -1))
+
+
+def test_needs_neither_tensorflow_nor_a_network(with_table, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(image_folder.load(str(with_table)).train) == 8
+
+
+def test_images_that_cannot_be_used(flat, tmp_path):
+    refused("is no folder", tmp_path / "no_such")
+    write(flat / "5b.png", 0, height=9)
+    assert "0.png" in refused(r"5x7 pixels and .*5b.png 9x7; data.resolution", flat)
+    assert image_folder.load(str(flat), resolution=4).shape == (4, 4, 3)
+    (flat / "5b.png").unlink()
+    write(flat / "5c.png", 0, channels=1)
+    assert "0.png is RGB" in refused("5c.png is grey; all images must have the same", flat)
+    (flat / "5c.png").unlink()
+    (flat / "3.png").write_bytes(b"no image at all")
+    refused(r"3.png cannot be read as an image \(of no known format\)", flat)
+    whole = (flat / "4.png").read_bytes()
+    (flat / "3.png").write_bytes(whole[: len(whole) // 2])
+    refused(r"3.png cannot be read as an image \(.*truncated", flat)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "clip.gif").touch()
+    refused(r"holds no image \(1 other files\); it must hold files that end in .png", tmp_path)
+    write(tmp_path / "all" / "cat" / "0.png", 0)
+    write(tmp_path / "all" / "dog" / "0.png", 1)
+    refused("holds the folder all alone, which holds folders", tmp_path)
+    (tmp_path / "all" / "owl").mkdir()
+    refused("owl holds no image; every class needs at least one", tmp_path / "all")
+    (tmp_path / "all" / "owl").rmdir()
+    write(tmp_path / "all" / "0.png", 2)
+    refused(r"both images \(0.png\) and folders of images \(cat\)", tmp_path / "all")
+
+
+def test_files_of_other_types_are_mentioned(flat, caplog):
+    (flat / "film.gif").touch()
+    with caplog.at_level(logging.WARNING):
+        image_folder.load(str(flat))
+    assert "1 files of" in caplog.text
+    assert "film.gif" in caplog.text
+
+
+def test_attributes_that_do_not_exist(with_table, tmp_path):
+    text = refused("data.attributes names the attribute 'odds'", with_table, attributes=("odds",))
+    assert text.endswith("did you mean Odd?")
+    (with_table / "attributes.csv").unlink()
+    refused("holds no table of attributes", with_table, attributes=("Odd",))
+
+
+def test_tables_that_do_not_match_the_images(with_table):
+    table = with_table / "attributes.csv"
+    text = table.read_text()
+    table.write_text(text + "\nx.png,0,0,0\ny.png,0,0,0")
+    (with_table / "5.bmp").rename(with_table / "z.bmp")
+    refused(
+        r"3 rows have no image \(the first is 5.bmp\), and 1 images have no row "
+        r"\(the first is z.bmp\)",
+        with_table,
+    )
+    (with_table / "z.bmp").rename(with_table / "5.bmp")
+    table.write_text(text)
+    write(with_table / "below" / "0.png", 3)
+    refused("have one name; attributes.csv must name files by their paths", with_table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("3.bmp,1,1,0", "3.bmp,1,yes,0"), "line 8 of .*attributes.csv has Twos 'yes'; valid are"),
+        (("3.bmp,1,1,0", "3.bmp,1,1,-1"), "line 8 of .* has both 0 and -1"),
+        (("3.bmp,1,1,0", "3.bmp,1,1"), "line 8 of .* has 2 values; the header has 3 names"),
+        (("3.bmp,1,1,0", "4.png,0,0,1"), "line 8 of .* is of 4.png, as is line 7"),
+        (("file,Odd,Twos,Fours", "file,Odd,Odd,Fours"), "names of attributes, all different"),
+        (("file,Odd,Twos,Fours", "file;Odd;Twos;Fours"), "separated by commas"),
+        (("file,Odd", "file,\xff"), "cannot be read as a table"),
+    ],
+)
+def test_tables_that_cannot_be_used(with_table, change, message):
+    table = with_table / "attributes.csv"
+    table.write_text(table.read_text().replace(*change), encoding="latin-1")
+    refused(message, with_table)
+
+
+def test_several_tables(with_table):
+    (with_table / "other.csv").touch()
+    assert image_folder.load(str(with_table)).attribute_names, "attributes.csv is meant"
+    (with_table / "attributes.csv").rename(with_table / "another.csv")
+    refused("holds the tables another.csv, other.csv; it must hold one", with_table)
