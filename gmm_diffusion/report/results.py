@@ -15,6 +15,7 @@ SEED = "training.seed"
 _WITHOUT_EFFECT = (
     "checkpoint.every",
     "checkpoint.keep",
+    "contrastive.chunk",
     "data.data_dir",
     "evaluation.at_end",
     "evaluation.loss_levels",
