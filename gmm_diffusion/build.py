@@ -483,4 +483,5 @@ def generator(
         shape,
         config.sample.batch_size,
         guidance,
+        parallel=config.sample.parallel_window > 0,
     )
