@@ -533,6 +533,7 @@ def parallel_cost(config: ConfigDict, took: list[PicardInfo]) -> dict[str, float
     guided = config.guidance.kind != "none" and config.guidance.scale != 1
     return {
         "evaluations": float(calls.mean()),
+        "sequential_evaluations": evaluations(config)["evaluations"],
         "guide_evaluations": float(calls.mean()) if guided else 0,
         "rounds": float(rounds.mean()),
         "most_rounds": int(rounds.max()),
@@ -583,4 +584,5 @@ def generator(
         shape,
         config.sample.batch_size,
         guidance,
+        parallel=config.sample.parallel_window > 0,
     )

@@ -29,6 +29,8 @@ MODEL_FIELDS = (
     "training.ema_widths",
     "training.init_from",
 )
+# Single fields of these groups that a resumed run may change: what they bound is memory.
+FREE_FIELDS = ("contrastive.chunk",)
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
@@ -570,7 +572,7 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     names = [
         name
         for name in sorted(old.keys() | new.keys())
-        if name.split(".")[0] in MODEL_GROUPS or name in MODEL_FIELDS
+        if (name.split(".")[0] in MODEL_GROUPS or name in MODEL_FIELDS) and name not in FREE_FIELDS
     ]
     return [
         f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"

@@ -14,7 +14,7 @@ from gmm_diffusion.sampling import guidance as guidances
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.samplers import initial_noise
 from gmm_diffusion.training.constants import Constants
-from gmm_diffusion.training.devices import example_keys, map_examples
+from gmm_diffusion.training.devices import AXIS, example_keys, map_examples, outnumber
 from gmm_diffusion.types import PyTree, Sampler
 
 # Folded into a sample's key for the draws of its condition; step numbers stay below it.
@@ -84,6 +84,7 @@ def make_generator(
     shape: tuple[int, ...],
     batch_size: int,
     guidance: Guidance | None = None,
+    parallel: bool = False,
 ) -> Callable[..., np.ndarray]:
     """A function that draws samples.
 
@@ -95,6 +96,8 @@ def make_generator(
       shape: of one example.
       batch_size: samples in one call over all devices.
       guidance: None for none.
+      parallel: the sampler is `picard`. Where devices outnumber the samples of a call, all work on
+        every sample, each on its share of the steps.
 
     Returns:
       `(params, weights [N, K] or None, seed, num, first=0, poll=None, took=None) -> [N, ...]`
@@ -104,6 +107,8 @@ def make_generator(
     """
 
     guide = None if guidance is None else guidance.guide
+    together = parallel and outnumber(batch_size)
+    options = {"axis_name": AXIS} if together else {}
 
     def draw(shared, keys, weights):
         params, constants, *_ = shared
@@ -118,11 +123,12 @@ def make_generator(
         cond = None if weights is None else encode(constants.conditioner, weights)
         if guidance is not None:
             denoise_fn, cond = _guided(guidance, denoise_fn, cond, shared, weights, encode)
-        drawn = sampler(denoise_fn, keys, initial_noise(keys, shape, sigmas[0]), sigmas, cond)
+        start = initial_noise(keys, shape, sigmas[0])
+        drawn = sampler(denoise_fn, keys, start, sigmas, cond, **options)
         x, info = drawn if isinstance(drawn, tuple) else (drawn, None)
         return batches.invert(constants.transform, x), info
 
-    mapped = map_examples(draw, batch_size)
+    mapped = map_examples(draw, batch_size, together)
 
     def generate(
         params: PyTree,

@@ -267,3 +267,10 @@ def test_differences_name_what_matters():
         "network.width: 128 -> 7",
         "training.seed: 0 -> 3",
     ]
+
+
+def test_a_resumed_run_may_take_other_chunks_and_no_other_weight():
+    theirs = config_lib.default()
+    assert config_lib.differences(changed(contrastive__chunk=64), theirs) == []
+    ours = changed(contrastive__chunk=64, contrastive__weight=1.0)
+    assert config_lib.differences(ours, theirs) == ["contrastive.weight: 0.0 -> 1.0"]

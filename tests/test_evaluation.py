@@ -162,6 +162,7 @@ def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
     assert real["metrics"].keys() == {
         "frechet_2k",
         "sliced_wasserstein_2k",
+        "mmd_2k",
         "density_defects_2k",
         "log_density_2k",
         "condition_defects_2k",
@@ -212,6 +213,8 @@ def test_points_are_scored_by_the_density_of_the_class_asked_for(toy, score, tmp
     assert swapped["condition_defects_2k"]["value"] == 1
     assert swapped["density_defects_2k"]["value"] < 0.01
     assert swapped["sliced_wasserstein_2k"]["value"] > 0.3
+    assert abs(swapped["mmd_2k"]["floor"]) < 0.003
+    assert swapped["mmd_2k"]["value"] > 0.1
 
 
 def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):

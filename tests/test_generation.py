@@ -66,6 +66,23 @@ def test_parallel_sampling_draws_what_the_sampler_draws(toy, sampler):
     assert (cost["most_rounds"], cost["guide_evaluations"]) == (info.rounds.max(), 0)
 
 
+def test_devices_that_outnumber_the_samples_share_their_steps(toy, monkeypatch):
+    settings = {"sampler": "euler", "steps": 10}
+    parallel = {"parallel_window": 6, "parallel_tolerance": 0.0}
+    reference = draw(toy, 16, 4, **settings)
+    took, asked = [], []
+    picard = build.picard
+    monkeypatch.setattr(
+        build, "picard", lambda *args, **more: asked.append(more) or picard(*args, **more)
+    )
+    drawn = draw(toy, 3, 4, took=took, **settings, **parallel)
+    np.testing.assert_allclose(drawn, reference, atol=1e-4)
+    assert took[0].rounds.shape == (4,)
+    assert [more["axis_name"] for more in asked] == ["devices"]
+    draw(toy, 4, 4, **settings, **parallel)
+    assert "axis_name" not in asked[-1]
+
+
 def test_a_parallel_trajectory_that_is_not_finite_is_named(toy):
     config, data, constants, params = toy
     broken = jax.tree.map(lambda x: x * np.nan, params)

@@ -100,6 +100,20 @@ def test_an_interval_is_over_seeds_or_else_over_blocks():
     assert summary.summarise([2.0], [2.0], 0.5) == summary.Summary(2.0, None, "", 0.5, 1)
 
 
+def test_parallel_sampling_reports_its_rounds_and_evaluations(tmp_path):
+    path = evaluated(tmp_path / "run", 0, "", 1.0, sample__steps=12)
+    assert "rounds" not in results.find([str(tmp_path)])[0][0].metrics
+    stored = json.loads(path.read_text())
+    cost = {"rounds": 5.5, "evaluations": 40.25, "sequential_evaluations": 23}
+    write_json(path, stored | {"cost": cost})
+    metrics = results.find([str(tmp_path)])[0][0].metrics
+    assert metrics["rounds"] == {"value": 5.5, "blocks": [5.5], "floor": 12}
+    assert metrics["evaluations"] == {"value": 40.25, "blocks": [40.25], "floor": 23}
+    # As older versions wrote it.
+    write_json(path, stored | {"cost": {"rounds": 5.5, "evaluations": 40.25}})
+    assert "evaluations" not in results.find([str(tmp_path)])[0][0].metrics
+
+
 # ---- what is averaged with what
 
 

@@ -1,5 +1,6 @@
 """Points in the plane from mixtures with classes: data whose density is known exactly."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +131,49 @@ def _trees(
     return _standardised(weights, np.stack([x, y], axis=-1), covariances, label)
 
 
-MIXTURES = {"ring": _ring, "grid": _grid, "moons": _moons, "branches": _branches, "tree": _tree}
+# An outline of our own, of a dinosaur with a long neck, from the snout to the tip of the tail.
+_BACK = (
+    (0.0, 7.0), (0.3, 7.6), (0.9, 7.9), (1.5, 7.6), (1.8, 7.0), (2.1, 6.0), (2.5, 5.0), (3.2, 4.3),
+    (4.3, 4.6), (5.5, 4.8), (6.7, 4.5), (7.7, 3.9), (8.8, 3.1), (10.0, 2.4), (11.2, 1.9),
+    (12.6, 1.8),
+)  # fmt: skip
+# And from there along the legs and the belly to the mouth.
+_BELLY = (
+    (11.2, 1.3), (10.0, 1.6), (8.9, 2.1), (8.1, 2.4), (8.0, 1.2), (8.1, 0.0), (7.0, 0.0),
+    (6.9, 1.2), (6.6, 2.0), (5.6, 1.8), (4.7, 1.9), (4.6, 1.1), (4.7, 0.0), (3.6, 0.0), (3.5, 1.3),
+    (3.0, 2.4), (2.2, 3.6), (1.5, 4.9), (1.2, 5.9), (0.9, 6.3), (0.2, 6.4), (0.9, 6.8),
+)  # fmt: skip
+
+
+def _dino() -> KnownMixture:
+    """The closed outline of a dinosaur, thin Gaussians in a row; back and belly are classes.
+
+    Each line between two corners has pieces of at most 0.4, as likely as they are long; their
+    width, 0.05, is 0.017 once standardised.
+    """
+    corners = np.array([*_BACK, *_BELLY, _BACK[0]])
+    pieces, label = [], []
+    for number, (start, end) in enumerate(itertools.pairwise(corners)):
+        count = int(np.ceil(np.linalg.norm(end - start) / 0.4))
+        places = (np.arange(count)[:, None] + 0.5) / count
+        step = np.tile((end - start) / count, (count, 1))
+        pieces.append(np.stack([start + places * (end - start), step]))
+        label += [int(number >= len(_BACK) - 1)] * count
+    means, steps = np.concatenate(pieces, axis=1)
+    length = np.linalg.norm(steps, axis=1)
+    angle = np.arctan2(steps[:, 1], steps[:, 0])
+    covariances = _elongated(angle, length / 2, np.full(len(length), 0.05))
+    return _standardised(length, means, covariances, label)
+
+
+MIXTURES = {
+    "ring": _ring,
+    "grid": _grid,
+    "moons": _moons,
+    "branches": _branches,
+    "tree": _tree,
+    "dino": _dino,
+}
 
 
 def load(

@@ -6,13 +6,14 @@ import numpy as np
 
 from gmm_diffusion import mixture
 from gmm_diffusion.data import Dataset
-from gmm_diffusion.metrics import consistency, frechet, manifold, sliced_wasserstein
+from gmm_diffusion.metrics import consistency, frechet, manifold, mmd, sliced_wasserstein
 
 # The points that stand for each class are the same for every model.
 _SEED = 0
 # As many training points as give the 0.1 % quantile of their log-density to a tenth of itself.
 _DENSITY_REFERENCE = 2**16
 _CLASS_REFERENCE = 2**15
+_MMD_POINTS = 2**13
 # Log-densities count for no less than this below the mean of true points: so far below it are the
 # -20 at which the published comparison on a tree cuts (see docs/results.md).
 LOG_DENSITY_RANGE = 21.4
@@ -22,7 +23,7 @@ class VectorScores:
     """Scores of vectors `[N, D]`, by the true density where it is known.
 
     Where classes are known, too, `condition_` scores are by the density of the class asked for, and
-    all but the smallest log-density are means over classes, as is the sliced distance.
+    all but the smallest log-density are means over classes, as are the sliced distance and the MMD.
     """
 
     def __init__(self, data: Dataset):
@@ -57,7 +58,8 @@ class VectorScores:
         count = frechet.count_name(len(x))
         scores = {
             f"frechet_{count}": frechet.distance(frechet.statistics(x, "raw"), self.statistics),
-            f"sliced_wasserstein_{count}": self._sliced(x, labels),
+            f"sliced_wasserstein_{count}": self._in_classes(sliced_wasserstein.distance, x, labels),
+            f"mmd_{count}": self._in_classes(_mmd, x, labels, fewest=2),
         }
         if self.data.mixture is None:
             return scores
@@ -85,14 +87,22 @@ class VectorScores:
             f"condition_log_density_min_{count}": float(least.min()),
         }
 
-    def _sliced(self, x, labels):
-        if labels is None or self.labels is None:
-            return sliced_wasserstein.distance(x, self.train[: len(x)])
-        distances = []
-        for label in np.unique(labels):
-            ours, theirs = x[labels == label], self.train[self.labels == label]
-            distances.append(sliced_wasserstein.distance(ours, theirs[: len(ours)]))
-        return float(np.mean(distances))
+    def _in_classes(self, distance, x, labels, fewest=1):
+        """The distance to as many training points, a mean over the classes with `fewest` points."""
+        pairs = []
+        if labels is not None and self.labels is not None:
+            for label in np.unique(labels):
+                ours, theirs = x[labels == label], self.train[self.labels == label]
+                pairs.append((ours, theirs[: len(ours)]))
+        pairs = [pair for pair in pairs if min(map(len, pair)) >= fewest]
+        pairs = pairs or [(x, self.train[: len(x)])]
+        return float(np.mean([distance(*pair) for pair in pairs]))
+
+
+def _mmd(samples, reference):
+    """The squared MMD of at most so many points that it takes about a second."""
+    samples, reference = samples[:_MMD_POINTS], reference[:_MMD_POINTS]
+    return mmd.squared(samples, reference, mmd.bandwidths(reference))
 
 
 def _clipped_mean(values, reference):

@@ -15,6 +15,7 @@ SEED = "training.seed"
 _WITHOUT_EFFECT = (
     "checkpoint.every",
     "checkpoint.keep",
+    "contrastive.chunk",
     "data.data_dir",
     "evaluation.at_end",
     "evaluation.loss_levels",
@@ -36,8 +37,8 @@ class Result:
     Attributes:
       path: its file.
       settings: by dotted name, those of the training and those of sampling; values that JSON has.
-      metrics: name -> {"value", "blocks", "floor"}; of parallel sampling "rounds", too, whose
-        floor is the number of steps.
+      metrics: name -> {"value", "blocks", "floor"}; of parallel sampling "rounds" and
+        "evaluations", too, whose floors are those of one step after another.
     """
 
     path: pathlib.Path
@@ -95,11 +96,14 @@ def _read(path):
         }
         for name, metric in result["metrics"].items()
     }
-    rounds = result.get("cost", {}).get("rounds")
-    if rounds is not None:
-        # Beside it stands what one step after another takes.
-        steps = float(settings["sample.steps"])
-        metrics["rounds"] = {"value": rounds, "blocks": [rounds], "floor": steps}
+    cost, steps = result.get("cost", {}), float(settings["sample.steps"])
+    # Beside them stands what one step after another takes.
+    alone = {"rounds": steps, "evaluations": cost.get("sequential_evaluations")}
+    if "rounds" in cost:
+        for name, floor in alone.items():
+            if floor is not None:
+                value = cost[name]
+                metrics[name] = {"value": value, "blocks": [value], "floor": float(floor)}
     return Result(path, {f: _seedless(v, settings[SEED]) for f, v in settings.items()}, metrics)
 
 

@@ -51,6 +51,7 @@ def picard(
     window: int = 8,
     tolerance: float = 0.1,
     sigma_data: float | None = 1.0,
+    axis_name: str | None = None,
     **options,
 ) -> tuple[Array, PicardInfo]:
     """Integrates `x_init` from `sigmas[0]` to 0, many steps at a time.
@@ -67,6 +68,8 @@ def picard(
         square over its entries and in units of the noise that an ancestral step into it adds (of
         the last positive noise level for the last step). 0 waits until it does not move at all.
       sigma_data: RMS of the centred data; None passes corrections as published.
+      axis_name: of a mapped axis, of devices, say, along which all arguments are the same: each of
+        its members takes its share of every round's steps, and all return the same.
       **options: of the step function.
 
     Returns:
@@ -103,7 +106,15 @@ def picard(
             return one_step(denoise_fn, key[None], x[None], i, cond)[0]
 
         rows = jax.vmap(jax.vmap(one), in_axes=(None, 0, 0, None))
-        return rows(keys, x, numbers, cond)
+        if axis_name is None:
+            return rows(keys, x, numbers, cond)
+        members = lax.axis_size(axis_name)
+        share = -(-width // members)
+        # Shares are equal; the last ones repeat a row where there are too few.
+        place = share * lax.axis_index(axis_name) + jnp.arange(share)
+        place = jnp.minimum(place, width - 1)
+        own = rows(keys, x[place], numbers[place], cond)
+        return lax.all_gather(own, axis_name, tiled=True)[:width]
 
     def round_(state):
         first, points, info = state

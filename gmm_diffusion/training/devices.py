@@ -82,13 +82,15 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
     return jax.tree.map(split, batches)
 
 
-def map_examples(fn: Callable, batch_size: int) -> Callable:
+def map_examples(fn: Callable, batch_size: int, together: bool = False) -> Callable:
     """`fn(shared, *examples)` over any number of examples, on all local devices.
 
     Args:
       fn: treats each example by itself and returns a pytree with leading B; `shared` is a pytree
         that every device gets whole.
       batch_size: examples in one call over all devices; rounded up to a multiple of them.
+      together: every device gets all examples of a call, `batch_size` of them as it is; `fn`
+        divides what there is to do over the axis `AXIS`, and returns the same on each.
 
     Returns:
       `(shared, *examples, poll=None) -> [N, ...]` NumPy arrays, where each argument in `examples`
@@ -96,12 +98,20 @@ def map_examples(fn: Callable, batch_size: int) -> Callable:
       one compiled program. `poll()` runs before each call.
     """
     devices = jax.local_devices()
-    per_device = -(-batch_size // len(devices))
-    size = per_device * len(devices)
+    parts = 1 if together else len(devices)
+    per_part = -(-batch_size // parts)
+    size = per_part * parts
 
-    @functools.partial(jax.pmap, devices=devices)
+    @functools.partial(
+        jax.pmap, axis_name=AXIS, in_axes=(0, None if together else 0), devices=devices
+    )
     def mapped(shared, examples):
-        return fn(shared, *examples)
+        return fn(shared, *(jax.tree.map(lambda x: x[0], examples) if together else examples))
+
+    def gather(x):
+        if together:
+            return np.asarray(x.addressable_data(0))[0]
+        return np.concatenate(list(np.asarray(x)))
 
     def run(shared, *examples, poll=None):
         num = jax.tree.leaves(examples)[0].shape[0]
@@ -113,13 +123,18 @@ def map_examples(fn: Callable, batch_size: int) -> Callable:
             take = np.arange(start, start + size) % num
 
             def pick(x, take=take):
-                return x[take].reshape(len(devices), per_device, *x.shape[1:])
+                return x[take].reshape(parts, per_part, *x.shape[1:])
 
             output = mapped(shared, jax.tree.map(pick, examples))
-            outputs.append(jax.tree.map(lambda x: np.concatenate(list(np.asarray(x))), output))
+            outputs.append(jax.tree.map(gather, output))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *outputs)
 
     return run
+
+
+def outnumber(batch_size: int) -> bool:
+    """Whether there are more local devices than examples, so that some would have none."""
+    return len(jax.local_devices()) > batch_size
 
 
 def example_keys(seed: int, num: int, first: int = 0) -> Array:

@@ -62,8 +62,22 @@ def test_labels_are_those_of_the_likely_component(name):
     owner = data.component_class[
         np.asarray(mixture.responsibilities(data.mixture, data.heldout.x)).argmax(axis=1)
     ]
-    # Classes touch in one point (branches) or nowhere.
+    # Classes touch in one point (branches), in two (dino) or nowhere.
     assert (owner == data.heldout.label).mean() > 0.99
+
+
+def test_the_dinosaur_is_a_closed_outline():
+    """Each piece begins where the one before it ends, and is as likely as it is long."""
+    known = toy.MIXTURES["dino"]()
+    values, vectors = np.linalg.eigh(known.covariances)
+    assert (values[:, 1] > 3 * values[:, 0]).all()
+    half = np.sqrt(values[:, 1:]) * vectors[:, :, 1]
+    ends = np.stack([known.means - half, known.means + half], axis=1)
+    gaps = np.linalg.norm(ends[:, :, None] - np.roll(ends, -1, axis=0)[:, None], axis=-1)
+    np.testing.assert_allclose(gaps.min(axis=(1, 2)), 0, atol=1e-9)
+    length = np.sqrt(values[:, 1])
+    np.testing.assert_allclose(known.weights, length / length.sum(), atol=1e-12)
+    assert (np.diff(known.component_class) == 1).sum() == 1
 
 
 def test_sizes_types_and_streams():

@@ -225,6 +225,31 @@ def test_a_trajectory_that_is_not_finite_is_named_and_alone():
     np.testing.assert_allclose(parallel[[0, 2]], sequential[[0, 2]], atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [2, 6])
+def test_devices_share_a_window(window):
+    """Of a few samples: the same samples and counts, and no step is taken on two devices."""
+    sigmas, counted = karras(9, 0.05, 20.0), []
+    x = initial_noise(keys(2), (2,), sigmas[0])
+    options = {"step": "ancestral", "window": window, "tolerance": 0.05}
+
+    def counting(x, sigma, cond):
+        jax.debug.callback(lambda _: counted.append(1), sigma)
+        return exact(x, sigma, cond)
+
+    def spread(_, x):
+        return picard(counting, keys(2), x, sigmas, axis_name="devices", **options)
+
+    drawn, info = jax.pmap(spread, "devices", in_axes=(0, None))(np.zeros(4), x)
+    jax.effects_barrier()
+    alone, expected = jax.jit(lambda x: picard(exact, keys(2), x, sigmas, **options))(x)
+    for device in range(4):
+        np.testing.assert_allclose(drawn[device], alone, atol=1e-5)
+        np.testing.assert_array_equal(info.rounds[device], expected.rounds)
+        np.testing.assert_array_equal(info.evaluations[device], expected.evaluations)
+    share = -(-min(window, 9) // 4)
+    assert len(counted) == 4 * share * 2 * expected.rounds.max()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -89,6 +89,7 @@ def test_parallel_sampling_is_reported(make_config, tmp_path, capsys):
     cost = json.loads((tmp_path / "run" / "evaluation.json").read_text())["cost"]
     assert 1 <= cost["rounds"] <= cost["most_rounds"] <= 12
     assert 12 <= cost["evaluations"] <= 12 * cost["rounds"]
+    assert cost["sequential_evaluations"] == 12
     assert f"12 steps in {cost['rounds']:.1f} rounds (at most {cost['most_rounds']})" in text
     offline.sample(config, tmp_path / "run")
     assert "12 steps in" in capsys.readouterr().out

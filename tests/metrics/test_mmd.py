@@ -1,0 +1,85 @@
+"""The discrepancy by double loops, by its closed form for Gaussians, and without a bias."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import mmd
+
+
+def by_hand(x, y, widths):
+    """Lemma 6 of Gretton et al. 2012, pair by pair."""
+
+    def kernel(a, b):
+        return sum(math.exp(-(math.dist(a, b) ** 2) / (2 * w * w)) for w in widths) / len(widths)
+
+    def mean(pairs):
+        values = [kernel(a, b) for a, b in pairs]
+        return sum(values) / len(values)
+
+    own, theirs = (mean(itertools.permutations(z, 2)) for z in (x, y))
+    return own + theirs - 2 * mean(itertools.product(x, y))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize(("n", "m", "dim"), [(2, 3, 1), (7, 11, 3)])
+def test_pairs_by_hand(n, m, dim, chunk):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, dim)), rng.normal(size=(m, dim)) + 1
+    widths = [0.3, 2.0, 5.0]
+    assert mmd.squared(x, y, widths, chunk) == pytest.approx(by_hand(x, y, widths), abs=1e-6)
+
+
+def test_gaussians_have_a_closed_form():
+    """E k = (b^2 / (b^2 + s^2))^(d/2) exp(-|m|^2 / (2 (b^2 + s^2))), s^2 of the difference."""
+    rng, stds, shift, dim, n = np.random.default_rng(1), (1.0, 0.5), 0.7, 2, 4096
+
+    def mean(left, right, width):
+        total = width**2 + stds[left] ** 2 + stds[right] ** 2
+        far = shift**2 if left != right else 0.0
+        return (width**2 / total) ** (dim / 2) * math.exp(-far / (2 * total))
+
+    x, y = (std * rng.normal(size=(n, dim)) for std in stds)
+    y[:, 0] += shift
+    for width in (0.1, 1.0, 3.0):
+        expected = mean(0, 0, width) + mean(1, 1, width) - 2 * mean(0, 1, width)
+        assert mmd.squared(x, y, [width]) == pytest.approx(expected, rel=0.06)
+
+
+def test_sets_of_one_law_have_none_on_average():
+    rng = np.random.default_rng(2)
+    values = [mmd.squared(*rng.normal(size=(2, 12, 2)), [0.5, 2.0]) for _ in range(400)]
+    assert abs(np.mean(values)) < 3.5 * np.std(values) / 20
+    assert min(values) < 0
+
+
+def test_widths_are_multiples_of_the_median_distance():
+    # Their distances are 1, 2, 2, 3, 3 and 5.
+    points = np.array([[0.0], [1.0], [3.0], [-2.0]])
+    np.testing.assert_allclose(mmd.bandwidths(points, (0.5, 2.0)), [1.25, 5.0])
+    line = np.arange(4000.0)[:, None]
+    # Two uniform points lie nearer than 1 - sqrt(1/2) of the range half of the time.
+    assert mmd.bandwidths(line, (1.0,))[0] == pytest.approx(4000 * (1 - 0.5**0.5), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("samples", "reference", "widths", "text"),
+    [
+        (np.zeros((3, 2)), np.zeros((3, 1)), [1.0], "reference has shape"),
+        (np.zeros((1, 2)), np.zeros((3, 2)), [1.0], "samples has shape"),
+        (np.full((3, 2), np.nan), np.zeros((3, 2)), [1.0], "samples holds a value that is not"),
+        (np.zeros((3, 2)), np.zeros((3, 2)), [], "widths is"),
+        (np.zeros((3, 2)), np.zeros((3, 2)), [1.0, 0.0], "widths is"),
+    ],
+)
+def test_bad_input_is_named(samples, reference, widths, text):
+    with pytest.raises(InputError, match=text):
+        mmd.squared(samples, reference, widths)
+
+
+def test_points_that_are_all_the_same_have_no_scale():
+    with pytest.raises(InputError, match="median distance between points of the reference is 0"):
+        mmd.bandwidths(np.ones((5, 2)))
