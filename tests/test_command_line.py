@@ -421,7 +421,7 @@ def test_a_failure_of_the_run_has_another_status(run_main, tmp_path, monkeypatch
 
         return infinite
 
-    monkeypatch.setattr(build, "loss_fn", loss_fn)
+    monkeypatch.setattr(build.updates, "loss_fn", loss_fn)
     status, _, err = run_main(*TOY, f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert "Failed: The loss or its gradient was not finite" in err.splitlines()[-1]
