@@ -1,12 +1,12 @@
 """What a step's input costs beside the step.
 
-    python benchmarks/input.py [--channels 32] [--blocks 1] [--dtype float32] [--batch 128]
+    python benchmarks/input.py [--config configs/digits_gmm.py] [--batch 128]
 
 CIFAR-10-like images (32x32, RGB, uint8, random) are gathered, mirrored and centred on the host and
-put on the device, as in training; beside it the update of configs/cifar_gmm.py's U-Net, at its own
-size or a smaller one. Milliseconds a batch, the least and (median-most) over the calls, since other
-work on the machine only adds; the share is that of the least. Each call is waited for, so that
-nothing overlaps: training itself prepares a batch while the device works on the one before.
+put on the device, as in training; beside it the update of the U-Net of configs/cifar_gmm.py or of
+another config, unconditional. Milliseconds a batch, the least and (median-most) over the calls,
+since other work on the machine only adds; the share is that of the least. Each call is waited for:
+training itself prepares a batch while the device works on the one before.
 """
 
 import argparse
@@ -45,17 +45,12 @@ def milliseconds(call, repeats):
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--channels", type=int, default=96, help="of the U-Net; the config's is 96")
-    parser.add_argument("--blocks", type=int, default=3, help="a resolution; the config's is 3")
-    parser.add_argument("--dtype", default="bfloat16", help="of the computation")
+    parser.add_argument("--config", default=str(CIFAR_GMM), help="whose network is taken")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=50_000)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
-    config = runpy.run_path(str(CIFAR_GMM))["get_config"]()
-    config.network.channels = arguments.channels
-    config.network.num_blocks = arguments.blocks
-    config.network.dtype = arguments.dtype
+    config = runpy.run_path(arguments.config)["get_config"]()
     config.conditioning.kind = "none"
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (arguments.examples, 32, 32, 3), dtype=np.uint8)
