@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import build, conditioning
+from gmm_diffusion.data import batches, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.training import checkpoint, snapshots
+from gmm_diffusion.training.constants import Constants
 
 
 def same(left, right):
@@ -136,6 +138,29 @@ def test_a_loaded_run_denoises(tiny_run):
     noisy = jnp.full(4, 2.0)
     ours, theirs = (denoise(run.params, x, noisy, c) for c in (cond, three))
     assert np.abs(ours - theirs)[:3].max() > 1e-6
+
+
+def test_a_condition_is_a_standardised_vector_that_acts_on_its_own_example(tiny_run):
+    run = checkpoint.load_run(tiny_run[0])
+    data = build.dataset(run.config)
+    # The stored transforms alone: what the mixture was fitted to has mean 0 and deviation 1.
+    x = batches.apply(run.transform, to_float(data.train.x))
+    z = np.asarray(conditioning.features(run.conditioner.transform, x), np.float64)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(z.std(0), 1, atol=1e-3)
+    alike = jnp.tile(jnp.asarray(x[:1]), (4, 1, 1, 1))
+    sigma = jnp.full(4, 2.0)
+    cond = conditioning.encode(run.conditioner, run.conditioner.class_weights[:4])
+    swapped = jax.tree.map(lambda leaf: leaf[np.array([1, 0, 3, 2])], cond)
+    denoise = jax.jit(run.denoise)
+    one, two = (np.asarray(denoise(run.params, alike, sigma, c)) for c in (cond, swapped))
+    np.testing.assert_allclose(one, two[[1, 0, 3, 2]], atol=1e-6)
+    assert np.abs(one - two).max() > 1e-6
+    # Before training, the gain of the output is 0, and D(x; c) is D(x; c').
+    constants = Constants(run.transform, jnp.float32(1), run.conditioner)
+    start = build.init_params(run.config, data.shape, constants)
+    one, two = (np.asarray(denoise(start, alike, sigma, c)) for c in (cond, swapped))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_runs_that_cannot_be_loaded(tiny_run, tmp_path):
