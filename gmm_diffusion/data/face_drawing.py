@@ -1,7 +1,7 @@
 """Cartoon faces from signed distances: flat shapes with soft light, smooth at any resolution.
 
-Every pixel goes through additions, products, quotients and square roots only, which round alike
-everywhere: the same face has the same bytes on every machine and in any batch.
+Every pixel goes through additions, products, quotients and square roots only, which IEEE 754 rounds
+in one way: the same face has the same bytes in any batch.
 
 Shapes are given in a square from -1 to 1, x to the right and y down, in the frame of the head,
 which nuisance shifts, scales and tilts. A shape covers a pixel as far as the distance of the
@@ -43,8 +43,8 @@ NUISANCE = {
     "hair_volume": (0.07, 0.14),
     "hair_length": (-0.1, 0.8),
     "hairline": (-0.03, 0.02),
-    "parting": (-0.12, 0.12),
-    "fringe_slope": (-0.12, 0.12),
+    "parting": (-0.08, 0.08),
+    "fringe_slope": (-0.1, 0.1),
     "hat_height": (0.19, 0.28),
     "hat_brim": (0.54, 0.74),
     "lens_width": (0.155, 0.18),
@@ -101,8 +101,9 @@ def _column(values: np.ndarray) -> np.ndarray:
 def _palette(name: str, place: np.ndarray) -> np.ndarray:
     """Colours `[3, N]` in [0, 1] at places `[N]` in [0, 1] along a palette."""
     stops = np.array([list(bytes.fromhex(code)) for code in _PALETTES[name]]) / 255
-    at = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(place, at, channel) for channel in stops.T]).astype(np.float32)
+    at = place * (len(stops) - 1)
+    left = np.minimum(at.astype(int), len(stops) - 2)
+    return (stops[left] + (at - left)[:, None] * (stops[left + 1] - stops[left])).astype("f4").T
 
 
 def _square(x):
@@ -113,7 +114,7 @@ def _ellipse(x, y, width, height):
     """Distance to an ellipse with those half axes, to first order."""
     near = np.sqrt(_square(x / width) + _square(y / height))
     steep = np.sqrt(_square(x / _square(width)) + _square(y / _square(height)))
-    return near * (near - 1) / np.maximum(steep, np.float32(1e-6))
+    return near * (near - 1) / np.maximum(steep, 1e-6)
 
 
 def _box(x, y, width, height, radius):
@@ -146,7 +147,7 @@ class _Canvas:
           blur: width of the edge beyond a pixel's.
           light: factor of the colour, `[N, H, W]`.
         """
-        cover = np.clip(np.float32(0.5) - distance / (self.pixel + np.float32(blur)), 0, 1)
+        cover = np.clip(0.5 - distance / (self.pixel + blur), 0, 1)
         if opacity is not None:
             cover *= opacity
         for channel, shade in zip(self.colours, colour, strict=True):
@@ -167,9 +168,9 @@ def _face(nuisance, attributes, resolution):
     cosine = 1 / np.sqrt(1 + _square(n["tilt"]))
     across, along = cosine / n["scale"], n["tilt"] * cosine / n["scale"]
     # The neck is what the head tilts about.
-    down = down - np.float32(0.4)
-    x, y = right * across + down * along, down * across - right * along + np.float32(0.4)
-    canvas = _Canvas(len(nuisance), resolution, np.float32(2 / resolution) / n["scale"])
+    down = down - 0.4
+    x, y = right * across + down * along, down * across - right * along + 0.4
+    canvas = _Canvas(len(nuisance), resolution, 2 / (resolution * n["scale"]))
     palette = {name: _palette(name, place[name]) for name in _PALETTES if name != "blond"}
     blond = attributes[:, NAMES.index("Blond_Hair")].astype(np.float32)
     palette["hair"] += blond * (_palette("blond", place["hair"]) - palette["hair"])
@@ -177,7 +178,7 @@ def _face(nuisance, attributes, resolution):
     _background(canvas, palette, n, image_x, image_y)
     hair = 1 - has["Bald"]
     _hair_behind(canvas, palette, n, hair, x, y)
-    _body(canvas, palette, n, has, right / n["scale"], y + x * n["tilt"], x, y)
+    _body(canvas, palette, n, has, right / n["scale"], y + x * n["tilt"])
     _head(canvas, palette, n, has, x, y)
     middle = x - n["turn"]
     _eyes(canvas, palette, n, middle, y)
@@ -186,171 +187,164 @@ def _face(nuisance, attributes, resolution):
     _hair_in_front(canvas, palette, n, has, hair, x, y)
     _glasses(canvas, palette, n, has, middle, y)
     _hat(canvas, palette, n, has, x, y)
-    light = 1 + np.float32(0.07) * n["light"] * image_x - np.float32(0.05) * image_y
-    return np.clip(canvas.colours * light, 0, 1) * np.float32(255) + np.float32(0.5)
+    light = 1 + 0.07 * n["light"] * image_x - 0.05 * image_y
+    return np.clip(canvas.colours * light, 0, 1) * 255 + 0.5
 
 
 def _background(canvas, palette, n, x, y):
     """Lighter in the middle, as in a studio."""
-    glow = np.float32(1.08) - np.float32(0.13) * (_square(x - n["shift_x"]) + _square(y))
+    glow = 1.08 - 0.13 * (_square(x - n["shift_x"]) + _square(y))
     canvas.colours[...] = palette["background"][:, :, None, None] * glow
 
 
 def _hair_behind(canvas, palette, n, hair, x, y):
     width = n["head_width"] + n["hair_volume"]
-    top, bottom = np.float32(-0.35), n["hair_length"]
+    top, bottom = -0.35, n["hair_length"]
     half = (bottom - top) / 2
-    distance = _box(x, y - (top + half), width * np.float32(0.97), half, np.minimum(half, 0.24))
-    canvas.paint(distance, palette["hair"] * np.float32(0.84), hair)
+    distance = _box(x, y - (top + half), width * 0.97, half, np.minimum(half, 0.24))
+    canvas.paint(distance, palette["hair"] * 0.84, hair)
 
 
-def _body(canvas, palette, n, has, body_x, body_y, x, y):
+def _body(canvas, palette, n, has, x, y):
     """Neck and shoulders; a tie comes with a suit."""
     neck = palette["skin"] * np.array([0.84, 0.79, 0.77], np.float32)[:, None]
-    canvas.paint(_box(body_x, body_y - np.float32(0.6), np.float32(0.19), 0.28, 0.05), neck)
-    low = body_y - np.float32(1.25)
-    shoulders = _ellipse(body_x, low, n["shoulder_width"], np.float32(0.56))
+    canvas.paint(_box(x, y - 0.6, 0.19, 0.28, 0.05), neck)
+    shoulders = _ellipse(x, y - 1.25, n["shoulder_width"], 0.56)
     cloth = palette["clothes"]
-    light = np.float32(1.05) - np.float32(0.35) * _square(body_x)
-    neckline = _ellipse(body_x, body_y - np.float32(0.7), np.float32(0.23), np.float32(0.115))
+    light = 1.05 - 0.35 * _square(x)
+    neckline = _ellipse(x, y - 0.7, 0.23, 0.115)
     canvas.paint(np.maximum(shoulders, -neckline), cloth, light=light)
     tie = has["Wearing_Necktie"]
-    side = np.abs(body_x)
-    front = side - np.float32(0.3) + np.float32(0.5) * (body_y - np.float32(0.66))
-    front = np.maximum(front * np.float32(0.9), np.float32(0.69) - body_y - side * 0.2)
-    white = np.full_like(cloth, 0.97)
-    canvas.paint(front, white, tie)
-    blade = side - np.float32(0.055) - np.float32(0.17) * (body_y - np.float32(0.78))
-    blade = np.maximum(blade, np.float32(0.76) - body_y)
+    side = np.abs(x)
+    front = side - 0.3 + 0.5 * (y - 0.66)
+    front = np.maximum(front * 0.9, 0.69 - y - side * 0.2)
+    canvas.paint(front, np.full_like(cloth, 0.97), tie)
+    blade = np.maximum(side - 0.055 - 0.17 * (y - 0.78), 0.76 - y)
     canvas.paint(blade, palette["tie"], tie)
-    knot = side - np.float32(0.1) + np.float32(0.5) * (body_y - np.float32(0.7))
-    knot = np.maximum(knot, np.abs(body_y - np.float32(0.745)) - np.float32(0.055))
-    canvas.paint(knot, palette["tie"] * np.float32(0.82), tie)
+    knot = side - 0.1 + 0.5 * (y - 0.7)
+    knot = np.maximum(knot, np.abs(y - 0.745) - 0.055)
+    canvas.paint(knot, palette["tie"] * 0.82, tie)
 
 
 def _head(canvas, palette, n, has, x, y):
     skin, warm = palette["skin"], np.array([1.0, 0.9, 0.88], np.float32)[:, None]
-    ear = _ellipse(np.abs(x) - n["head_width"], y - np.float32(0.02), np.float32(0.07), 0.11)
-    canvas.paint(ear, skin * warm * np.float32(0.95))
+    ear = _ellipse(np.abs(x) - n["head_width"], y - 0.02, 0.07, 0.11)
+    canvas.paint(ear, skin * warm * 0.95)
     narrow = 1 - n["jaw"] * y
-    distance = _ellipse(x / narrow, y + np.float32(0.05), n["head_width"], n["head_height"])
-    light = 1 + np.float32(0.13) * n["light"] * x - np.float32(0.06) * y
+    distance = _ellipse(x / narrow, y + 0.05, n["head_width"], n["head_height"])
+    light = 1 + 0.13 * n["light"] * x - 0.06 * y
     canvas.paint(distance, skin, light=light)
-    shine = _ellipse(x - np.float32(0.16) * n["light"], y + np.float32(0.45), np.float32(0.2), 0.1)
-    canvas.paint(shine, np.ones_like(skin), has["Bald"] * np.float32(0.5), blur=0.16)
-    blush = _ellipse(
-        np.abs(x - n["turn"]) - np.float32(0.29), y - np.float32(0.17), np.float32(0.11), 0.085
-    )
-    red = np.array([0.93, 0.22, 0.3], np.float32)[:, None] * (
-        np.float32(0.75) + skin[:1] * np.float32(0.25)
-    )
-    canvas.paint(blush, red, has["Rosy_Cheeks"] * np.float32(0.8), blur=0.06)
+    shine = _ellipse(x - 0.16 * n["light"], y + 0.45, 0.2, 0.1)
+    canvas.paint(shine, np.ones_like(skin), has["Bald"] * 0.5, blur=0.16)
+    blush = _ellipse(np.abs(x - n["turn"]) - 0.29, y - 0.17, 0.11, 0.085)
+    red = np.array([0.93, 0.22, 0.3], np.float32)[:, None] * (0.75 + skin[:1] * 0.25)
+    canvas.paint(blush, red, has["Rosy_Cheeks"] * 0.8, blur=0.06)
 
 
 def _eyes(canvas, palette, n, x, y):
     size = n["eye_size"]
     # Both eyes in the frame of their own centre.
     local = np.where(x > 0, x - n["eye_distance"], x + n["eye_distance"])
-    height = y + np.float32(0.07)
+    height = y + 0.07
     white = np.full_like(palette["skin"], 0.99)
-    opening = _ellipse(local, height, size, size * np.float32(0.92))
+    opening = _ellipse(local, height, size, size * 0.92)
     canvas.paint(opening, white)
-    iris = _ellipse(local - n["gaze"], height, size * np.float32(0.62), size * np.float32(0.72))
+    iris = _ellipse(local - n["gaze"], height, size * 0.62, size * 0.72)
     canvas.paint(iris, palette["eyes"])
-    pupil = _ellipse(local - n["gaze"], height, size * np.float32(0.32), size * np.float32(0.38))
-    canvas.paint(pupil, palette["eyes"] * np.float32(0.3))
-    glint = _ellipse(
-        local - n["gaze"] + np.float32(0.025), height + np.float32(0.03), np.float32(0.02), 0.02
-    )
+    pupil = _ellipse(local - n["gaze"], height, size * 0.32, size * 0.38)
+    canvas.paint(pupil, palette["eyes"] * 0.3)
+    glint = _ellipse(local - n["gaze"] + 0.025, height + 0.03, 0.02, 0.02)
     canvas.paint(glint, white, 0.9)
-    lid = _bow(local, height + size * np.float32(0.98), size, size * np.float32(0.5), 0.018)
-    canvas.paint(lid, palette["skin"] * np.float32(0.4), 0.85)
+    lid = _bow(local, height + size * 0.98, size, size * 0.5, 0.018)
+    canvas.paint(lid, palette["skin"] * 0.4, 0.85)
     inward = (np.abs(x) - n["eye_distance"]) * n["brow_slope"] * 4
-    brow = y + np.float32(0.245) + n["brow_height"] + inward
-    stroke = _bow(np.abs(x) - n["eye_distance"], brow, np.float32(0.1), 0.025, 0.026)
-    canvas.paint(stroke, palette["hair"] * np.float32(0.8))
+    brow = y + 0.245 + n["brow_height"] + inward
+    stroke = _bow(np.abs(x) - n["eye_distance"], brow, 0.1, 0.025, 0.026)
+    canvas.paint(stroke, palette["hair"] * 0.8)
 
 
 def _mouth(canvas, palette, n, has, x, y):
     """Four mouths: closed or open, in earnest or smiling."""
     smiling, opened = has["Smiling"], has["Mouth_Slightly_Open"]
-    y = y - np.float32(0.31)
-    width = np.float32(0.13) + n["mouth_width"] + smiling * np.float32(0.085)
-    width = width - np.float32(0.03) * opened * (1 - smiling)
-    bend = n["mouth_bend"] - smiling * np.float32(0.135)
-    middle = y - smiling * np.float32(0.06)
+    y = y - 0.31
+    width = 0.13 + n["mouth_width"] + smiling * 0.085
+    width = width - 0.03 * opened * (1 - smiling)
+    bend = n["mouth_bend"] - smiling * 0.135
+    middle = y - smiling * 0.06
     lip = palette["skin"] * np.array([0.72, 0.42, 0.42], np.float32)[:, None]
-    line = _bow(x, middle, width, bend, np.float32(0.03))
-    canvas.paint(line, lip * np.float32(0.72), 1 - opened)
+    line = _bow(x, middle, width, bend, 0.03)
+    canvas.paint(line, lip * 0.72, 1 - opened)
     # Between the arc of the upper lip and the deeper one of the lower lip.
-    deep = np.float32(0.075) + smiling * np.float32(0.02)
+    deep = 0.075 + smiling * 0.02
     arc = np.minimum(_square(x / width), 1)
-    upper = np.float32(-0.045) - smiling * np.float32(0.055)
-    top = upper + (bend * np.float32(0.25) + np.float32(0.04)) * arc
-    bottom = top + (deep * 2) * np.sqrt(1 - arc) + np.float32(0.01)
+    upper = -0.045 - smiling * 0.055
+    top = upper + (bend * 0.25 + 0.04) * arc
+    bottom = top + (deep * 2) * np.sqrt(1 - arc) + 0.01
     inside = np.maximum(np.maximum(top - middle, middle - bottom), np.abs(x) - width)
-    canvas.paint(inside - np.float32(0.028), lip, opened)
+    canvas.paint(inside - 0.028, lip, opened)
     dark = np.array([0.33, 0.08, 0.1], np.float32)[:, None] * np.ones_like(lip)
-    canvas.paint(inside + np.float32(0.004), dark, opened)
-    teeth = np.maximum(inside + np.float32(0.012), middle - top - np.float32(0.06))
+    canvas.paint(inside + 0.004, dark, opened)
+    teeth = np.maximum(inside + 0.012, middle - top - 0.06)
     canvas.paint(teeth, np.full_like(lip, 0.98), opened * smiling)
 
 
 def _nose_and_mustache(canvas, palette, n, has, x, y):
-    tip = y - np.float32(0.1) - n["nose_length"]
+    tip = y - 0.1 - n["nose_length"]
     shadow = palette["skin"] * np.array([0.8, 0.7, 0.66], np.float32)[:, None]
-    canvas.paint(_ellipse(x, tip, np.float32(0.062), np.float32(0.045)), shadow)
-    bridge = _ellipse(x, tip + np.float32(0.09), np.float32(0.03), np.float32(0.1))
+    canvas.paint(_ellipse(x, tip, 0.062, 0.045), shadow)
+    bridge = _ellipse(x, tip + 0.09, 0.03, 0.1)
     canvas.paint(bridge, np.ones_like(shadow), 0.16, blur=0.05)
     side = np.abs(x)
-    whiskers = _bow(side - np.float32(0.1), y - np.float32(0.205), np.float32(0.1), 0.03, 0.052)
-    dark = np.float32(0.6) + np.float32(0.26) * has["Blond_Hair"][:, 0, 0]
+    whiskers = _bow(side - 0.1, y - 0.205, 0.1, 0.03, 0.052)
+    dark = 0.6 + 0.26 * has["Blond_Hair"][:, 0, 0]
     canvas.paint(whiskers, palette["hair"] * dark, has["Mustache"])
 
 
 def _hair_in_front(canvas, palette, n, has, hair, x, y):
     volume = n["hair_volume"]
     width, height = n["head_width"] + volume, n["head_height"] + volume
-    outer = _ellipse(x, y + np.float32(0.08), width, height)
+    outer = _ellipse(x, y + 0.08, width, height)
     opening = _ellipse(
-        x - n["turn"] - n["parting"] * np.maximum(-y - np.float32(0.1), 0),
-        y - np.float32(0.12),
-        n["head_width"] * np.float32(0.93),
-        np.float32(0.6) + n["hairline"],
+        x - n["turn"] - n["parting"] * np.maximum(-y - 0.1, 0),
+        y - 0.12,
+        n["head_width"] * 0.93,
+        0.62 + n["hairline"],
     )
-    locks = y - np.float32(0.16) + np.float32(1.2) * (np.abs(x) - np.float32(0.45))
-    cap = np.maximum(np.maximum(outer, -opening), locks * np.float32(0.64))
-    sheen = 1 - _square((x - n["light"] * np.float32(0.2)) / np.float32(0.4))
-    sheen = np.maximum(sheen - _square((y + np.float32(0.58)) / np.float32(0.1)), 0)
-    light = 1 + np.float32(0.15) * sheen
+    locks = y - 0.16 + 1.2 * (np.abs(x) - 0.45)
+    cap = np.maximum(np.maximum(outer, -opening), locks * 0.64)
+    sheen = 1 - _square((x - n["light"] * 0.2) / 0.4)
+    sheen = np.maximum(sheen - _square((y + 0.58) / 0.1), 0)
+    light = 1 + 0.15 * sheen
+    edge = -0.235 + n["fringe_slope"] * x + 0.35 * _square(x)
+    sides, bangs = np.maximum(outer, np.abs(x) - n["head_width"]), has["Bangs"]
+    # A shadow on the forehead, under all of the hair.
+    shadow = np.maximum(sides, y - edge - 0.04)
+    canvas.paint(shadow, palette["skin"] * 0.5, bangs * 0.45)
     canvas.paint(cap, palette["hair"], hair, light=light)
-    edge = np.float32(-0.24) + n["fringe_slope"] * x + np.float32(0.35) * _square(x)
-    fringe = np.maximum(np.maximum(outer, y - edge), np.abs(x) - n["head_width"])
-    canvas.paint(fringe, palette["hair"], has["Bangs"], light=light)
+    canvas.paint(np.maximum(sides, y - edge), palette["hair"], bangs, light=light)
 
 
 def _glasses(canvas, palette, n, has, x, y):
-    wearing, thick = has["Eyeglasses"], np.float32(0.024)
-    side, height = np.abs(x), y + np.float32(0.06)
-    width, tall = n["lens_width"], np.float32(0.15)
-    lens = _box(side - np.float32(0.212), height, width, tall, tall * n["lens_roundness"])
+    wearing, thick = has["Eyeglasses"], 0.024
+    side, height = np.abs(x), y + 0.06
+    lens = _box(side - 0.212, height, n["lens_width"], 0.15, 0.15 * n["lens_roundness"])
     pane = np.array([0.86, 0.95, 1.0], np.float32)[:, None] * np.ones_like(palette["frame"])
-    canvas.paint(lens, pane, wearing * np.float32(0.22))
-    arms = np.maximum(np.abs(height + np.float32(0.03)) - thick, side - n["head_width"])
-    arms = np.maximum(arms, -lens)
-    frame = np.minimum(np.abs(lens) - thick, np.maximum(arms, -np.float32(0.6) + side))
+    canvas.paint(lens, pane, wearing * 0.22)
+    # The bridge and the arms are one bar outside of the lenses.
+    bar = np.maximum(np.abs(height + 0.03) - thick, side - n["head_width"])
+    frame = np.minimum(np.abs(lens) - thick, np.maximum(bar, -lens))
     canvas.paint(frame, palette["frame"], wearing)
 
 
 def _hat(canvas, palette, n, has, x, y):
     wearing, colour = has["Wearing_Hat"], palette["hat"]
     # The brim is a little lower at its ends.
-    brim_y = y + np.float32(0.5) - np.float32(0.12) * _square(x)
-    width = n["head_width"] + np.float32(0.02)
-    crown = _box(x, brim_y + n["hat_height"], width, n["hat_height"], np.float32(0.2))
-    light = np.float32(1.06) + np.float32(0.18) * n["light"] * x
+    brim_y = y + 0.5 - 0.12 * _square(x)
+    width = n["head_width"] + 0.02
+    crown = _box(x, brim_y + n["hat_height"], width, n["hat_height"], 0.2)
+    light = 1.06 + 0.18 * n["light"] * x
     canvas.paint(crown, colour, wearing, light=light)
-    band = np.maximum(crown, np.abs(brim_y + np.float32(0.1)) - np.float32(0.055))
-    canvas.paint(band, colour * np.float32(0.55), wearing)
-    brim = _box(x, brim_y, n["hat_brim"], np.float32(0.05), np.float32(0.05))
-    canvas.paint(brim, colour * np.float32(0.88), wearing, light=light)
+    band = np.maximum(crown, np.abs(brim_y + 0.1) - 0.055)
+    canvas.paint(band, colour * 0.55, wearing)
+    brim = _box(x, brim_y, n["hat_brim"], 0.05, 0.05)
+    canvas.paint(brim, colour * 0.88, wearing, light=light)
