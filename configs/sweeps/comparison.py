@@ -54,18 +54,21 @@ def get_sweep() -> list[dict]:
             "configs/faces_gmm.py",
             SEEDS[:3],
             [{"conditioning.kind": "class"}, {"conditioning.kind": "attributes"}],
-            (5.0, 1.0),
+            (7.0, 1.5),
         ),
         _images("digits_more", "configs/digits_gmm.py", SEEDS[3:], digits, (1.7, 0.3)),
     ]
 
 
 def _images(name, config, seeds, points, minutes):
-    steps = {"training.num_steps": 600} if name.startswith("digits") else {}
+    size = {"training.num_steps": 600, "evaluation.blocks": 2}
+    if name == "faces":
+        # At most ten minutes a run.
+        size = {"network.channels": 16, "training.num_steps": 1000, "sample.steps": 12}
     return {
         "name": name,
         "config": config,
-        "fixed": NO_LOG | SNAPSHOTS | SHARED_JUDGE | steps,
+        "fixed": NO_LOG | SNAPSHOTS | SHARED_JUDGE | size,
         "grid": {"training.seed": seeds},
         "points": points,
         "minutes": minutes,
