@@ -19,7 +19,7 @@ from gmm_diffusion.training.workdir import read_config
 
 NUM = 8192
 RUNS = {
-    "conditioned on classes": "seed0-kindclass",
+    "conditioned on classes": "seed0-kindclass-embeddingtable",
     "conditioned on a mixture": "seed0-kindgmm-num_components25-embeddingmean_embedding"
     "-semanticsexample",
 }

@@ -14,7 +14,10 @@ NO_LOG = {"training.tensorboard": False, "training.heldout_every": 0}
 SNAPSHOTS = {"checkpoint.snapshot_every": 0}
 # One judge for all runs of a stage.
 SHARED_JUDGE = {"evaluation.judge_dir": ".."}
-LABELS = [{"conditioning.kind": kind} for kind in ("none", "class")]
+# Labels go through a learned table, as class embeddings do.
+CLASS = {"conditioning.kind": "class", "conditioning.embedding": "table"}
+CLUSTERS = {"conditioning.kind": "clusters", "conditioning.embedding": "table"}
+NONE = {"conditioning.kind": "none"}
 
 
 def _gmm(**fields: object) -> dict:
@@ -27,14 +30,16 @@ def get_sweep() -> list[dict]:
     embeddings = ("mean_embedding", "draws", "table")
     semantics = ("example", "mixture")
     toy = [
-        *LABELS,
-        {"conditioning.kind": "clusters", "conditioning.num_components": 25},
+        NONE,
+        CLASS,
+        {**CLUSTERS, "conditioning.num_components": 25},
         *(_gmm(num_components=25, embedding=e, semantics=s) for e in embeddings for s in semantics),
         *(_gmm(num_components=5 * n, semantics=s) for n in each_row if n != 5 for s in semantics),
     ]
     digits = [
-        *LABELS,
-        {"conditioning.kind": "clusters"},
+        NONE,
+        CLASS,
+        CLUSTERS,
         *(_gmm(semantics=s) for s in semantics),
     ]
     return [
@@ -53,7 +58,7 @@ def get_sweep() -> list[dict]:
             "faces",
             "configs/faces_gmm.py",
             SEEDS[:3],
-            [{"conditioning.kind": "class"}, {"conditioning.kind": "attributes"}],
+            [CLASS, {"conditioning.kind": "attributes"}],
             (7.0, 1.5),
         ),
         _images("digits_more", "configs/digits_gmm.py", SEEDS[3:], digits, (1.7, 0.3)),

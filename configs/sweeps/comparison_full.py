@@ -26,9 +26,10 @@ def get_sweep() -> list[dict]:
                 "evaluation.blocks": 3,
                 "evaluation.max_samples": 2000,
             },
-            "grid": {
-                "training.seed": [0, 1, 2],
-                "conditioning.kind": ["class", "attributes"],
-            },
+            "grid": {"training.seed": [0, 1, 2]},
+            "points": [
+                {"conditioning.kind": "class", "conditioning.embedding": "table"},
+                {"conditioning.kind": "attributes"},
+            ],
         }
     ]
