@@ -88,6 +88,7 @@ def test_every_number_and_choice_has_a_rule():
         "ngmg.workdir",
         "training.init_from",
         "guidance.classifier",
+        "evaluation.judge_dir",
     }
 
 
