@@ -7,6 +7,8 @@ and compares them with the exact denoisers: in the distribution of training, at 
 anywhere. Writes OUT/DATA.md, OUT/DATA.npz and for the line OUT/two_modes.png; data that are done
 are not done again.
 
+Minutes for the line, which is what docs/contrastive.md has; the tree takes several times as long.
+
   --out=DIR        of the whole experiment
   --data=A,B       two modes, tree
   --weights=A,B    of the contrastive loss
