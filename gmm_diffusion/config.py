@@ -137,8 +137,8 @@ def default() -> ConfigDict:
     contrastive.weight = 0.0  # of the contrastive loss in a denoiser's loss; 0 is none
     contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, log-uniform, in data units
     contrastive.points = 32  # examples of a batch that take part, half of them smoothed
-    contrastive.num_points = 16  # evaluations of the integrand a point, two rows of network each
-    contrastive.chunk = 8192  # most rows of network in one call; more are recomputed
+    contrastive.num_points = 8  # evaluations of the integrand a point, two rows of network each
+    contrastive.chunk = 2048  # most rows of network in one call; more are recomputed
 
     c.training = training = ConfigDict()
     training.task = "denoiser"  # what is trained: denoiser or classifier

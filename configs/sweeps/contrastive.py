@@ -1,50 +1,98 @@
 """Does the contrastive loss improve samples, and does it let parallel sampling take fewer rounds?
 
     python launch/sweep.py --out=runs/contrastive configs/sweeps/contrastive.py
-    python -m gmm_diffusion.report runs/contrastive/moons \
-        --metric sliced_wasserstein density_defects rounds
+    python -m gmm_diffusion.report runs/contrastive/dino \
+        --metric density_defects sliced_wasserstein mmd rounds evaluations
 
-Two moons, two trees and digits, five seeds, with and without the loss from the start; each sampled
-by Heun one step after another (sequential quality), and by Euler and ancestral steps one after
-another and all at once at three tolerances. The value in brackets of `rounds` is the number of
-steps.
+The outline of a dinosaur (five seeds) and two moons (three), with and without the loss from the
+start, and without it as long as with it; digits (two), fine-tuned with and without from a common
+run. Each is sampled by Heun one step after another (sequential quality), and by Euler and ancestral
+steps all at once, on points by Euler one after another, too. The value in brackets of `rounds` and
+`evaluations` is that of one step after another. Results: docs/contrastive.md.
 """
 
 SEEDS = [0, 1, 2, 3, 4]
-WEIGHTS = [0.0, 0.1]
+# Chosen with seed 10.
+WEIGHT = 0.1
+ZETA = (0.05, 0.5)
 STEPS = 32
-QUIET = {"training.tensorboard": False, "training.heldout_every": 0}
-# Narrow branches: the smoothing is of the order of their widths.
-TREE = {"contrastive.zeta": (0.02, 0.3)}
+QUIET = {"training.tensorboard": False, "training.heldout_every": 0, "evaluation.blocks": 1}
+TOY = {
+    "conditioning.num_components": 2,
+    "network.num_blocks": 2,
+    "optimizer.decay_steps": 300,
+    "training.batch_size": 512,
+    "training.num_steps": 1200,
+    "checkpoint.every": 1200,
+    "checkpoint.snapshot_every": 0,
+    "evaluation.max_samples": 4096,
+    "contrastive.num_points": 8,
+}
+DIGITS = {
+    "network.channels": 16,
+    "training.batch_size": 64,
+    "training.steps_per_call": 5,
+    "checkpoint.snapshot_every": 0,
+}
+TUNED = {
+    "training.num_steps": 200,
+    "optimizer.learning_rate": 0.004,
+    "optimizer.decay_steps": 50,
+    "training.init_from": "{out}/digits_base/seed{training.seed}",
+    "contrastive.zeta": (0.05, 0.3),
+    "contrastive.points": 16,
+    "contrastive.num_points": 8,
+}
+HEUN = {"sample.sampler": "heun", "sample.steps": 18}
 
 
-def get_sweep() -> list[dict]:
-    """One stage a dataset."""
-    toy = {"data.num_train": 2**17, "conditioning.num_components": 2}
+def _steps(sampler: str, *tolerances: float) -> list[dict]:
+    """One point a tolerance; None is one step after another."""
+    point = {"sample.sampler": sampler, "sample.steps": STEPS}
+    window = {"sample.parallel_window": STEPS}
     return [
-        _stage("moons", "configs/toy_gmm.py", toy | {"data.toy_name": "moons"}, (2.0, 0.3)),
-        _stage(
-            "branches", "configs/toy_gmm.py", toy | TREE | {"data.toy_name": "branches"}, (2.0, 0.3)
-        ),
-        _stage("tree", "configs/tree_gmm.py", TREE, (4.0, 0.5)),
-        _stage("digits", "configs/digits_gmm.py", {"contrastive.zeta": (0.05, 0.3)}, (9.0, 1.5)),
+        point if t is None else {**point, **window, "sample.parallel_tolerance": t}
+        for t in tolerances
     ]
 
 
-def _stage(name, config, fixed, minutes):
-    points = [{"sample.sampler": "heun", "sample.steps": 18}]
-    for sampler in ("euler", "ancestral"):
-        steps = {"sample.sampler": sampler, "sample.steps": STEPS}
-        points.append(steps)
-        points += [
-            {**steps, "sample.parallel_window": STEPS, "sample.parallel_tolerance": tolerance}
-            for tolerance in (0.03, 0.3, 1.0)
-        ]
+def _toy(name: str, seeds: list[int], points: list[dict], fixed: dict, grid: dict) -> dict:
     return {
         "name": name,
-        "config": config,
-        "fixed": QUIET | fixed,
-        "grid": {"training.seed": SEEDS, "contrastive.weight": WEIGHTS},
+        "config": "configs/toy_gmm.py",
+        "fixed": QUIET | TOY | {"contrastive.zeta": ZETA} | fixed,
+        "grid": {"training.seed": seeds, **grid},
         "points": points,
-        "minutes": minutes,
+        "minutes": (0.5, 0.1),
     }
+
+
+def get_sweep() -> list[dict]:
+    """One stage a dataset, and one for what the digits start from."""
+    points = [HEUN, *_steps("euler", None, 0.03, 0.3, 1.0), *_steps("ancestral", 0.3, 1.0)]
+    weights = {"contrastive.weight": [0.0, WEIGHT]}
+    stages = [
+        _toy(name, seeds, points, {"data.toy_name": name}, weights)
+        for name, seeds in (("dino", SEEDS), ("moons", SEEDS[:3]))
+    ]
+    # As long a training as that with the loss.
+    longer = {"data.toy_name": "dino", "training.num_steps": 2400, "checkpoint.every": 2400}
+    stages.append(_toy("dino_longer", SEEDS, [HEUN, *_steps("euler", 0.3, 1.0)], longer, {}))
+    few = [HEUN, *_steps("euler", 0.03, 1.0)]
+    base = {"training.num_steps": 600}
+    for name, fixed, more in (
+        ("digits_base", base, {"evaluate": False}),
+        ("digits", TUNED, {"points": few}),
+    ):
+        grid = {"training.seed": SEEDS[:2]} | (weights if name == "digits" else {})
+        stages.append(
+            {
+                "name": name,
+                "config": "configs/digits_gmm.py",
+                "fixed": QUIET | DIGITS | fixed,
+                "grid": grid,
+                "minutes": (0.8, 0.3),
+                **more,
+            }
+        )
+    return stages
