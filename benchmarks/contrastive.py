@@ -119,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     clock = time.process_time if arguments.processor else time.perf_counter
     rows = 2 * arguments.points * arguments.num_points
-    made, count = programs(arguments.points, arguments.num_points, [rows, max(1, rows // 4)])
+    made, count = programs(arguments.points, arguments.num_points, [rows, rows // 4, 2048])
     times = {name: [] for name in made}
     for _ in range(arguments.repeats + 1):
         for name, (program, params) in made.items():
