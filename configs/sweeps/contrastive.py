@@ -15,6 +15,8 @@ SEEDS = [0, 1, 2, 3, 4]
 # Chosen with seed 10.
 WEIGHT = 0.1
 ZETA = (0.05, 0.5)
+# Branches are as thin as a third of the dinosaur's line.
+BRANCHES = {"contrastive.zeta": (0.02, 0.3)}
 STEPS = 32
 QUIET = {"training.tensorboard": False, "training.heldout_every": 0, "evaluation.blocks": 1}
 TOY = {
@@ -72,8 +74,8 @@ def get_sweep() -> list[dict]:
     points = [HEUN, *_steps("euler", None, 0.03, 0.3, 1.0), *_steps("ancestral", 0.3, 1.0)]
     weights = {"contrastive.weight": [0.0, WEIGHT]}
     stages = [
-        _toy(name, seeds, points, {"data.toy_name": name}, weights)
-        for name, seeds in (("dino", SEEDS), ("moons", SEEDS[:3]))
+        _toy(name, SEEDS, points, {"data.toy_name": name} | narrow, weights)
+        for name, narrow in (("dino", {}), ("moons", {}), ("branches", BRANCHES))
     ]
     # As long a training as that with the loss.
     longer = {"data.toy_name": "dino", "training.num_steps": 2400, "checkpoint.every": 2400}
@@ -84,7 +86,7 @@ def get_sweep() -> list[dict]:
         ("digits_base", base, {"evaluate": False}),
         ("digits", TUNED, {"points": few}),
     ):
-        grid = {"training.seed": SEEDS[:2]} | (weights if name == "digits" else {})
+        grid = {"training.seed": SEEDS} | (weights if name == "digits" else {})
         stages.append(
             {
                 "name": name,
