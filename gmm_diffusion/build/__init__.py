@@ -1,0 +1,39 @@
+"""From a config to the parts of a run; the only reader of the groups that define a model."""
+
+from gmm_diffusion.build.classifiers import (
+    classify,
+    encoder,
+    has_classifier,
+    objective,
+    pull,
+    trains_classifier,
+)
+from gmm_diffusion.build.conditioners import constants, semantics_options, split_weights
+from gmm_diffusion.build.datasets import dataset
+from gmm_diffusion.build.drawing import evaluations, generator, guidance, parallel_cost, sampler
+from gmm_diffusion.build.model import denoise, init_params, network
+from gmm_diffusion.build.updates import loss_fn, optimizer, train_step_fn
+
+__all__ = [
+    "classify",
+    "constants",
+    "dataset",
+    "denoise",
+    "encoder",
+    "evaluations",
+    "generator",
+    "guidance",
+    "has_classifier",
+    "init_params",
+    "loss_fn",
+    "network",
+    "objective",
+    "optimizer",
+    "parallel_cost",
+    "pull",
+    "sampler",
+    "semantics_options",
+    "split_weights",
+    "train_step_fn",
+    "trains_classifier",
+]

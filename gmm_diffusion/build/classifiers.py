@@ -1,0 +1,61 @@
+"""A classifier that takes part in training or guidance, and what its output costs."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from gmm_diffusion.generation import Pull
+from gmm_diffusion.mixture import ngmg
+from gmm_diffusion.networks.encoder import ENCODERS
+from gmm_diffusion.training import classifier_loss
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.types import PyTree
+
+
+def has_classifier(config: ConfigDict) -> bool:
+    """Whether a classifier has a part in training, trained or frozen."""
+    return config.training.task == "classifier" or config.ngmg.weight > 0
+
+
+def trains_classifier(config: ConfigDict) -> bool:
+    """Whether the parameters have a part "classifier"."""
+    return has_classifier(config) and not config.ngmg.workdir
+
+
+def objective(
+    config: ConfigDict, constants: Constants
+) -> classifier_loss.Objective | classifier_loss.AttributeObjective:
+    """What the classifier's output costs; InputError for centres that allow no scale."""
+    group = config.classifier
+    mix = constants.conditioner.mixture
+    if config.conditioning.kind == "attributes":
+        num = mix.num_components // 2
+        # The centres of an attribute are 1 apart.
+        return classifier_loss.AttributeObjective(
+            group.loss, num, tuple(group.scales), group.form
+        )
+    scale = mix
+    if group.scales:
+        scale = ngmg.scales(mix.means, tuple(group.scales))
+    return classifier_loss.Objective(group.loss, mix, scale, group.form)
+
+
+def encoder(config: ConfigDict, constants: Constants):
+    """The linen network of the classifier."""
+    group = config.classifier
+    return ENCODERS[group.name](
+        objective(config, constants).out_dim, group.width, group.embedding_dim, group.normalize
+    )
+
+
+def classify(config: ConfigDict, constants: Constants) -> Callable:
+    """`(params of the part, x, sigma=None) -> (out, embedding)`, of centred data."""
+    return classifier_loss.make_classify(
+        encoder(config, constants), float(constants.sigma_data), config.classifier.noisy
+    )
+
+
+def pull(config: ConfigDict, constants: Constants, params: PyTree | None = None) -> Pull:
+    """The classifier that `config` and `constants` describe, as a guide."""
+    read, cost = classify(config, constants), objective(config, constants)
+    return Pull(params, lambda params, x, weights: cost(read(params, x)[0], weights))

@@ -1,0 +1,101 @@
+"""The data of a config, in memory, and whether they fit what is to be done with them."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gmm_diffusion.data import DATASETS, Dataset
+from gmm_diffusion.data.dataset import combination_classes
+from gmm_diffusion.errors import InputError
+
+
+def dataset(config: ConfigDict) -> Dataset:
+    """The data, in memory; InputError if they cannot be had or do not fit the conditioning."""
+    data = config.data
+    options = {
+        "digits": lambda: {
+            "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
+        },
+        "toy": lambda: {
+            "name": data.toy_name,
+            "num_train": data.num_train,
+            "num_heldout": data.num_heldout,
+            "seed": data.split_seed,
+        },
+        "faces": lambda: {
+            "resolution": data.resolution or 32,
+            "num_train": data.num_train,
+            "num_heldout": data.num_heldout,
+            "seed": data.split_seed,
+            "attributes": tuple(data.attributes),
+            "correlation": float(data.correlation),
+            "held_out": tuple(data.held_out),
+        },
+        "tfds_images": lambda: {
+            "tfds_name": data.tfds_name,
+            "data_dir": data.data_dir or None,
+            "train_split": data.train_split,
+            "heldout_split": data.heldout_split or None,
+            "heldout_fraction": data.heldout_fraction,
+            "resolution": data.resolution or None,
+            "crop": data.crop,
+            "max_examples": data.max_examples or None,
+            "attributes": tuple(data.attributes),
+        },
+        "image_folder": lambda: {
+            "data_dir": data.data_dir,
+            "attributes": tuple(data.attributes),
+            "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
+            "resolution": data.resolution or None,
+            "crop": data.crop,
+            "max_examples": data.max_examples or None,
+        },
+        "cifar_archive": lambda: {
+            "data_dir": data.data_dir,
+            "resolution": data.resolution or None,
+            "crop": data.crop,
+            "max_examples": data.max_examples or None,
+        },
+    }
+    loaded = DATASETS[data.name](**options[data.name]())
+    if loaded.attribute_names and not loaded.num_classes:
+        loaded = combination_classes(loaded)
+    _check_fit(config, loaded)
+    return loaded
+
+
+def _check_fit(config: ConfigDict, data: Dataset) -> None:
+    conditioning = config.conditioning
+    if conditioning.kind == "attributes" and not data.attribute_names:
+        raise InputError(
+            f"conditioning.kind 'attributes' needs attributes, and {data.name} has none; use gmm, "
+            "class or none."
+        )
+    fits_each_class = conditioning.kind in ("gmm", "clusters") and conditioning.per_class
+    needs_labels = conditioning.kind == "class" or fits_each_class
+    if needs_labels and not data.num_classes:
+        raise InputError(
+            f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class} "
+            f"needs labels, and {data.name} has none; use kind gmm with per_class False, or none."
+        )
+    if needs_labels:
+        missing = set(range(data.num_classes)) - set(np.unique(data.train.label).tolist())
+        if missing:
+            raise InputError(
+                f"Class {min(missing)} of {data.name} has no training example; "
+                "every class needs at least one."
+            )
+    if fits_each_class and conditioning.num_components % data.num_classes:
+        raise InputError(
+            f"conditioning.num_components is {conditioning.num_components}; with per_class it "
+            f"must be a multiple of the {data.num_classes} classes."
+        )
+    if data.is_image:
+        factor = 2 ** (len(config.network.channel_mult) - 1)
+        height, width, _ = data.shape
+        if height % factor or width % factor:
+            raise InputError(
+                f"network.channel_mult has {len(config.network.channel_mult)} entries; images of "
+                f"{height}x{width} can be halved that often only if divisible by {factor}."
+            )

@@ -1,0 +1,111 @@
+"""The loss, the optimisers and the train step."""
+
+import functools
+from collections.abc import Callable
+
+import optax
+from ml_collections import ConfigDict
+
+from gmm_diffusion.build.classifiers import classify, objective, trains_classifier
+from gmm_diffusion.build.conditioners import semantics_options
+from gmm_diffusion.build.model import denoise, log_variance
+from gmm_diffusion.training import classifier_loss, contrastive_term
+from gmm_diffusion.training import loss as loss_lib
+from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
+from gmm_diffusion.training.step import train_step
+from gmm_diffusion.types import LossFn
+
+
+def _term(config, constants):
+    """The classifier's term of a denoiser's loss, or None."""
+    group = config.ngmg
+    if not group.weight:
+        return None
+    return classifier_loss.make_term(
+        classify(config, constants),
+        objective(config, constants),
+        weight=float(group.weight),
+        sigma_data=float(constants.sigma_data),
+        frozen=constants.frozen_classifier,
+        on_denoised=group.on_denoised,
+        teach_denoiser=group.teach_denoiser,
+        teach_classifier=group.teach_classifier,
+    )
+
+
+def _contrast(config, constants):
+    """The contrastive term of a denoiser's loss, or None."""
+    group = config.contrastive
+    if not group.weight:
+        return None
+    return contrastive_term.make_contrast(
+        denoise(config, constants),
+        loss_lib.make_log_variance(log_variance(config)),
+        weight=float(group.weight),
+        zeta=tuple(group.zeta),
+        num_points=group.num_points,
+        stride=config.training.batch_size // group.points,
+        chunk=group.chunk,
+        sigma_data=float(constants.sigma_data),
+        sigma_log_mean=config.diffusion.sigma_log_mean,
+        sigma_log_std=config.diffusion.sigma_log_std,
+    )
+
+
+def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
+    """The training loss."""
+    if config.training.task == "classifier":
+        return classifier_loss.make_classifier_loss_fn(
+            classify(config, constants),
+            objective(config, constants),
+            noisy=config.classifier.noisy,
+            sigma_log_mean=config.diffusion.sigma_log_mean,
+            sigma_log_std=config.diffusion.sigma_log_std,
+        )
+    return loss_lib.make_loss_fn(
+        denoise(config, constants),
+        loss_lib.make_log_variance(log_variance(config)),
+        constants.conditioner,
+        sigma_data=float(constants.sigma_data),
+        sigma_log_mean=config.diffusion.sigma_log_mean,
+        sigma_log_std=config.diffusion.sigma_log_std,
+        null_probability=config.conditioning.dropout,
+        semantics_options=semantics_options(config, constants),
+        term=_term(config, constants),
+        contrast=_contrast(config, constants),
+    )
+
+
+def optimizer(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+    """One optimiser for each part of the parameters."""
+    made = _optimizer(config, "adam", config.optimizer.learning_rate)
+    parts = {"network": made, "log_variance": made} if config.training.task == "denoiser" else {}
+    if trains_classifier(config):
+        group = config.classifier
+        parts["classifier"] = _optimizer(config, group.optimizer, group.learning_rate)
+    return parts
+
+
+def _optimizer(config, name, peak):
+    group = config.optimizer
+    schedule = learning_rate(
+        group.schedule,
+        peak,
+        group.warmup_steps,
+        group.decay_steps,
+        config.training.num_steps,
+    )
+    if name == "sgd":
+        return make_sgd(schedule, config.classifier.momentum, group.clip_norm)
+    return make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
+
+
+def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
+    """`(state, batch, key, axis_name=None) -> (state, metrics)`."""
+    return functools.partial(
+        train_step,
+        loss_fn=loss_fn(config, constants),
+        optimizer=optimizer(config),
+        ema_widths=tuple(config.training.ema_widths),
+    )
