@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmm_diffusion import build
 from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import updates
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
 from gmm_diffusion.training import snapshots, storage
 from gmm_diffusion.training.checkpoint import load_params, load_run
@@ -421,7 +421,7 @@ def test_a_failure_of_the_run_has_another_status(run_main, tmp_path, monkeypatch
 
         return infinite
 
-    monkeypatch.setattr(build.updates, "loss_fn", loss_fn)
+    monkeypatch.setattr(updates, "loss_fn", loss_fn)
     status, _, err = run_main(*TOY, f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert "Failed: The loss or its gradient was not finite" in err.splitlines()[-1]

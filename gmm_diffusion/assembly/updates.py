@@ -6,9 +6,9 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
-from gmm_diffusion.build.classifiers import classify, objective, trains_classifier
-from gmm_diffusion.build.conditioners import semantics_options
-from gmm_diffusion.build.model import denoise, log_variance
+from gmm_diffusion.assembly.classifiers import classify, objective, trains_classifier
+from gmm_diffusion.assembly.conditioners import semantics_options
+from gmm_diffusion.assembly.model import denoise, log_variance
 from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.constants import Constants

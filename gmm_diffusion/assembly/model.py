@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.build.classifiers import encoder, trains_classifier
+from gmm_diffusion.assembly.classifiers import encoder, trains_classifier
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.training import loss as loss_lib

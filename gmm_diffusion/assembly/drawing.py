@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion.build.model import denoise
+from gmm_diffusion.assembly.model import denoise
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.generation import Guidance, Guide, make_generator
 from gmm_diffusion.sampling.parallel import PicardInfo, picard

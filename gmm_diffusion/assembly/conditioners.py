@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.build.classifiers import has_classifier, objective
+from gmm_diffusion.assembly.classifiers import has_classifier, objective
 from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
 from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.errors import InputError

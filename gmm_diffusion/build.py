@@ -1,6 +1,6 @@
 """From a config to the parts of a run; the only reader of the groups that define a model."""
 
-from gmm_diffusion.build.classifiers import (
+from gmm_diffusion.assembly.classifiers import (
     classify,
     encoder,
     has_classifier,
@@ -8,11 +8,11 @@ from gmm_diffusion.build.classifiers import (
     pull,
     trains_classifier,
 )
-from gmm_diffusion.build.conditioners import constants, semantics_options, split_weights
-from gmm_diffusion.build.datasets import dataset
-from gmm_diffusion.build.drawing import evaluations, generator, guidance, parallel_cost, sampler
-from gmm_diffusion.build.model import denoise, init_params, network
-from gmm_diffusion.build.updates import loss_fn, optimizer, train_step_fn
+from gmm_diffusion.assembly.conditioners import constants, semantics_options, split_weights
+from gmm_diffusion.assembly.datasets import dataset
+from gmm_diffusion.assembly.drawing import evaluations, generator, guidance, parallel_cost, sampler
+from gmm_diffusion.assembly.model import denoise, init_params, network
+from gmm_diffusion.assembly.updates import loss_fn, optimizer, train_step_fn
 
 __all__ = [
     "classify",

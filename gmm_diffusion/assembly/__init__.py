@@ -1,0 +1,1 @@
+"""What `build` puts together, one file a stage; see `gmm_diffusion.build` for the public names."""
