@@ -214,6 +214,23 @@ def test_the_table_has_the_numbers(grid, tmp_path, capsys):
     assert table.ONE_SEED not in text
 
 
+def test_differences_are_those_of_the_same_seed(grid, tmp_path, capsys):
+    line = [str(grid), f"--out={tmp_path}", "--metric", "frechet", "--against"]
+    assert report.run([*line, "guidance.kind=auto", "guidance.scale=1.0"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    header, *body = rows(text)
+    # What the seed adds is gone, and so is its spread; averages are compared with themselves.
+    for row in body:
+        named = dict(zip(header, row, strict=True))
+        expected = float(named["scale"]) - 1 + (named["kind"] == "mixture")
+        assert named["frechet_360"].startswith(f"{expected:.4g} ± ")
+        assert float(named["frechet_360"].split()[2]) < 1e-12
+    assert len(body) == 2 * (len(SCALES) * 2 - 1)
+    assert "differences from the runs with guidance.kind=auto, guidance.scale=1.0" in text
+    assert report.run([*line, "training.seed=0"]) == 2
+    assert "leaves no pair" in capsys.readouterr().err
+
+
 def test_one_seed_is_said(grid, tmp_path):
     assert report.run([str(grid), f"--out={tmp_path}", "--where", "training.seed=1"]) == 0
     text = (tmp_path / "report.md").read_text()

@@ -1,6 +1,5 @@
 """Samples of one class of the tree under each kind of guidance, beside the exact denoiser's."""
 
-import dataclasses
 import os
 
 import jax
@@ -19,14 +18,6 @@ from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
 from gmm_diffusion.training import checkpoint, guide
 from gmm_diffusion.training.devices import example_keys
 from gmm_diffusion.training.workdir import read_config
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """One panel: its title, and settings of the group `guidance`."""
-
-    title: str
-    guidance: dict
 
 
 def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) -> np.ndarray:

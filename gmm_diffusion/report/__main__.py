@@ -9,6 +9,7 @@ Markdown table with confidence intervals, and writes it with pictures to a direc
   --x FIELD               curves of each metric against this setting, a line for each other setting
   --heatmap FIELD FIELD   each metric over two settings, a panel for each other setting
   --where FIELD=VALUE ... only the runs with these settings
+  --against FIELD=VALUE ...  differences from the runs with these settings, seed by seed
   --out DIR               of report.md and the pictures; default: report in the first DIR
 
 Without --x and --heatmap the pictures are bars. Exit status: 0 done, 2 bad input.
@@ -40,6 +41,8 @@ def run(argv: list[str]) -> int:
 def _report(arguments):
     found, skipped = results.find(arguments.directories)
     found = results.where(found, arguments.where)
+    if arguments.against:
+        found = results.against(found, arguments.against)
     metrics = choose_metrics(arguments.metric, found)
     axes = arguments.heatmap or ([arguments.x] if arguments.x else [])
     differing = results.varying(found)
@@ -50,7 +53,7 @@ def _report(arguments):
     fields = list(dict.fromkeys([*rows, *axes]))
     groups = summary.group(found, fields, [field for field in differing if field not in fields])
     out = pathlib.Path(arguments.out or pathlib.Path(arguments.directories[0]) / "report")
-    text = table.markdown(groups, fields, metrics, left_out)
+    text = table.markdown(groups, fields, metrics, left_out, arguments.against)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.md").write_text(text + "\n")
@@ -106,6 +109,7 @@ def _parse(argv):
     parser.add_argument("--x")
     parser.add_argument("--heatmap", nargs=2)
     parser.add_argument("--where", nargs="+", default=[])
+    parser.add_argument("--against", nargs="+", default=[])
     parser.add_argument("--out")
     arguments = parser.parse_args(argv)
     if not arguments.directories:
@@ -117,10 +121,12 @@ def _parse(argv):
         config_lib.check_name(field)
     if len(set(axes)) < len(axes):
         raise InputError(f"--heatmap has {axes[0]} twice; it must have two settings.")
-    for text in arguments.where:
-        if "=" not in text:
-            raise InputError(f"--where is {text!r}; it must be FIELD=VALUE.")
-    arguments.where = dict(text.split("=", 1) for text in arguments.where)
+    for name in ("where", "against"):
+        texts = getattr(arguments, name)
+        for text in texts:
+            if "=" not in text:
+                raise InputError(f"--{name} is {text!r}; it must be FIELD=VALUE.")
+        setattr(arguments, name, dict(text.split("=", 1) for text in texts))
     return arguments
 
 

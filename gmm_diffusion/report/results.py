@@ -18,6 +18,7 @@ _WITHOUT_EFFECT = (
     "contrastive.chunk",
     "data.data_dir",
     "evaluation.at_end",
+    "evaluation.judge_dir",
     "evaluation.loss_levels",
     "evaluation.name",
     "sample.batch_size",
@@ -153,6 +154,51 @@ def where(results: list[Result], conditions: dict[str, str]) -> list[Result]:
             raise InputError(f"No run has {field}={text}; there are {', '.join(values)}.")
         results = kept
     return results
+
+
+def against(results: list[Result], conditions: dict[str, str]) -> list[Result]:
+    """The other results, each minus the baseline of its training seed.
+
+    Runs that share a seed share their start and their batches, so that a difference is known better
+    than its ends. Settings that differ between the baselines must be the same in a pair.
+
+    Args:
+      results: of any number of runs.
+      conditions: what makes a result a baseline, as in `where`.
+
+    Raises:
+      InputError: no baseline, nothing beside it, or no pair.
+    """
+    baseline = where(results, conditions)
+    fields = [SEED, *varying(baseline)]
+
+    def key(result):
+        return str([result.settings.get(field) for field in fields])
+
+    paths = {result.path for result in baseline}
+    found = {key(result): result for result in baseline}
+    pairs = [
+        (result, found[key(result)])
+        for result in results
+        if result.path not in paths and key(result) in found
+    ]
+    if not pairs:
+        text = " ".join(f"{field}={value}" for field, value in conditions.items())
+        raise InputError(
+            f"--against {text} leaves no pair: no other run has the training seed and the "
+            f"{', '.join(fields[1:]) or 'settings'} of one of these."
+        )
+    return [dataclasses.replace(ours, metrics=_minus(ours, theirs)) for ours, theirs in pairs]
+
+
+def _minus(ours, theirs):
+    metrics = {}
+    for name in ours.metrics.keys() & theirs.metrics.keys():
+        a, b = ours.metrics[name], theirs.metrics[name]
+        value = a["value"] - b["value"]
+        metrics[name] = {"value": value, "blocks": [value], "floor": a["floor"] - b["floor"]}
+    # In the order of the table of values.
+    return {name: metrics[name] for name in ours.metrics if name in metrics}
 
 
 def _is(value, text):

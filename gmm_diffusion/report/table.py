@@ -1,6 +1,6 @@
 """The Markdown table of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gmm_diffusion.report.summary import Group, Summary
 
@@ -11,6 +11,12 @@ NOTE = (
 ONE_SEED = (
     "Where there is one seed, the interval is over blocks of samples of that one model: it says "
     "how well it was measured, and nothing of other trainings; - is one block."
+)
+
+
+DIFFERENCES = (
+    "Values are differences from the runs with {}, seed by seed: means ± half of Student's 95 % "
+    "confidence interval, and in brackets that of the floors."
 )
 
 
@@ -39,11 +45,16 @@ def cell(summary: Summary | None) -> str:
 
 
 def markdown(
-    groups: list[Group], fields: list[str], metrics: list[str], left_out: Sequence[str] = ()
+    groups: list[Group],
+    fields: list[str],
+    metrics: list[str],
+    left_out: Sequence[str] = (),
+    against: Mapping[str, str] | None = None,
 ) -> str:
     """One row a group: its settings, the number of seeds, the metrics.
 
-    Settings that are `left_out`, as they follow from the kind of their group, are named below.
+    Settings that are `left_out`, as they follow from the kind of their group, are named below, and
+    so are those of the runs that the values are differences from.
     """
     rows = [[*short_names(fields), "seeds", *metrics]]
     rows.append(["---"] * len(rows[0]))
@@ -54,7 +65,8 @@ def markdown(
         rows.append([*map(show, group.key), str(seeds), *cells])
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
     one_seed = any(g.metrics[m].seeds < 2 for g in groups for m in metrics if m in g.metrics)
-    notes = [NOTE, *([ONE_SEED] if one_seed else [])]
+    baseline = ", ".join(f"{field}={value}" for field, value in (against or {}).items())
+    notes = [DIFFERENCES.format(baseline) if baseline else NOTE, *([ONE_SEED] if one_seed else [])]
     if left_out:
         notes.append(f"Differ with the kind of their group alone: {', '.join(left_out)}.")
     return "\n".join([*lines, "", *notes])
