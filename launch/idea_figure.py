@@ -19,9 +19,9 @@ from gmm_diffusion.training.workdir import read_config
 
 NUM = 8192
 RUNS = {
-    "conditioned on classes": "seed0-kindclass-embeddingtable",
-    "conditioned on a mixture": "seed0-kindgmm-num_components25-embeddingmean_embedding"
-    "-semanticsexample",
+    "conditioned on classes": "seed0-kind=class-embedding=table",
+    "conditioned on a mixture": "seed0-kind=gmm-num_components=25-embedding=mean_embedding"
+    "-semantics=example",
 }
 
 
