@@ -5,8 +5,8 @@
         --metric density_defects sliced_wasserstein mmd rounds evaluations
 
 The outline of a dinosaur, two moons and thin branches, with and without the loss from the start,
-and without it as long as with it; digits, fine-tuned with and without from a common run; five seeds.
-Each is sampled by Heun one step after another (sequential quality), and by Euler and ancestral
+and without it as long as with it; digits, fine-tuned with and without from a common run. Five
+seeds, each sampled by Heun one step after another (sequential quality), and by Euler and ancestral
 steps all at once, on points by Euler one after another, too. The value in brackets of `rounds` and
 `evaluations` is that of one step after another. Results: docs/contrastive.md.
 """
