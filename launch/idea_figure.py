@@ -20,7 +20,7 @@ from gmm_diffusion.training.workdir import read_config
 NUM = 8192
 RUNS = {
     "conditioned on classes": "seed0-kind=class-embedding=table",
-    "conditioned on a mixture": "seed0-kind=gmm-num_components=25-embedding=mean_embedding"
+    "conditioned on a mixture": "seed0-kind=gmm-num_components25-embedding=mean_embedding"
     "-semantics=example",
 }
 
