@@ -180,7 +180,7 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(make_config, name):
     x = jax.ShapeDtypeStruct((3, *data.shape), np.float32)
     sigma = jax.ShapeDtypeStruct((3,), np.float32)
     weights = np.zeros((3, data.num_classes), np.float32)
-    cond = jax.eval_shape(lambda: build.conditioning.encode(constants.conditioner, weights))
+    cond = jax.eval_shape(lambda: conditioning.encode(constants.conditioner, weights))
     denoise = build.denoise(config, constants)
     out = jax.eval_shape(denoise, params, x, sigma, cond)
     assert (out.shape, out.dtype) == (x.shape, np.float32)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gmm_diffusion import build
+from gmm_diffusion.assembly import drawing
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.errors import RunError
 
@@ -71,9 +72,9 @@ def test_devices_that_outnumber_the_samples_share_their_steps(toy, monkeypatch):
     parallel = {"parallel_window": 6, "parallel_tolerance": 0.0}
     reference = draw(toy, 16, 4, **settings)
     took, asked = [], []
-    picard = build.picard
+    picard = drawing.picard
     monkeypatch.setattr(
-        build, "picard", lambda *args, **more: asked.append(more) or picard(*args, **more)
+        drawing, "picard", lambda *args, **more: asked.append(more) or picard(*args, **more)
     )
     drawn = draw(toy, 3, 4, took=took, **settings, **parallel)
     np.testing.assert_allclose(drawn, reference, atol=1e-4)
