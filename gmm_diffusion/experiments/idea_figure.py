@@ -45,7 +45,7 @@ def draw(data: Dataset, panels: list[tuple[str, np.ndarray]], path: str) -> dict
 
     reference = log_prob(data.train.x)
     reach = 1.15 * np.abs(data.heldout.x).max()
-    figure = Figure(figsize=(3.6 * (1 + len(panels)), 3.9), layout="constrained")
+    figure = Figure(figsize=(3.6 * (1 + len(panels)), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     first, *rest = figure.subplots(1, 1 + len(panels))
     line = np.linspace(-reach, reach, _PIXELS)
@@ -64,5 +64,5 @@ def draw(data: Dataset, panels: list[tuple[str, np.ndarray]], path: str) -> dict
     for axes in (first, *rest):
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
         axes.set_aspect("equal")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
     return rates
