@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.training.num_steps = 1600
     config.training.batch_size = 64
 
-    # A thousand images against four thousand: a quarter of an hour less on a CPU.
+    # Fewer images to draw and to compare, for a CPU.
     config.evaluation.blocks = 1
     config.evaluation.max_samples = 1000
     config.evaluation.max_reference = 4000
