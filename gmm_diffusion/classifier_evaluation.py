@@ -26,8 +26,7 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
       are `[N, A]`.
     """
     classify, objective = build.classify(config, constants), build.objective(config, constants)
-    if config.conditioning.kind == "attributes":
-        return _make_attribute_reader(config, constants, classify, objective)
+    attributes = config.conditioning.kind == "attributes"
     owner = np.asarray(constants.conditioner.component_class)
     if owner.min() < 0:
         owner = np.arange(len(owner))
@@ -45,36 +44,16 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
 
     def read(params: PyTree, split: Split, num: int, poll: Callable | None = None):
         num = min(num, len(split))
-        x, weights = _inputs(config, constants, split, num)
+        x = batches.make_batch(
+            split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
+        )
+        weights = build.split_weights(config, constants, split)[0, :num]
         scored = mapped(params, x, weights, poll=poll)
+        if attributes:
+            absent, present = scored[:, 1::2], scored[:, 2::2]
+            return scored[:, 0], (present > absent).astype(np.uint8), split.attributes[:num]
         true = split.label[:num] if labelled else weights.argmax(axis=1)
         return scored[:, 0], scored[:, 1:].argmax(axis=1), true
-
-    return read
-
-
-def _inputs(config, constants, split, num):
-    """Centred data and mixture weights of the first `num` examples."""
-    x = batches.make_batch(
-        split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
-    )
-    return x, build.split_weights(config, constants, split)[0, :num]
-
-
-def _make_attribute_reader(config, constants, classify, objective):
-    def one_batch(params, x, weights):
-        out, _ = classify(params["classifier"], x)
-        cost = objective(out, weights)
-        return jnp.concatenate([cost[:, None], objective.components(out)], axis=1)
-
-    mapped = map_examples(one_batch, config.sample.batch_size)
-
-    def read(params, split, num, poll=None):
-        num = min(num, len(split))
-        x, weights = _inputs(config, constants, split, num)
-        scored = mapped(params, x, weights, poll=poll)
-        absent, present = scored[:, 1::2], scored[:, 2::2]
-        return scored[:, 0], (present > absent).astype(np.uint8), split.attributes[:num]
 
     return read
 

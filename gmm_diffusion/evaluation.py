@@ -163,7 +163,7 @@ def evaluate(
     named = bool(data.attribute_names)
     labelled = data.num_classes > 1 and data.heldout.label is not None and not named
     judge = None
-    if data.is_image and (labelled or named):
+    if data.is_image and judges.can_judge(data):
         judge = _judge(config, data, path)
         pull = None if guide is None or guide.pull is None else guide.pull.params
         own = params.get("classifier")

@@ -122,6 +122,7 @@ def _condition(config, data):
     components = {
         "class": data.num_classes,
         "gmm": group.num_components,
+        "clusters": group.num_components,
         "attributes": 2 * len(data.attribute_names),
     }[group.kind]
     seen = {
@@ -130,7 +131,7 @@ def _condition(config, data):
         "draws": f"{group.num_draws} points",
     }[group.embedding]
     fitted = ""
-    if group.kind == "gmm":
+    if group.kind in ("gmm", "clusters"):
         of = "each class" if group.per_class else "all classes together"
         fitted = f" fitted to {of} in {group.features} features"
     return (

@@ -92,7 +92,7 @@ def _extractor(config, data):
 
     group, judge = config.evaluation, None
     spec = group.features
-    if spec == "judge" and data.num_classes < 2:
+    if spec == "judge" and not judges.can_judge(data):
         # As in an evaluation.
         log.warning("Without labels there is no judge; the features are principal components.")
         spec = "pca"

@@ -108,6 +108,10 @@ def test_vectors(tmp_path):
     assert status == 0, err
     assert printed(out)["examples"] == "2, float32 vectors"
     assert printed(out)["condition"].startswith("none")
+    clusters = ["--config.conditioning.kind=clusters", "--config.conditioning.num_components=8"]
+    status, out, err = command(inspect_data, TINY, *toy[:2], *clusters)
+    assert status == 0, err
+    assert printed(out)["condition"].startswith("clusters: a mixture of K = 8 components")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,11 +4,12 @@ Component 2a says that attribute a is absent, 2a + 1 that it is present; an exam
 on each component that holds for it (our reading; see docs/method.md).
 """
 
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from gmm_diffusion.attribute_names import shows
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.types import Array
 
 # Draws of attributes that are thrown away before a request is called impossible.
@@ -37,9 +38,8 @@ class AttributeTable:
 
 def attribute_weights(attributes: Array) -> Array:
     """Weights of the laid-out mixture: `[N, A]` of 0 and 1 -> `[N, 2A]`, each row of sum 1."""
-    present = jnp.asarray(attributes, jnp.float32)
-    pairs = jnp.stack([1.0 - present, present], axis=-1)
-    return pairs.reshape(len(present), -1) / present.shape[1]
+    pairs = ngmg.attribute_weights(attributes)
+    return pairs.reshape(len(pairs), -1) / pairs.shape[1]
 
 
 def complete(
@@ -65,10 +65,7 @@ def complete(
     """
     bank = np.asarray(table.bank)
     column = {name: i for i, name in enumerate(table.names)}
-    fits = np.ones(len(bank), bool)
-    for name, value in asked.items():
-        fits &= bank[:, column[name]] == value
-    members = np.flatnonzero(fits)
+    members = np.flatnonzero(shows(bank, asked, table.names))
     uniform = rng.random(num)
     if len(members):
         rows = members[np.minimum((uniform * len(members)).astype(np.int64), len(members) - 1)]

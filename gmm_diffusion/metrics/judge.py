@@ -60,6 +60,12 @@ def _num_outputs(settings):
     return len(settings.get("attributes", ())) or settings["num_classes"]
 
 
+def can_judge(dataset: Dataset) -> bool:
+    """Whether there is something to read: attributes, or labels of two classes on both splits."""
+    labelled = dataset.train.label is not None and dataset.heldout.label is not None
+    return bool(dataset.attribute_names) or (dataset.num_classes > 1 and labelled)
+
+
 def identity(
     dataset: Dataset,
     seed: int = 0,
@@ -127,8 +133,7 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
       InputError: neither attributes nor labels of two classes, or an option below 1 (0 for the
         rate).
     """
-    unlabelled = dataset.train.label is None or dataset.heldout.label is None
-    if not dataset.attribute_names and (dataset.num_classes < 2 or unlabelled):
+    if not can_judge(dataset):
         raise InputError(
             f"dataset {dataset.name} has {dataset.num_classes} classes; a judge needs labels of at "
             "least 2 on both splits."
