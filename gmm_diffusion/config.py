@@ -73,6 +73,7 @@ def default() -> ConfigDict:
     conditioning.per_class = True  # fit a mixture, or clusters, to each class; needs labels
     conditioning.covariance = "diag"  # full, tied, diag or spherical
     conditioning.covariance_floor = 1e-3  # smallest variance, as a fraction of the features'
+    conditioning.em_starts = 4  # EM, or k-means, keeps the best fit of so many starts
     conditioning.em_iterations = 200  # most iterations of EM
     conditioning.em_tolerance = 1e-5  # EM stops when the mean log-likelihood rises by less
     conditioning.em_max_points = 200_000  # EM sees at most this many training examples
@@ -260,6 +261,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "conditioning.num_components": _range(1),
     "conditioning.covariance": _one_of("full", "tied", "diag", "spherical"),
     "conditioning.covariance_floor": _above(0),
+    "conditioning.em_starts": _range(1),
     "conditioning.em_iterations": _range(1),
     "conditioning.em_tolerance": _range(0),
     "conditioning.em_max_points": _range(1),

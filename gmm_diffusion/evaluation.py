@@ -249,16 +249,25 @@ def _judge(config, data, path):
     file = path / group.judge_dir / "judge.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     settings = judges.identity(data, group.judge_seed, num_epochs=group.judge_epochs)
-    if file.exists():
-        try:
-            judge = judges.load(file)
-            if judge.settings == settings:
-                return judge
-        except InputError as error:
-            log.warning("%s It is trained again.", error)
-    judge = judges.fit_judge(data, group.judge_seed, num_epochs=group.judge_epochs)
-    judges.save(judge, file)
-    log.info("Judge: %.1f %% of held-out examples right.", 100 * judge.heldout_accuracy)
+
+    def kept():
+        if file.exists():
+            try:
+                judge = judges.load(file)
+                return judge if judge.settings == settings else None
+            except InputError as error:
+                log.warning("%s It is trained again.", error)
+        return None
+
+    judge = kept()
+    if judge is None:
+        judge = judges.fit_judge(data, group.judge_seed, num_epochs=group.judge_epochs)
+        log.info("Judge: %.1f %% of held-out examples right.", 100 * judge.heldout_accuracy)
+        # Another run beside this one may have been first: one judge for all.
+        first = kept()
+        if first is not None:
+            return first
+        judges.save(judge, file)
     return judge
 
 

@@ -6,12 +6,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${1:-runs/comparison}
 PYTHON=${PYTHON:-python}
+# Runs at a time: networks this small do not fill two processors. 1 where they share an accelerator.
+PARALLEL=${PARALLEL:-2}
 
 report() {
     "$PYTHON" -m gmm_diffusion.report "$@"
 }
 
-"$PYTHON" launch/sweep.py --out="$OUT" configs/sweeps/comparison.py
+"$PYTHON" launch/sweep.py --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
 report "$OUT/toy" --metric density_defects condition_defects agreement sliced_wasserstein
 report "$OUT/digits" "$OUT/digits_more" \
     --metric defect_rate recall coverage frechet agreement memorisation

@@ -12,6 +12,8 @@ only the settings of sampling differ; what is printed goes to OUT/STAGE/seed0.lo
   --out=DIR         of the whole sweep; the same command goes on with what is left
   --config=FILE     in place of SWEEP.py: one stage, named after the file
   --minutes=T,E     how long one training and one evaluation take, if known
+  --parallel=N      runs at a time, each on its share of the processors: on a CPU twice as fast for
+                    small networks
   --dry_run         prints the plan and its time, and runs nothing
 
 The plan comes first, with the time it takes: as measured in this sweep, or as declared, or guessed
@@ -72,16 +74,17 @@ def _run(jobs, arguments, interrupt):
             records += probe.probe(mine, lambda line: runner.command(line, log, interrupt))
             interrupt.check()
             times.write(store, records)
-    print(times.table(jobs, left, records), flush=True)
+    print(times.table(jobs, left, records, arguments.parallel), flush=True)
     if arguments.dry_run:
         return 0
     outcome = runner.run(
         jobs,
         records,
-        lambda job: runner.command(job.arguments(), job.log, interrupt),
+        lambda job, cores: runner.command(job.arguments(), job.log, interrupt, cores),
         interrupt,
         lambda records: times.write(store, records),
         lambda line: print(line, flush=True),
+        parallel=arguments.parallel,
     )
     for job in outcome.failed:
         print(f"Failed: {job.title}, see {job.log}", file=sys.stderr)
@@ -99,12 +102,16 @@ def _parse(argv):
     parser.add_argument("--out")
     parser.add_argument("--config")
     parser.add_argument("--minutes")
+    parser.add_argument("--parallel", default="1")
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.out:
         raise InputError("--out is missing; it must name the directory of the sweep.")
     arguments.out = pathlib.Path(arguments.out)
+    if not arguments.parallel.isdecimal() or int(arguments.parallel) < 1:
+        raise InputError(f"--parallel is {arguments.parallel!r}; valid is an integer from 1.")
+    arguments.parallel = int(arguments.parallel)
     arguments.files = [text for text in arguments.rest if "=" not in text and text.endswith(".py")]
     rest = [text for text in arguments.rest if text not in arguments.files]
     arguments.assignments = dict(assignments.parse(text) for text in rest)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -362,7 +363,7 @@ def run_all(planned, execute, records=None):
         outcome = runner.run(
             planned,
             [] if records is None else records,
-            execute,
+            lambda job, cores: execute(job),
             interrupt,
             lambda records: stored.append(list(records)),
             said.append,
@@ -405,6 +406,49 @@ def test_a_failure_stops_nothing_but_its_own_run(tmp_path):
     assert said == []
 
 
+def test_runs_beside_one_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "shares", lambda parallel: [[7], [8]][:parallel])
+    planned = make(tmp_path, GUIDE, MAIN)
+    both, busy, order = threading.Barrier(2, timeout=20), set(), []
+
+    def execute(job, cores):
+        # Nobody passes who has nobody beside: both stages have an even number of trainings.
+        if job.kind == "train":
+            both.wait()
+        assert cores[0] not in busy
+        busy.add(cores[0])
+        order.append(job)
+        finish(job)
+        busy.discard(cores[0])
+        return int(job.title == "main/seed0-width16")
+
+    records = []
+    with signals.graceful() as interrupt:
+        outcome = runner.run(planned, records, execute, interrupt, len, len, parallel=2)
+    assert [job.title for job in outcome.failed] == ["main/seed0-width16"]
+    assert len(order) == len(planned) - len(outcome.left_out) == len(planned) - 4
+    assert {job.stage for job in order[:2]} == {"guide"}, "a stage waits for the one before"
+    for job in order:
+        if job.kind == "evaluate":
+            (train,) = [o for o in order if o.kind == "train" and o.workdir == job.workdir]
+            assert order.index(train) < order.index(job)
+    assert len(records) == len(order) - 1
+
+
+def test_processors_are_dealt_out(monkeypatch):
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: {2, 3, 5}, raising=False)
+    assert runner.shares(1) == [[]]
+    assert runner.shares(2) == [[2, 5], [3]]
+    assert runner.shares(4) == [[2], [3], [5], [2]], "more runs than processors share them"
+    monkeypatch.delattr(runner.os, "sched_getaffinity")
+    assert runner.shares(2) == [[], []]
+
+
+def test_the_time_of_runs_beside_one_another(tmp_path):
+    planned = make(tmp_path, GUIDE | {"minutes": (2, 1)})
+    assert times.table(planned, planned, [], 2).endswith("2 of 2 to do, about 2.0 min.")
+
+
 def test_the_time_of_a_training_that_goes_on_is_not_kept(tmp_path):
     planned = make(tmp_path, GUIDE)
     write_config(planned[0].planned, planned[0].workdir)
@@ -417,7 +461,7 @@ def test_the_time_of_a_training_that_goes_on_is_not_kept(tmp_path):
 def test_the_command_line(tmp_path, capsys, monkeypatch):
     executed = []
 
-    def command(arguments, log, interrupt):
+    def command(arguments, log, interrupt, cores):
         mode, workdir, config = main_lib.parse(["main", *arguments])
         executed.append((mode, pathlib.Path(workdir).relative_to(tmp_path).as_posix()))
         finish(jobs.Job("", mode, pathlib.Path(workdir), "", {}, config))
@@ -457,6 +501,7 @@ BAD_LINES = {
     "missing file": (["--out=x", "absent.py"], "absent.py is not a file"),
     "missing config": (["--out=x", "--config=absent.py"], "which is not a file"),
     "odd times": (["--out=x", f"--config={TOY}", "--minutes=3"], "--minutes is '3'"),
+    "no runs at a time": (["--out=x", f"--config={TOY}", "--parallel=0"], "--parallel is '0'"),
     "bad setting": (["--out=x", f"--config={TOY}", "sample.steps=0"], "sample.steps is 0"),
 }
 
@@ -502,8 +547,9 @@ time.sleep(60)
 """
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_reaches_the_run_and_ends_the_sweep(tmp_path, signum, status):
+def test_a_signal_reaches_the_run_and_ends_the_sweep(tmp_path, signum, status, parallel):
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     driver = f"""
         import importlib.util, sys
@@ -517,6 +563,7 @@ def test_a_signal_reaches_the_run_and_ends_the_sweep(tmp_path, signum, status):
         sys.exit(sweep.run(sys.argv[1:]))
     """
     line = [f"--out={tmp_path / 'out'}", f"--config={TOY}", "--minutes=1,1"]
+    line += [f"--parallel={parallel}", "training.seed=0,1,2"]
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(driver), *line],
         stdout=subprocess.PIPE,

@@ -105,6 +105,7 @@ def _fit_mixture(config, points, labels, num_classes):
             num_classes,
             group.num_components,
             group.covariance,
+            num_restarts=group.em_starts,
             max_iterations=group.em_iterations,
             tolerance=group.em_tolerance,
             covariance_floor=group.covariance_floor,
@@ -119,9 +120,10 @@ def _fit_mixture(config, points, labels, num_classes):
 
 def _fit_clusters(config, points, labels, num_classes):
     """Clusters are labels: the network is told their number and nothing of where they lie."""
-    num = config.conditioning.num_components
+    num, starts = config.conditioning.num_components, config.conditioning.em_starts
+    seed = config.training.seed
     try:
-        centers, owner = fit_clusters(points, labels, num_classes, num, config.training.seed)
+        centers, owner = fit_clusters(points, labels, num_classes, num, starts, seed)
     except ValueError as error:
         raise InputError(f"conditioning.num_components is {num}: {error}") from error
     return conditioning.lay_out(num), owner, centers

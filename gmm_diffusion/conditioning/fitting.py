@@ -67,6 +67,7 @@ def fit_clusters(
     labels: np.ndarray | None,
     num_classes: int,
     num_components: int,
+    num_restarts: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres of k-means, over all points or in each class by itself: labels made of features.
@@ -78,6 +79,7 @@ def fit_clusters(
       labels: `[N]` classes from 0, to cluster each class by itself; None takes all points together.
       num_classes: number of classes; every one must occur.
       num_components: K; with labels a multiple of `num_classes`, shared out evenly.
+      num_restarts: fits from different starts, of which the tightest counts.
       seed: of k-means.
 
     Returns:
@@ -97,7 +99,8 @@ def fit_clusters(
         if len(own) < each:
             name = "the data" if c < 0 else f"class {c}"
             raise ValueError(f"{name} has {len(own)} examples for its {each} clusters.")
-        centers.append(KMeans(each, n_init=4, random_state=seed).fit(own).cluster_centers_)
+        fit = KMeans(each, n_init=num_restarts, random_state=seed).fit(own)
+        centers.append(fit.cluster_centers_)
     owner = np.repeat([c for c, _ in shares], each)
     return np.concatenate(centers).astype(np.float32), owner
 

@@ -78,6 +78,7 @@ class Dataset:
       attribute_names: one name an attribute, empty without attributes.
       exclusive: pairs of attribute names that no example has both of.
       unseen: real data with combinations of attributes that training never shows, or None.
+      judges_only: more of `unseen`, from which judges alone learn to read it, or None.
       mixture: the true density, a `mixture.GaussianMixture`, where it is known.
       component_class: `[K]` int32 class of each component of `mixture`, where it is known.
     """
@@ -90,6 +91,7 @@ class Dataset:
     attribute_names: tuple[str, ...] = ()
     exclusive: tuple[tuple[str, str], ...] = ()
     unseen: Split | None = None
+    judges_only: Split | None = None
     mixture: Any = None
     component_class: np.ndarray | None = None
 
@@ -134,7 +136,7 @@ def combination_classes(data: Dataset) -> Dataset:
     unseen, new = data.unseen, np.flatnonzero(found < 0)
     if len(new):
         new = Split(data.heldout.x[new], None, data.heldout.attributes[new])
-        unseen = new if unseen is None else _joined(unseen, new)
+        unseen = new if unseen is None else joined(unseen, new)
     heldout = Split(data.heldout.x[known], found[known], data.heldout.attributes[known])
     names = [
         "+".join(n for n, has in zip(data.attribute_names, row, strict=True) if has) or "none"
@@ -150,7 +152,8 @@ def combination_classes(data: Dataset) -> Dataset:
     )
 
 
-def _joined(first: Split, second: Split) -> Split:
+def joined(first: Split, second: Split) -> Split:
+    """The examples of both, with their attributes and without labels."""
     return Split(
         np.concatenate([first.x, second.x]),
         None,

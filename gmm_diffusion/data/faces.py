@@ -37,7 +37,7 @@ CORRELATED = {
     ("Eyeglasses", "Wearing_Necktie"): 0.3,
 }
 # Streams of people: those with one number have nothing in common with those of another.
-TRAIN, HELDOUT, UNSEEN = 0, 1, 2
+TRAIN, HELDOUT, UNSEEN, JUDGES_ONLY = 0, 1, 2, 3
 _LEAST_LEFT = 0.01  # Share of people that held-out combinations leave.
 
 
@@ -56,7 +56,8 @@ def load(
       resolution: height and width, a multiple of 8 from 16 to 256; the attributes are drawn to be
         told apart from 32 on.
       num_train: images to train on.
-      num_heldout: images held out, and as many unseen where there are `held_out` combinations.
+      num_heldout: images held out, and as many unseen where there are `held_out` combinations,
+        with a fifth of `num_train` for judges alone.
       seed: non-negative; image i of a split depends on the seed, on i and on the next two only.
       attributes: which of `NAMES` are named, in that order; the others vary all the same. Empty
         names all.
@@ -109,6 +110,7 @@ def load(
         attribute_names=names,
         exclusive=exclusive,
         unseen=split(num_heldout, UNSEEN, excluded) if excluded else None,
+        judges_only=split(-(-num_train // 5), JUDGES_ONLY, excluded) if excluded else None,
     )
 
 

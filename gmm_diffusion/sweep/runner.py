@@ -1,14 +1,17 @@
-"""Runs the jobs of a sweep one after another, each as the command that a user would type."""
+"""Runs the jobs of a sweep, each as the command that a user would type."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
+import queue
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gmm_diffusion
 from gmm_diffusion.sweep import times
@@ -18,11 +21,30 @@ from gmm_diffusion.training.signals import Interrupt
 _POLL_SECONDS = 0.2
 
 
-def command(arguments: list[str], log: pathlib.Path, interrupt: Interrupt) -> int:
+def shares(parallel: int) -> list[list[int]]:
+    """The processors that this process may use, dealt out; none where the system has no such lists.
+
+    A network too small for several processors trains faster on one, with another beside it.
+    """
+    if parallel == 1 or not hasattr(os, "sched_getaffinity"):
+        return [[] for _ in range(parallel)]
+    cores = sorted(os.sched_getaffinity(0))
+    return [cores[i::parallel] or [cores[i % len(cores)]] for i in range(parallel)]
+
+
+def command(
+    arguments: list[str], log: pathlib.Path, interrupt: Interrupt, cores: Sequence[int] = ()
+) -> int:
     """Runs `gmm_diffusion.main`; output is appended to `log`. Returns the exit status.
 
     A signal to this process is passed on, and waited for. The command is in a group of its own,
     because a Ctrl-C on a terminal would otherwise reach it twice, and a second one kills.
+
+    Args:
+      arguments: of the command line.
+      log: file for what is printed.
+      interrupt: says whether a signal has arrived.
+      cores: the processors to run on; all, if empty.
     """
     line = [sys.executable, "-m", "gmm_diffusion.main", *arguments]
     # A clone that is not installed is found from any directory.
@@ -39,12 +61,16 @@ def command(arguments: list[str], log: pathlib.Path, interrupt: Interrupt) -> in
             stderr=subprocess.STDOUT,
             process_group=0,
         )
+        if cores:
+            os.sched_setaffinity(child.pid, cores)
         passed_on = False
         try:
             while child.poll() is None:
                 if interrupt.received is not None and not passed_on:
                     child.send_signal(interrupt.received)
                     passed_on = True
+                if interrupt.repeated:  # Only the main thread gets a KeyboardInterrupt.
+                    raise KeyboardInterrupt
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:  # The second Ctrl-C.
             child.send_signal(signal.SIGINT)
@@ -64,51 +90,99 @@ class Outcome:
 def run(
     jobs: list[Job],
     records: list[times.Record],
-    execute: Callable[[Job], int],
+    execute: Callable[[Job, Sequence[int]], int],
     interrupt: Interrupt,
     store: Callable[[list[times.Record]], None],
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
+    parallel: int = 1,
 ) -> Outcome:
     """Runs what is left of `jobs`; a failure stops nothing but the evaluations of its own run.
+
+    A stage is finished before the next one starts, and a run trained before it is evaluated.
 
     Args:
       jobs: in order.
       records: times known already; those of this sweep are added, and `store` is called with all.
-      execute: runs one job and returns its exit status.
+      execute: runs one job on the processors given, all if none, and returns its exit status.
       interrupt: asked after each job.
       store: keeps the records.
       say: prints a line.
       clock: seconds.
+      parallel: runs at a time.
 
     Raises:
       signals.Interrupted: after the job that the signal stopped.
     """
-    outcome, left = Outcome(), [job for job in jobs if not is_done(job)]
-    broken = set()
-    for number, job in enumerate(left, 1):
-        if job.workdir in broken:
-            outcome.left_out.append(job)
-            continue
+    left = [job for job in jobs if not is_done(job)]
+    sweep = _Sweep(left, records, execute, interrupt, store, say, clock, parallel)
+    for stage in dict.fromkeys(job.stage for job in left):
+        mine = [job for job in left if job.stage == stage]
+        runs = [
+            [job for job in mine if job.workdir == workdir]
+            for workdir in dict.fromkeys(job.workdir for job in mine)
+        ]
+        if parallel == 1:
+            for each in runs:
+                sweep.one_run(each)
+        else:
+            with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+                list(pool.map(sweep.one_run, runs))
+    return sweep.outcome
+
+
+class _Sweep:
+    """What the runs of a sweep have in common while it goes on."""
+
+    def __init__(self, left, records, execute, interrupt, store, say, clock, parallel):
+        self.left, self.records, self.parallel = left, records, parallel
+        self.execute, self.interrupt, self.store = execute, interrupt, store
+        self.say, self.clock = say, clock
+        self.outcome, self.lock = Outcome(), threading.Lock()
+        self.waiting = {id(job): job for job in left}
+        self.shares = queue.SimpleQueue()
+        for cores in shares(parallel):
+            self.shares.put(cores)
+
+    def one_run(self, jobs):
+        """A training and its evaluations, or what is left of them."""
+        self.interrupt.check()
+        cores = self.shares.get()
+        try:
+            for i, job in enumerate(jobs):
+                if not self.one_job(job, cores) and job.kind == "train":
+                    with self.lock:
+                        self.outcome.left_out.extend(jobs[i + 1 :])
+                        for other in jobs[i + 1 :]:
+                            del self.waiting[id(other)]
+                    break
+        finally:
+            self.shares.put(cores)
+
+    def one_job(self, job, cores):
+        """Whether it was done."""
+        number = 1 + next(i for i, other in enumerate(self.left) if other is job)
         verb = {"train": "training", "evaluate": "evaluating"}[job.kind]
-        say(f"[{number}/{len(left)}] {job.title}: {verb}, log in {job.log}")
-        whole, started = job.kind == "evaluate" or fraction_left(job) == 1, clock()
-        status = execute(job)
-        seconds = clock() - started
-        interrupt.check()
-        if status or not is_done(job):
-            outcome.failed.append(job)
-            say(f"  failed with exit status {status}: {last_line(job.log)}")
-            if job.kind == "train":
-                broken.add(job.workdir)
-            continue
-        if whole:
-            records.append(times.Record(job.stage, job.kind, round(seconds, 1), job.steps))
-            store(records)
-        rest = [other for other in left[number:] if other.workdir not in broken]
-        end = f"; {times.total(rest, records)} left" if rest else ""
-        say(f"  done in {times.words(seconds)}{end}")
-    return outcome
+        self.say(f"[{number}/{len(self.left)}] {job.title}: {verb}, log in {job.log}")
+        whole, started = job.kind == "evaluate" or fraction_left(job) == 1, self.clock()
+        status = self.execute(job, cores)
+        seconds = self.clock() - started
+        self.interrupt.check()
+        name = f"{job.title}: " if self.parallel > 1 else ""
+        with self.lock:
+            del self.waiting[id(job)]
+            if status or not is_done(job):
+                self.outcome.failed.append(job)
+                self.say(f"  {name}failed with exit status {status}: {last_line(job.log)}")
+                return False
+            if whole:
+                made = times.Record(job.stage, job.kind, round(seconds, 1), job.steps)
+                self.records.append(made)
+                self.store(self.records)
+            rest = self.waiting.values()
+            end = f"; {times.total(rest, self.records, self.parallel)} left" if rest else ""
+            self.say(f"  {name}done in {times.words(seconds)}{end}")
+        return True
 
 
 def last_line(log: pathlib.Path) -> str:

@@ -74,13 +74,13 @@ def estimate(job: Job, records: Iterable[Record]) -> Estimate | None:
     return None
 
 
-def total(jobs: Iterable[Job], records: Iterable[Record]) -> str:
-    """What all jobs take, in words."""
+def total(jobs: Iterable[Job], records: Iterable[Record], parallel: int = 1) -> str:
+    """What all jobs take, so many at a time, in words."""
     estimates = [estimate(job, records) for job in jobs]
     known = [e.seconds for e in estimates if e is not None]
     if not known:
         return "an unknown time"
-    return ("about " if len(known) == len(estimates) else "at least ") + words(sum(known))
+    return ("about " if len(known) == len(estimates) else "at least ") + words(sum(known) / parallel)
 
 
 def words(seconds: float) -> str:
@@ -91,7 +91,7 @@ def words(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def table(jobs: list[Job], left: list[Job], records: list[Record]) -> str:
+def table(jobs: list[Job], left: list[Job], records: list[Record], parallel: int = 1) -> str:
     """The plan as text: a line for each stage and kind, and the sum."""
     lines = [f"{'stage':<20} {'':<9} {'left':>4} {'of':>4} {'each':>9} {'in all':>9}"]
     for stage, kind in dict.fromkeys((job.stage, job.kind) for job in jobs):
@@ -107,6 +107,6 @@ def table(jobs: list[Job], left: list[Job], records: list[Record]) -> str:
             line += f" {'unknown':>9} {'unknown':>9}"
         lines.append(line)
     lines.append(
-        f"{len(left)} of {len(jobs)} to do" + (f", {total(left, records)}." if left else ".")
+        f"{len(left)} of {len(jobs)} to do" + (f", {total(left, records, parallel)}." if left else ".")
     )
     return "\n".join(lines)

@@ -30,10 +30,12 @@ class Interrupt:
 
     Attributes:
       received: number of the latest signal, or None.
+      repeated: whether a Ctrl-C came after it.
     """
 
     def __init__(self):
         self.received: int | None = None
+        self.repeated = False
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has arrived; call it wherever a run can be stopped."""
@@ -56,6 +58,7 @@ def graceful() -> Iterator[Interrupt]:
 
     def record(signum, frame):
         if signum == signal.SIGINT and interrupt.received is not None:
+            interrupt.repeated = True
             raise KeyboardInterrupt
         interrupt.received = signum
 

@@ -99,9 +99,9 @@ def test_mean_of_the_weights_is_the_base(family):
     assert error.max() < 5
 
 
-def test_all_components_family_has_the_dirichlet_marginal():
+@pytest.mark.parametrize("a", [3.0, 40.0])
+def test_all_components_family_has_the_dirichlet_marginal(a):
     """With one concentration `w ~ Dirichlet(a base)`, whose margins are known betas."""
-    a = 3.0
     k = drawn("all")[0][:20_000]
     w = draw(np.eye(6)[k], *FAMILIES["all"], concentration=(a, a))
     for j in range(6):

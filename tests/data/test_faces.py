@@ -54,6 +54,7 @@ def test_splits_are_the_people_of_their_streams(data):
         (data.train, faces.TRAIN),
         (data.heldout, faces.HELDOUT),
         (data.unseen, faces.UNSEEN),
+        (data.judges_only, faces.JUDGES_ONLY),
     ):
         index = np.array([9, 250])
         drawn = faces.draw(3, index, split.attributes[index], stream=stream)
@@ -131,7 +132,14 @@ def test_held_out_combinations_are_unseen_and_nothing_else_is(data):
     assert len(data.unseen) == 300
     assert first[0::2].all()
     assert second[1::2].all()
-    assert faces.load(num_train=5, num_heldout=5).unseen is None
+    # Judges learn to read them from people who are in no other split.
+    first, second = shown(data.judges_only)
+    assert len(data.judges_only) == -(-len(data.train) // 5)
+    assert first[0::2].all()
+    assert second[1::2].all()
+    everything = faces.load(num_train=5, num_heldout=5)
+    assert everything.unseen is None
+    assert everything.judges_only is None
 
 
 def test_independent_frequencies_are_those_of_the_table():

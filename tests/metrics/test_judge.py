@@ -152,3 +152,24 @@ def test_a_judge_of_attributes_reads_each():
     assert made.heldout_accuracy == 1
     # The point in the middle of an edge has one attribute for sure.
     assert judge.predict(made, np.array([[1.5, -1.5]], np.float32)).tolist() == [[1, 0]]
+
+
+def test_a_judge_learns_combinations_that_models_never_see():
+    """Points with both attributes lie where neither one alone would put them."""
+    rng = np.random.default_rng(1)
+
+    def split(attributes):
+        attributes = np.asarray(attributes, np.uint8)
+        center = np.where(attributes.all(axis=1)[:, None], -4.0, 3.0 * attributes - 1.5)
+        x = center + 0.3 * rng.normal(size=attributes.shape)
+        return Split(x.astype(np.float32), None, attributes)
+
+    seen = [[0, 0], [0, 1], [1, 0]] * 100
+    points = Dataset("points", split(seen), split(seen), attribute_names=("Right", "Up"))
+    both = split([[1, 1]] * 100)
+    assert not judge.predict(judge.fit_judge(points, num_epochs=5), both.x).all(axis=1).any()
+    told = dataclasses.replace(points, judges_only=split([[1, 1]] * 100))
+    assert judge.identity(told)["num_train"] == 400
+    made = judge.fit_judge(told, num_epochs=5)
+    assert judge.predict(made, both.x).all(axis=1).mean() > 0.98
+    assert made.heldout_accuracy > 0.98
