@@ -157,7 +157,7 @@ def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
         # By inversion, with one random number a draw; the largest stays inside the last step.
         steps = jnp.cumsum(own)
         u = jax.random.uniform(jax.random.fold_in(key, 0), (shape[0], 1), maxval=1 - 1e-6)
-        k = jnp.sum(steps <= u * steps[-1], axis=-1)
+        k = jnp.sum(steps[None] <= u * steps[-1], axis=-1)
         eps = jax.random.normal(jax.random.fold_in(key, 1), shape)
         return constants.means[k] + jnp.einsum("lde,le->ld", constants.factors[k], eps)
 

@@ -80,7 +80,8 @@ def total(jobs: Iterable[Job], records: Iterable[Record], parallel: int = 1) -> 
     known = [e.seconds for e in estimates if e is not None]
     if not known:
         return "an unknown time"
-    return ("about " if len(known) == len(estimates) else "at least ") + words(sum(known) / parallel)
+    how = "about" if len(known) == len(estimates) else "at least"
+    return f"{how} {words(sum(known) / parallel)}"
 
 
 def words(seconds: float) -> str:
@@ -106,7 +107,6 @@ def table(jobs: list[Job], left: list[Job], records: list[Record], parallel: int
         elif rest:
             line += f" {'unknown':>9} {'unknown':>9}"
         lines.append(line)
-    lines.append(
-        f"{len(left)} of {len(jobs)} to do" + (f", {total(left, records, parallel)}." if left else ".")
-    )
+    time = f", {total(left, records, parallel)}" if left else ""
+    lines.append(f"{len(left)} of {len(jobs)} to do{time}.")
     return "\n".join(lines)

@@ -167,9 +167,9 @@ def test_a_judge_learns_combinations_that_models_never_see():
     seen = [[0, 0], [0, 1], [1, 0]] * 100
     points = Dataset("points", split(seen), split(seen), attribute_names=("Right", "Up"))
     both = split([[1, 1]] * 100)
-    assert not judge.predict(judge.fit_judge(points, num_epochs=5), both.x).all(axis=1).any()
+    assert not judge.predict(judge.fit_judge(points, num_epochs=30), both.x).all(axis=1).any()
     told = dataclasses.replace(points, judges_only=split([[1, 1]] * 100))
     assert judge.identity(told)["num_train"] == 400
-    made = judge.fit_judge(told, num_epochs=5)
+    made = judge.fit_judge(told, num_epochs=30)
     assert judge.predict(made, both.x).all(axis=1).mean() > 0.98
     assert made.heldout_accuracy > 0.98
