@@ -1,26 +1,47 @@
 #!/usr/bin/env bash
-# Features against classes, from training to tables and figure: launch/comparison.sh [OUT] [--full]
-# The sweep prints its time first, and the same command goes on where it was stopped. --full adds
-# larger faces, for a GPU. Digits of five seeds come last: their table is of what there is.
+# Features against classes, from training to tables and figure:
+#   launch/comparison.sh [OUT] [--full] [--tfds=NAME]
+# The sweep prints its time first, and the same command goes on where it was stopped. Digits of five
+# seeds come last: their table is of what there is.
+#   --full       larger faces as well, for a GPU
+#   --tfds=NAME  a dataset of TensorFlow Datasets as well, such as mnist or fashion_mnist
 set -euo pipefail
 cd "$(dirname "$0")/.."
-OUT=${1:-runs/comparison}
+OUT=runs/comparison FULL="" TFDS=""
+for argument in "$@"; do
+    case $argument in
+    --full) FULL=1 ;;
+    --tfds=?*) TFDS=${argument#--tfds=} ;;
+    -*)
+        echo "Error: $argument is not an option; valid are --full and --tfds=NAME." >&2
+        exit 2
+        ;;
+    *) OUT=$argument ;;
+    esac
+done
 PYTHON=${PYTHON:-python}
 # Runs at a time: networks this small do not fill two processors. 1 where they share an accelerator.
 PARALLEL=${PARALLEL:-2}
+IMAGES="defect_rate recall coverage frechet memorisation"
 
+sweep() {
+    "$PYTHON" launch/sweep.py "$@"
+}
 report() {
     "$PYTHON" -m gmm_diffusion.report "$@"
 }
 
-"$PYTHON" launch/sweep.py --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
+sweep --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
 report "$OUT/toy" --metric density_defects condition_defects agreement sliced_wasserstein
-report "$OUT/digits" "$OUT/digits_more" \
-    --metric defect_rate recall coverage frechet agreement memorisation
-report "$OUT/faces" --metric attribute_defects unseen_attribute_defects defect_rate recall coverage \
-    frechet memorisation
+report "$OUT/digits" "$OUT/digits_more" --metric $IMAGES agreement
+report "$OUT/faces" --metric attribute_defects unseen_attribute_defects $IMAGES
 "$PYTHON" launch/idea_figure.py --out="$OUT"
-if [[ "${2:-}" == --full ]]; then
-    "$PYTHON" launch/sweep.py --out="$OUT" configs/sweeps/comparison_full.py
+if [[ $TFDS ]]; then
+    sweep --out="$OUT/$TFDS" --parallel="$PARALLEL" configs/sweeps/comparison_tfds.py \
+        "data.tfds_name=$TFDS"
+    report "$OUT/$TFDS/tfds" --metric $IMAGES agreement
+fi
+if [[ $FULL ]]; then
+    sweep --out="$OUT" configs/sweeps/comparison_full.py
     report "$OUT/faces_full"
 fi
