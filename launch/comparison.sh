@@ -27,8 +27,10 @@ IMAGES="defect_rate recall coverage frechet memorisation"
 sweep() {
     "$PYTHON" launch/sweep.py "$@"
 }
+# Tables, and the differences from classes, seed by seed.
 report() {
     "$PYTHON" -m gmm_diffusion.report "$@"
+    "$PYTHON" -m gmm_diffusion.report "$@" --against conditioning.kind=class --out "$1/from_class"
 }
 
 sweep --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
