@@ -79,10 +79,10 @@ def _images(name, config, seeds, points, minutes):
             "data.resolution": 16,
             "network.channels": 16,
             "network.channel_mult": (1, 2),
+            "optimizer.decay_steps": 500,
             "training.batch_size": 32,
             "training.num_steps": 2800,
             "sample.steps": 12,
-            "evaluation.judge_epochs": 6,
         }
     return {
         "name": name,
