@@ -57,9 +57,9 @@ def get_sweep() -> list[dict]:
             | {"conditioning.num_draws": 16},
             "grid": {"training.seed": SEEDS},
             "points": toy,
-            "minutes": (0.4, 0.1),
+            "minutes": (0.6, 0.15),
         },
-        _images("digits", "configs/digits_gmm.py", SEEDS[:3], digits, (1.7, 0.3)),
+        _images("digits", "configs/digits_gmm.py", SEEDS[:3], digits, (2.3, 0.4)),
         _images(
             "faces",
             "configs/faces_gmm.py",
@@ -67,12 +67,12 @@ def get_sweep() -> list[dict]:
             [CLASS, {"conditioning.kind": "attributes"}],
             (7.0, 1.5),
         ),
-        _images("digits_more", "configs/digits_gmm.py", SEEDS[3:], digits, (1.7, 0.3)),
+        _images("digits_more", "configs/digits_gmm.py", SEEDS[3:], digits, (2.3, 0.4)),
     ]
 
 
 def _images(name, config, seeds, points, minutes):
-    size = {"training.num_steps": 600, "evaluation.blocks": 2}
+    size = {"training.num_steps": 400, "evaluation.blocks": 2}
     if name == "faces":
         # At most ten minutes a run on one core, where 32 x 32 learns next to nothing in that time.
         size = {
