@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Features against classes, from training to tables and figure:
 #   launch/comparison.sh [OUT] [--full] [--tfds=NAME]
-# The sweep prints its time first, and the same command goes on where it was stopped. Digits of five
-# seeds come last: their table is of what there is.
+# The sweep prints its time first, and the same command goes on where it was stopped.
 #   --full       larger faces as well, for a GPU
 #   --tfds=NAME  a dataset of TensorFlow Datasets as well, such as mnist or fashion_mnist
 set -euo pipefail
@@ -35,8 +34,8 @@ report() {
 
 sweep --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
 report "$OUT/toy" --metric density_defects condition_defects agreement sliced_wasserstein
-report "$OUT/digits" "$OUT/digits_more" --metric $IMAGES agreement
 report "$OUT/faces" --metric attribute_defects unseen_attribute_defects $IMAGES
+report "$OUT/digits" --metric $IMAGES agreement
 "$PYTHON" launch/idea_figure.py --out="$OUT"
 if [[ $TFDS ]]; then
     sweep --out="$OUT/$TFDS" --parallel="$PARALLEL" configs/sweeps/comparison_tfds.py \
