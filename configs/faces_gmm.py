@@ -4,8 +4,8 @@ python -m gmm_diffusion.main --config=configs/faces_gmm.py --workdir=runs/faces_
 
 Two components an attribute. Training never shows glasses under a hat, nor a blond moustache: what
 the model makes of these requests is measured on faces that have them. Made for an accelerator, and
-nobody has trained it to the end yet; in nine minutes a CPU core makes something of 16 x 16, with the
-settings of the stage `faces` in configs/sweeps/comparison.py.
+nobody has trained it to the end yet. What a CPU core makes of 16 x 16 in eight minutes is the stage
+`faces` of configs/sweeps/comparison.py.
 """
 
 from ml_collections import ConfigDict
