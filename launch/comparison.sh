@@ -34,7 +34,10 @@ report() {
 
 sweep --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
 report "$OUT/toy" --metric density_defects condition_defects agreement sliced_wasserstein
-report "$OUT/faces" --metric attribute_defects unseen_attribute_defects $IMAGES
+report "$OUT/faces" --metric attribute_agreement attribute_defects $IMAGES
+# Classes cannot be asked for combinations that training never shows: no differences from them.
+"$PYTHON" -m gmm_diffusion.report "$OUT/faces" --where conditioning.kind=attributes \
+    --metric unseen_attribute_agreement unseen_attribute_defects --out "$OUT/faces/unseen"
 report "$OUT/digits" --metric $IMAGES agreement
 "$PYTHON" launch/idea_figure.py --out="$OUT"
 if [[ $TFDS ]]; then
