@@ -12,8 +12,8 @@ only the settings of sampling differ; what is printed goes to OUT/STAGE/seed0.lo
   --out=DIR         of the whole sweep; the same command goes on with what is left
   --config=FILE     in place of SWEEP.py: one stage, named after the file
   --minutes=T,E     how long one training and one evaluation take, if known
-  --parallel=N      runs at a time, each on its share of the processors: on a CPU twice as fast for
-                    small networks
+  --parallel=N      runs at a time, each on its share of the processors, which small networks use
+                    better alone
   --dry_run         prints the plan and its time, and runs nothing
 
 The plan comes first, with the time it takes: as measured in this sweep, or as declared, or guessed
