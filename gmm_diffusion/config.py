@@ -31,6 +31,9 @@ MODEL_FIELDS = (
 )
 # Single fields of these groups that a resumed run may change: what they bound is memory.
 FREE_FIELDS = ("contrastive.chunk",)
+# What a run did that was written before a field existed, where that is not the field's default:
+# dotted name -> value. `config.json` of such a run lacks the field.
+EARLIER: dict[str, object] = {}
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
@@ -548,12 +551,15 @@ def _check_guidance(config: ConfigDict, refuse: Callable) -> None:
 
 
 def from_dict(values: dict) -> ConfigDict:
-    """A config from nested plain values, such as `config.json`; absent fields keep their default.
+    """A config from nested plain values, such as `config.json`.
+
+    Absent fields keep their default, or what runs did before they existed (`EARLIER`).
 
     Raises:
       InputError: for a field that does not exist, or a value of another type.
     """
     config = default()
+    _set_earlier(config, values)
     for group, members in values.items():
         if group not in config or not isinstance(members, dict):
             raise InputError(f"{group} is not a group of settings; valid are {', '.join(config)}.")
@@ -566,6 +572,29 @@ def from_dict(values: dict) -> ConfigDict:
                 kind = type(config[group][name]).__name__
                 raise InputError(f"{group}.{name} is {value!r}; it must be a {kind}.") from None
     return config
+
+
+def as_written(config: ConfigDict, stored: dict) -> ConfigDict:
+    """`config` for going on with a run whose `config.json`, `stored`, may be of an earlier version.
+
+    Fields that the run does not know, and that `config` leaves at their default, keep doing what
+    they did when the run was written. Returns a copy.
+    """
+    config = config.copy_and_resolve_references()
+    usual = _usual()
+    unchanged = {f for f, value in fields(config).items() if _plain(value) == _plain(usual[f])}
+    _set_earlier(config, stored, unchanged)
+    return config
+
+
+def _set_earlier(config, stored, only=None):
+    """Sets the fields in EARLIER that `stored` lacks; with `only`, those among them."""
+    for field, value in EARLIER.items():
+        group, name = field.split(".")
+        members = stored.get(group)
+        known = isinstance(members, dict) and name in members
+        if not known and (only is None or field in only):
+            config[group][name] = value
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

@@ -275,3 +275,17 @@ def test_a_resumed_run_may_take_other_chunks_and_no_other_weight():
     assert config_lib.differences(changed(contrastive__chunk=64), theirs) == []
     ours = changed(contrastive__chunk=64, contrastive__weight=1.0)
     assert config_lib.differences(ours, theirs) == ["contrastive.weight: 0.0 -> 1.0"]
+
+
+def test_runs_from_before_a_field_existed(monkeypatch):
+    """What they did then is read from them, and resumed unless the config says otherwise."""
+    monkeypatch.setitem(config_lib.EARLIER, "sample.rho", 5.0)
+    old = {"sample": {"num": 3}}
+    assert config_lib.from_dict(old).sample.rho == 5.0
+    assert config_lib.from_dict({"sample": {"rho": 7.0}}).sample.rho == 7.0
+    config = config_lib.default()
+    assert config_lib.as_written(config, old).sample.rho == 5.0
+    assert config.sample.rho == 7.0
+    config.sample.rho = 6.0
+    assert config_lib.as_written(config, old).sample.rho == 6.0
+    assert config_lib.as_written(config_lib.default(), {"sample": {"rho": 7.0}}).sample.rho == 7.0

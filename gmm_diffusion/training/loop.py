@@ -67,6 +67,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
     started = time.monotonic()
     _check_devices(config)
     requests.parse(config.sample.condition)
+    config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
     data = build.dataset(config)
     evaluation.check(config, data)

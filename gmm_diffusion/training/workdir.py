@@ -58,6 +58,18 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     Raises:
       InputError: if there is none, or it cannot be read.
     """
+    return _read(workdir, config_lib.from_dict)
+
+
+def as_written(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
+    """`config.as_written` for the run in `workdir`; `config` itself where there is none."""
+    if not (pathlib.Path(workdir) / CONFIG).exists():
+        return config
+    return _read(workdir, lambda stored: config_lib.as_written(config, stored))
+
+
+def _read(workdir, use):
+    """`use(stored)` of the config stored in `workdir`, as plain values."""
     path = pathlib.Path(workdir) / CONFIG
     if not path.exists():
         raise InputError(
@@ -67,7 +79,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict):
             raise InputError("it holds no groups of settings.")
-        return config_lib.from_dict(stored)
+        return use(stored)
     except (OSError, ValueError) as error:
         cause = str(error).rstrip(".")
         raise InputError(f"{path} cannot be read as the config of a run: {cause}.") from error
