@@ -33,7 +33,10 @@ MODEL_FIELDS = (
 FREE_FIELDS = ("contrastive.chunk",)
 # What a run did that was written before a field existed, where that is not the field's default:
 # dotted name -> value. `config.json` of such a run lacks the field.
-EARLIER: dict[str, object] = {}
+EARLIER: dict[str, object] = {
+    "conditioning.one_hot_share": 0.0,
+    "sample.component": "literal",
+}
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
@@ -84,7 +87,9 @@ def default() -> ConfigDict:
     conditioning.num_draws = 64  # L of draws
     conditioning.dropout = 0.0  # probability of the null embedding in training
     conditioning.concentration = (0.1, 30.0)  # range of the Dirichlet's total mass, for mixture
-    # Shares of draws over all components and within one class, for mixture; the rest are blends of
+    # Share of training weights on one component, for mixture: all that sample.component drawn asks.
+    conditioning.one_hot_share = 0.5
+    # Of the other weights, shares over all components and within one class; the rest are blends of
     # two classes. Without classes a component is a class of its own: fewer within, say (0.4, 0.3).
     conditioning.shares = (0.2, 0.6)
     conditioning.bank_size = 10_000  # training weights kept for sampling, for example
@@ -166,6 +171,8 @@ def default() -> ConfigDict:
     c.sample = sample = ConfigDict()
     sample.num = 100  # samples to draw
     sample.condition = "train"  # train, class:7, component:12, 0.5*class:3+0.5*class:8
+    # Under mixture semantics, drawn asks each sample for one component k ~ w, literal for w itself.
+    sample.component = "drawn"
     sample.seed = 0  # sample i depends on the seed and i only
     sample.batch_size = 128  # samples drawn at once, over all devices
     sample.sampler = "heun"  # a key of sampling.samplers.SAMPLERS
@@ -275,6 +282,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: len(v) == 2 and 0 < v[0] <= v[1] and math.isfinite(v[1]),
         "two positive numbers, the smaller first",
     ),
+    "conditioning.one_hot_share": _range(0, 1),
     "conditioning.shares": (
         lambda v: len(v) == 2 and min(v) >= 0 and sum(v) <= 1,
         "two numbers, neither negative, that add to at most 1",
@@ -344,6 +352,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "checkpoint.keep": _range(1),
     "checkpoint.snapshot_every": _range(0),
     "sample.num": _range(1),
+    "sample.component": _one_of("drawn", "literal"),
     "sample.seed": _seed(),
     "sample.batch_size": _range(1),
     "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),

@@ -110,7 +110,10 @@ def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Calla
     num = config.sample.num
     weights = None
     if constants.conditioner is not None:
-        weights = requests.weights(constants.conditioner, "train", num, config.sample.seed).weights
+        group = config.sample
+        weights = requests.weights(
+            constants.conditioner, "train", num, group.seed, group.component
+        ).weights
     return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)
 
 
@@ -192,7 +195,9 @@ def evaluate(
         seed = config.sample.seed + 1 + block
         asked = None
         if constants.conditioner is not None:
-            asked = requests.weights(constants.conditioner, "train", num, seed)
+            asked = requests.weights(
+                constants.conditioner, "train", num, seed, config.sample.component
+            )
         told = asked is not None and asked.label.min() >= 0 and labelled
         scores = score(
             draw(asked, seed, num),

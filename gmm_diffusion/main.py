@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
 
 def _merge(mode, workdir, path, config, overrides):
     """Flags over the config file over the stored settings; the model's groups stay as stored."""
-    from gmm_diffusion.training.workdir import CONFIG, read_config
+    from gmm_diffusion.training.workdir import CONFIG, as_written, read_config
 
     if mode == "train" and path is not None:
         return config
@@ -53,6 +53,7 @@ def _merge(mode, workdir, path, config, overrides):
     merged = read_config(workdir)
     stored = merged.copy_and_resolve_references()
     if path is not None:
+        config = as_written(config, workdir)
         for group in config_lib.SAMPLING_GROUPS:
             if group in config:
                 merged[group].update(config[group])

@@ -111,6 +111,7 @@ EDGES = [
     ("conditioning.covariance_floor", [0.0, math.inf], [1e-6]),
     ("conditioning.dropout", [-0.01, 1.01, math.nan], [0.0, 1.0]),
     ("conditioning.concentration", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(1.0, 1.0)]),
+    ("conditioning.one_hot_share", [-0.1, 1.1, math.nan], [0.0, 1.0]),
     ("conditioning.shares", [(0.6, 0.5), (-0.1, 0.5), (0.5,)], [(0.0, 0.0), (0.5, 0.5)]),
     ("network.channel_mult", [(), (0,), (1.5,), ("a",)], [(1,), (1, 2, 3)]),
     ("network.attention_resolutions", [(0,), (2.5,)], [(), (4, 8)]),
@@ -248,6 +249,12 @@ def test_a_file_of_an_older_version_takes_new_defaults():
     back = config_lib.from_dict({"training": {"num_steps": 3}})
     assert back.training.num_steps == 3
     assert back.training.batch_size == config_lib.default().training.batch_size
+
+
+def test_a_file_from_before_components_were_drawn_asks_for_weights_and_trained_on_none_alone():
+    back = config_lib.from_dict({"conditioning": {"semantics": "mixture"}, "sample": {"num": 3}})
+    assert back.sample.component == "literal"
+    assert back.conditioning.one_hot_share == 0
 
 
 def test_a_file_of_another_version_is_refused():

@@ -190,4 +190,8 @@ def semantics_options(config: ConfigDict, constants: Constants) -> dict:
 
 def _mixture_options(config):
     group = config.conditioning
-    return {"concentration": tuple(group.concentration), "shares": tuple(group.shares)}
+    return {
+        "concentration": tuple(group.concentration),
+        "shares": tuple(group.shares),
+        "one_hot_share": group.one_hot_share,
+    }

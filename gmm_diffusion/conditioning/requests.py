@@ -5,6 +5,13 @@
   component:12               a component of the mixture
   0.5*class:3+0.5*class:8    a blend; the shares must add to 1
   Smiling=1,Bald=0           attributes; those that are not named are as in training
+
+Under `mixture` semantics `p(x | w) = sum_k w_k p(x | k)`, so there are two ways to ask for `w`:
+
+  drawn      each sample is asked for one component of its own, `k ~ w`
+  literal    each sample is asked for `w` itself
+
+Both mean the same law; drawn, a sample does not leave it to the network to choose a component.
 """
 
 import dataclasses
@@ -20,6 +27,7 @@ from gmm_diffusion.errors import InputError
 
 _TERM = re.compile(r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d+)")
 _ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
+COMPONENT = ("drawn", "literal")
 VALID = (
     "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8' or 'Smiling=1,Bald=0'"
 )
@@ -45,7 +53,7 @@ class Request(NamedTuple):
     """What N samples were asked for.
 
     Attributes:
-      weights: `[N, K]` float32.
+      weights: `[N, K]` float32, what the network is told: one-hot where a component was drawn.
       label: `[N]` int32, -1 where no single class was asked for.
       attributes: `[N, A]` uint8, or None where there are none.
     """
@@ -103,23 +111,36 @@ def check(terms: tuple[Term, ...] | Attributes, num_classes: int, num_components
             )
 
 
-def weights(conditioner: Conditioner, text: str, num: int, seed: int) -> Request:
+def weights(
+    conditioner: Conditioner, text: str, num: int, seed: int, component: str = "drawn"
+) -> Request:
     """Mixture weights of `num` samples, and what each was asked for.
 
-    Under `mixture` semantics a class means `p(k | class)` and a blend the mean of its terms. Under
-    `example` semantics a class means the weights of a random training example of that class, and a
-    blend the mean of one such draw for each term. Attributes mean the weights of training examples
-    that have them; a mixture laid out over attributes takes any possible set of them.
+    Under `mixture` semantics a class means `w = p(k | class)` and a blend the mean of its terms;
+    `drawn` tells the network a component `k ~ w` of each sample's own. Under `example` semantics a
+    class means the weights of a random training example of that class, and a blend the mean of one
+    such draw for each term. Attributes mean the weights of training examples that have them; a
+    mixture laid out over attributes takes any possible set of them.
 
     Args:
       conditioner: the constants, with the stored training weights.
       text: the request.
       num: number of samples, N.
-      seed: of the draws from the stored training weights.
+      seed: of the draws from the stored training weights, and of components.
+      component: drawn or literal, of `mixture` semantics; elsewhere it changes nothing.
 
     Raises:
       InputError: if the request is not valid for this model.
     """
+    if component not in COMPONENT:
+        raise InputError(f"sample.component is {component!r}; it must be drawn or literal.")
+    asked = _literal(conditioner, text, num, seed)
+    if conditioner.semantics == "mixture" and component == "drawn":
+        return asked._replace(weights=_one_component(asked.weights, seed))
+    return asked
+
+
+def _literal(conditioner, text, num, seed):
     terms = parse(text)
     if isinstance(terms, Attributes) and conditioner.attributes is not None:
         return _with_attributes(conditioner, terms.text, num, seed)
@@ -191,6 +212,15 @@ def _class_rows(conditioner, labels, seed, term):
         members = np.flatnonzero(bank_labels == label)
         rows[asked] = members[_choices(seed, term, len(labels), len(members))[asked]]
     return bank[rows]
+
+
+def _one_component(weights, seed):
+    """`[N, K]` one-hot in a component drawn from each row; row i does not depend on N."""
+    cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
+    # Never above the total: rounding cannot choose a component without weight.
+    level = np.random.default_rng([seed, 4]).random(len(weights)) * cumulative[:, -1]
+    drawn = (cumulative <= level[:, None]).sum(axis=1)
+    return np.eye(weights.shape[1], dtype=np.float32)[drawn]
 
 
 def _choices(seed, term, num, count):

@@ -59,12 +59,14 @@ def mixture_semantics(
     *,
     concentration: tuple[float, float] = (0.1, 30.0),
     shares: tuple[float, float] = (0.2, 0.6),
+    one_hot_share: float = 0.5,
 ) -> Array:
     """Random weights `w` with `p(k | w) = w_k`, given an example's responsibilities.
 
     By conjugacy: `k ~ r(x)`, then `w ~ Dirichlet(a base + e_k)` has the marginal
     `Dirichlet(a base)` and the posterior `p(k | w) = w_k`. This holds for every prior with mean
-    `base`, so three families are mixed, in shares that depend on nothing: over all components;
+    `base`, so four families are mixed, in shares that depend on nothing: single components,
+    `w = e_k`, which are all that a request drawn by component asks for; over all components;
     within one group of components (a group is a class, or a single component where there are no
     classes), which covers "a 7"; and a blend of two groups, which covers "half 3, half 8". The
     blend is `v w1 + (1 - v) w2` with `v` uniform a priori and the groups drawn from their total
@@ -76,7 +78,9 @@ def mixture_semantics(
       base: `[K]` mean responsibilities over the training distribution, all positive.
       group: `[K]` integers, the group of each component.
       concentration: range of `a`, drawn log-uniformly; small is one-hot, large is spread.
-      shares: of the first two families; the rest are blends.
+      shares: over all components and within one group, among draws that are not one-hot; the rest
+        of these are blends.
+      one_hot_share: of single components among all draws.
 
     Returns:
       `[B, K]` weights.
@@ -100,7 +104,9 @@ def mixture_semantics(
         )
         blended = family >= shares[0] + shares[1]
         share = jnp.where(blended, jnp.sqrt(jax.random.uniform(fold(5))), 1.0)
-        return share * first + (1.0 - share) * second
+        spread = share * first + (1.0 - share) * second
+        single = jax.random.uniform(fold(6)) < one_hot_share
+        return jnp.where(single, jax.nn.one_hot(k, base.shape[0]), spread)
 
     return jax.vmap(one)(keys, weights)
 

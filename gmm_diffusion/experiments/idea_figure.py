@@ -21,7 +21,8 @@ def model_samples(run_dir: str | os.PathLike, num: int) -> np.ndarray:
     run = checkpoint.load_run(run_dir)
     weights = None
     if run.conditioner is not None:
-        weights = requests.weights(run.conditioner, "train", num, 0).weights
+        component = run.config.sample.component
+        weights = requests.weights(run.conditioner, "train", num, 0, component).weights
     return build.generator(run.config, run.constants, run.shape)(run.params, weights, 0, num)
 
 

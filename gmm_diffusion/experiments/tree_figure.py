@@ -55,7 +55,8 @@ def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: i
     run = checkpoint.load_run(run_dir, config=config)
     worse = guide.load(config, run_dir, run.constants, run.shape)
     generate = build.generator(config, run.constants, run.shape, build.guidance(config, worse))
-    weights = requests.weights(run.conditioner, f"class:{label}", num, 0).weights
+    component = config.sample.component
+    weights = requests.weights(run.conditioner, f"class:{label}", num, 0, component).weights
     return generate(run.params, weights, 0, num)
 
 

@@ -16,8 +16,9 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
 
     Writes `samples.npz` with `x` (uint8 `[N, H, W, C]` or float32 `[N, D]`), and where the model
-    is conditioned `weights [N, K]`, `label [N]` (-1 where no single class was asked for) and, of
-    data with attributes, `attributes [N, A]`; and `samples.png`.
+    is conditioned `weights [N, K]` as the network was told them (one-hot for drawn components),
+    `label [N]` (-1 where no single class was asked for) and, of data with attributes,
+    `attributes [N, A]`; and `samples.png`.
 
     Raises:
       InputError: a condition that the model does not know, or no good checkpoint.
@@ -31,8 +32,9 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     arrays = {}
     weights = None
     if run.conditioner is not None:
+        group = config.sample
         asked = requests.weights(
-            run.conditioner, config.sample.condition, config.sample.num, config.sample.seed
+            run.conditioner, group.condition, group.num, group.seed, group.component
         )
         weights = asked.weights
         # What there is none of is left out.

@@ -209,7 +209,7 @@ def test_embedding_has_unit_rms_over_what_the_network_will_see(semantics):
 def test_groups_are_classes_or_single_components(classes):
     """The within-group family spreads over a class, and over nothing where there are none."""
     keys, own, run = trained_on("mixture", classes)
-    w = np.asarray(run(keys, own, shares=(0.0, 1.0)))
+    w = np.asarray(run(keys, own, shares=(0.0, 1.0), one_hot_share=0.0))
     first = np.asarray(own)[:, :2].sum(1) > 0.999  # of class 0
     assert first.sum() > 200
     if classes:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.attributes import AttributeTable, attribute_weights
@@ -113,9 +114,55 @@ def test_weights_lie_on_the_simplex(semantics, text):
 
 
 def test_a_class_under_mixture_semantics_is_its_distribution_over_components():
-    weights, labels = requests.weights(conditioner(), "class:0", 5, 0)[:2]
+    weights, labels = requests.weights(conditioner(), "class:0", 5, 0, "literal")[:2]
     np.testing.assert_array_equal(weights, np.tile(CLASS_WEIGHTS[:1], (5, 1)))
     assert labels.tolist() == [0] * 5
+
+
+# What is asked for, and the shares of components that it means.
+MEANT = {
+    "class:0": CLASS_WEIGHTS[0],
+    "0.25*class:0+0.75*class:2": 0.25 * CLASS_WEIGHTS[0] + 0.75 * CLASS_WEIGHTS[2],
+    "train": CLASS_WEIGHTS.mean(0),
+}
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_components_are_drawn_as_often_as_they_weigh(text):
+    n, w = 6000, MEANT[text]
+    asked = requests.weights(conditioner(), text, n, 0)
+    assert asked.weights.dtype == np.float32
+    np.testing.assert_array_equal(np.sort(asked.weights, 1), np.eye(4)[[3] * n])
+    counts = asked.weights.sum(0)
+    assert np.all(counts[w == 0] == 0)
+    assert stats.chisquare(counts[w > 0], n * w[w > 0] / w.sum()).pvalue > 1e-4
+    # The request still names the label that was asked for.
+    literal = requests.weights(conditioner(), text, n, 0, "literal")
+    np.testing.assert_array_equal(asked.label, literal.label)
+
+
+def test_components_are_drawn_of_the_banks_weights_where_there_are_no_classes():
+    made, n = conditioner(classes=False), 6000
+    literal = requests.weights(made, "train", n, 0, "literal").weights
+    drawn = requests.weights(made, "train", n, 0).weights
+    # Given each row, its component is drawn with that row's probabilities.
+    deviation = np.sqrt((literal * (1 - literal)).mean(0) / n)
+    assert np.all(np.abs((drawn - literal).mean(0)) < 5 * deviation)
+    assert np.all(np.abs(((drawn - literal) * literal).mean(0)) < 5 * deviation)
+
+
+@pytest.mark.parametrize("text", ["train", "class:1", "0.5*class:0+0.5*component:3"])
+def test_no_component_is_drawn_of_examples(text):
+    drawn, literal = (
+        requests.weights(conditioner("example"), text, 20, 0, component)
+        for component in ("drawn", "literal")
+    )
+    np.testing.assert_array_equal(drawn.weights, literal.weights)
+
+
+def test_another_way_to_ask_is_refused():
+    with pytest.raises(InputError, match="component is 'mean'; it must be drawn or literal"):
+        requests.weights(conditioner(), "train", 2, 0, "mean")
 
 
 def test_a_class_under_example_semantics_is_drawn_from_its_examples():
@@ -138,7 +185,8 @@ def test_a_component_and_its_class():
 
 
 def test_a_blend_is_the_mean_of_its_terms():
-    weights, labels = requests.weights(conditioner(), "0.25*class:0+0.75*component:3", 3, 0)[:2]
+    text = "0.25*class:0+0.75*component:3"
+    weights, labels = requests.weights(conditioner(), text, 3, 0, "literal")[:2]
     expected = 0.25 * CLASS_WEIGHTS[0] + 0.75 * np.eye(4)[3]
     np.testing.assert_allclose(weights, np.tile(expected, (3, 1)), atol=1e-6)
     # A single class was not asked for, so none can be read off for a consistency.
@@ -165,23 +213,25 @@ def test_the_training_marginal_is_balanced_over_classes(semantics, num):
 
 def test_the_training_marginal_without_classes_is_drawn_from_the_bank():
     made = conditioner(classes=False)
-    weights, labels = requests.weights(made, "train", 500, 0)[:2]
+    weights, labels = requests.weights(made, "train", 500, 0, "literal")[:2]
     bank = np.asarray(made.bank_weights)
     assert {tuple(row) for row in weights.tolist()} == {tuple(row) for row in bank.tolist()}
     assert np.all(labels == -1)
 
 
-def test_the_seed_decides():
-    made = conditioner("example")
+@pytest.mark.parametrize("semantics", ["mixture", "example"])
+def test_the_seed_decides(semantics):
+    made = conditioner(semantics)
     one, again, other = (requests.weights(made, "train", 20, seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("text", ["train", "class:1", "0.5*class:0+0.5*class:1"])
-def test_a_sample_does_not_depend_on_their_number(text):
-    few, few_labels = requests.weights(conditioner("example"), text, 8, seed=3)[:2]
-    many, many_labels = requests.weights(conditioner("example"), text, 20, seed=3)[:2]
+@pytest.mark.parametrize("semantics", ["mixture", "example"])
+@pytest.mark.parametrize("text", ["train", "class:0", "0.5*class:0+0.5*class:1"])
+def test_a_sample_does_not_depend_on_their_number(semantics, text):
+    few, few_labels = requests.weights(conditioner(semantics), text, 8, seed=3)[:2]
+    many, many_labels = requests.weights(conditioner(semantics), text, 20, seed=3)[:2]
     np.testing.assert_array_equal(few, many[:8])
     np.testing.assert_array_equal(few_labels, many_labels[:8])
 

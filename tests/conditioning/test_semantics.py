@@ -13,11 +13,14 @@ import pytest
 from scipy import stats
 
 from gmm_diffusion import conditioning, mixture
+from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.features import fit_raw
 from gmm_diffusion.conditioning.weights import mixture_semantics
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.networks import MLP, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
+from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training import optimizer as optimizer_lib
 from gmm_diffusion.training import state as state_lib
@@ -32,7 +35,14 @@ MEANS = {
 }
 # Wide enough that components overlap and a point does not give its own away.
 STD = 0.3
-FAMILIES = {"all": (1.0, 0.0), "within": (0.0, 1.0), "blend": (0.0, 0.0), "together": (0.4, 0.3)}
+# Shares of the spread families, and of single components.
+FAMILIES = {
+    "all": (1.0, 0.0, 0.0),
+    "within": (0.0, 1.0, 0.0),
+    "blend": (0.0, 0.0, 0.0),
+    "together": (0.4, 0.3, 0.0),
+    "with_one_hot": (0.4, 0.3, 0.5),
+}
 
 
 def mix(dim):
@@ -48,7 +58,10 @@ def pairs(dim, n, shares, key):
     keys = jax.random.split(jax.random.fold_in(key, 1), n)
     base, group = jnp.asarray(BASE, jnp.float32), jnp.asarray(GROUP)
     own = mixture.responsibilities(toy, x)
-    return x, mixture_semantics(keys, own, base, group, shares=shares)
+    *shares, one_hot_share = shares
+    return x, mixture_semantics(
+        keys, own, base, group, shares=shares, one_hot_share=one_hot_share
+    )
 
 
 def largest_z(residual, tests):
@@ -133,6 +146,47 @@ def test_conjugacy_by_quadrature():
             assert float(actual[0, 0]) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("text", ["class:0", "0.25*class:0+0.75*class:1", "train"])
+def test_drawn_components_sample_the_law_of_the_weights(text):
+    """With the exact denoiser: modes as often as `w` says, and the density `sum_k w_k p(x | k)`."""
+    n, std, means = 4000, 0.1, MEANS[2]
+    p = np.array([[4 / 7, 3 / 7, 0, 0], [0, 0, 2 / 3, 1 / 3]])
+    # Classes take turns in `train`.
+    shares = {"class:0": [1, 0], "0.25*class:0+0.75*class:1": [0.25, 0.75], "train": [0.5, 0.5]}
+    w, k = shares[text] @ p, np.repeat(np.arange(4), [40, 30, 20, 10])
+    toy = GaussianMixture.create(BASE, means, np.full(4, std**2), "spherical")
+    identity = fit_raw(np.array([[-1.0, -1.0], [1.0, 1.0]]))
+    conditioner = conditioning.create(
+        toy, identity, GROUP, np.eye(4, dtype=np.float32)[k], GROUP[k], 2,
+        embedding_name="table", semantics="mixture",
+    )  # fmt: skip
+    asked = requests.weights(conditioner, text, n, 0)
+    keys = jax.random.split(jax.random.key(0), n)
+    sigmas = noise_levels.karras(40, 0.002, 20.0, 7.0)
+
+    @jax.jit
+    def draw(keys, weights):
+        def denoise_fn(x, sigma, cond):
+            return mixture.denoise(toy, x, sigma, weights=cond)
+
+        start = initial_noise(keys, (2,), sigmas[0])
+        return SAMPLERS["heun"](denoise_fn, keys, start, sigmas, weights)
+
+    x = np.asarray(draw(keys, jnp.asarray(asked.weights)), np.float64)
+    # Modes are at least four standard deviations apart from their middles.
+    nearest = np.argmin(np.sum((x[:, None] - means) ** 2, axis=-1), axis=1)
+    counts = np.bincount(nearest, minlength=4)
+    assert np.all(counts[w == 0] == 0)
+    assert stats.chisquare(counts[w > 0], n * w[w > 0]).pvalue > 1e-4
+    for direction in ([1.0, 0.0], [0.0, 1.0], [0.6, 0.8]):
+        centers = means @ direction
+
+        def cdf(t, centers=centers):
+            return stats.norm.cdf(t[:, None], centers, std) @ w
+
+        assert stats.kstest(x @ direction, cdf).pvalue > 1e-4
+
+
 TARGETS = np.array(
     [
         [1, 0, 0, 0],
@@ -148,7 +202,7 @@ TARGETS = np.array(
 
 @pytest.mark.parametrize("embedding", ["mean_embedding", "table"])
 def test_a_small_network_learns_the_reweighted_mixture(embedding):
-    toy, batch_size, options = mix(2), 256, {"shares": FAMILIES["together"]}
+    toy, batch_size, options = mix(2), 256, {"shares": (0.4, 0.3), "one_hot_share": 0.0}
     pool = np.asarray(mixture.sample(toy, jax.random.key(0), 20_000))
     identity = fit_raw(np.array([[-1.0, -1.0], [1.0, 1.0]]))
     weights = conditioning.example_weights(toy, identity, np.full(4, -1), pool, None)

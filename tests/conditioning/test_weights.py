@@ -19,37 +19,40 @@ from gmm_diffusion.mixture import GaussianMixture
 
 BASE = np.array([0.1, 0.25, 0.15, 0.05, 0.3, 0.15])
 GROUP = np.array([0, 0, 1, 1, 1, 2])
-# Each of the three families alone, and together; groups of several components, and of one.
+# Each of the three spread families alone, and together, without and with single components; groups
+# of several components, and of one.
 FAMILIES = {
-    "all": ((1.0, 0.0), GROUP),
-    "within": ((0.0, 1.0), GROUP),
-    "blend": ((0.0, 0.0), GROUP),
-    "together": ((0.4, 0.3), GROUP),
-    "singletons": ((0.4, 0.3), -1 - np.arange(6)),
-    "blend_of_singletons": ((0.0, 0.0), -1 - np.arange(6)),
+    "all": ((1.0, 0.0), GROUP, 0.0),
+    "within": ((0.0, 1.0), GROUP, 0.0),
+    "blend": ((0.0, 0.0), GROUP, 0.0),
+    "together": ((0.4, 0.3), GROUP, 0.0),
+    "singletons": ((0.4, 0.3), -1 - np.arange(6), 0.0),
+    "blend_of_singletons": ((0.0, 0.0), -1 - np.arange(6), 0.0),
+    "with_one_hot": ((0.4, 0.3), GROUP, 0.5),
+    "singletons_with_one_hot": ((0.4, 0.3), -1 - np.arange(6), 0.5),
 }
 N = 40_000
 
 
 @jax.jit
-def _draw(keys, own, base, group, shares):
+def _draw(keys, own, base, group, shares, one_hot_share):
     # Shares are traced, so that one compiled program serves every family.
-    return mixture_semantics(keys, own, base, group, shares=shares)
+    return mixture_semantics(keys, own, base, group, shares=shares, one_hot_share=one_hot_share)
 
 
-def draw(own, shares, group, *, base=BASE, **options):
+def draw(own, shares, group, one_hot_share, *, base=BASE, **options):
     keys = jax.random.split(jax.random.key(1), len(own))
     own, base = jnp.asarray(own, jnp.float32), jnp.asarray(base, jnp.float32)
     run = jax.jit(functools.partial(mixture_semantics, **options)) if options else _draw
-    return np.asarray(run(keys, own, base, jnp.asarray(group), shares=shares), np.float64)
+    shares = {"shares": shares, "one_hot_share": one_hot_share}
+    return np.asarray(run(keys, own, base, jnp.asarray(group), **shares), np.float64)
 
 
 @functools.cache
 def drawn(family):
     """Components `k ~ base`, `[N]`, and the weights `[N, K]` drawn for them."""
-    shares, group = FAMILIES[family]
     k = np.random.default_rng(list(family.encode())).choice(6, size=N, p=BASE)
-    return k, draw(np.eye(6)[k], shares, group)
+    return k, draw(np.eye(6)[k], *FAMILIES[family])
 
 
 def largest_z(residual, tests):
@@ -112,6 +115,28 @@ def test_all_components_family_has_the_dirichlet_marginal(a):
         assert stats.kstest(w[:, j], law.cdf).pvalue > 1e-4
 
 
+def test_single_components_come_in_their_share():
+    """`w = e_k`, with the base as the prior of k; the rest is spread as without them."""
+    k = drawn("all")[0]
+    shares, group, _ = FAMILIES["all"]
+    # So concentrated that no spread draw comes near a corner.
+    w = draw(np.eye(6)[k], shares, group, 0.7, concentration=(60.0, 60.0))
+    single = w.max(1) == 1
+    assert single.mean() == pytest.approx(0.7, abs=5 * np.sqrt(0.7 * 0.3 / N))
+    np.testing.assert_array_equal(w[single], np.eye(6)[k[single]])
+    corners = w[single].sum(0)
+    assert stats.chisquare(corners, BASE * single.sum()).pvalue > 1e-4
+    for j in range(6):
+        law = stats.beta(60 * BASE[j], 60 * (1 - BASE[j]))
+        assert stats.kstest(w[~single, j], law.cdf).pvalue > 1e-4
+
+
+def test_all_weights_may_be_single_components():
+    k = drawn("all")[0][:2000]
+    shares, group, _ = FAMILIES["together"]
+    np.testing.assert_array_equal(draw(np.eye(6)[k], shares, group, 1.0), np.eye(6)[k])
+
+
 def test_within_a_group_only_its_components_have_weight():
     k, w = drawn("within")
     outside = GROUP[None] != GROUP[k][:, None]
@@ -157,10 +182,12 @@ def test_a_base_that_is_hardly_there_is_finite():
     np.testing.assert_allclose(w.sum(1), 1, atol=1e-5)
 
 
-def test_components_are_drawn_from_soft_responsibilities():
+@pytest.mark.parametrize("one_hot_share", [0.0, 0.5, 1.0])
+def test_components_are_drawn_from_soft_responsibilities(one_hot_share):
     """`E[r_k | w] = sum_j w_j E[r_k | j]`, and for `r ~ Dirichlet(3 base)` the last is known."""
     r = np.random.default_rng(0).dirichlet(3.0 * BASE, N)
-    w = draw(r, *FAMILIES["together"])
+    shares, group, _ = FAMILIES["together"]
+    w = draw(r, shares, group, one_hot_share)
     expected = (3.0 * BASE + w) / 4.0
     assert largest_z(r - expected, functions_of(w)) < 5
     # It is a component that is drawn: weights drawn around r itself would follow r more closely.

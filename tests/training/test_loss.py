@@ -124,7 +124,8 @@ def test_weights_reach_the_denoiser_through_their_semantics(batch):
     assert np.mean(mixed.max(axis=1) < 0.999) > 0.2
     # `semantics_options` are those of the semantics: with everything over single classes, w is
     # one-hot again.
-    within = seen(batch, make_conditioner("mixture"), semantics_options={"shares": (0.0, 1.0)})
+    options = {"shares": (0.0, 1.0), "one_hot_share": 0.0}
+    within = seen(batch, make_conditioner("mixture"), semantics_options=options)
     np.testing.assert_allclose(within["cond"].features, 2 * batch.weights, atol=1e-5)
 
 
