@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from gmm_diffusion import build
+from gmm_diffusion import build, evaluation, main
+from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import drawing
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.errors import RunError
+from gmm_diffusion.training import offline
 
 # Parameters of a model of the toy data whose every part has an effect, as after training.
 
@@ -217,6 +220,58 @@ def test_a_config_file_gives_settings_of_sampling_and_no_model(run_main, run, tm
     assert status == 0, err
     with np.load(run / "samples" / "samples.npz") as file:
         assert file["label"].tolist() == [4, 4]
+
+
+def test_a_run_from_before_components_were_drawn_is_asked_as_it_was(tmp_path):
+    """With and without a config file; a flag says otherwise."""
+    stored = json.loads(config_lib.default().to_json_best_effort())
+    del stored["sample"]["component"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "mine.py").write_text(
+        "from gmm_diffusion import config as config_lib\nget_config = config_lib.default\n"
+    )
+
+    def asked(*arguments):
+        arguments = ["main", "--mode=sample", f"--workdir={tmp_path}", *arguments]
+        return main.parse(arguments)[2].sample.component
+
+    assert asked() == "literal"
+    assert asked(f"--config={tmp_path / 'mine.py'}") == "literal"
+    assert asked("--config.sample.component=drawn") == "drawn"
+
+
+@pytest.mark.parametrize("component", ["drawn", "literal"])
+def test_all_that_asks_tells_the_network_what_the_config_says(
+    component, make_config, tmp_path, monkeypatch
+):
+    """Sheets, evaluations and samples of two components a class."""
+    config = make_config("toy")
+    config.conditioning.semantics = "mixture"
+    config.conditioning.num_components = 8
+    config.sample.component = component
+    data = build.dataset(config)
+    constants = build.constants(config, data)
+    told = []
+
+    def generator(*_):
+        def generate(params, weights, seed, num, poll=None, took=None):
+            told.append(weights)
+            return data.heldout.x[:num]
+
+        return generate
+
+    parts = {"conditioner": constants.conditioner, "shape": data.shape, "params": {}}
+    run = types.SimpleNamespace(constants=constants, **parts)
+    monkeypatch.setattr(build, "generator", generator)
+    monkeypatch.setattr(offline.checkpoint, "load_run", lambda *_, **__: run)
+    evaluation.make_sheet(config, data, constants)({})
+    evaluation.evaluate(config, data, constants, {}, tmp_path)
+    offline.sample(config, tmp_path)
+    assert len(told) == 1 + config.evaluation.blocks + 1
+    for weights in told:
+        assert (weights.max(axis=1) == 1).all() == (component == "drawn")
+    with np.load(tmp_path / "samples" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["weights"], told[-1])
 
 
 def test_evaluation_repeats_its_numbers(run_main, run):

@@ -37,17 +37,20 @@ def _gmm(**fields: object) -> dict:
 def get_sweep() -> list[dict]:
     """Five rows of five modes, digits and faces."""
     embeddings = ("mean_embedding", "draws", "table")
-    semantics = ("example", "mixture")
+    # A model of `mixture` semantics is asked both ways; of the others they are the same.
+    ways = [
+        {"conditioning.semantics": "example"},
+        *(
+            {"conditioning.semantics": "mixture", "sample.component": component}
+            for component in ("drawn", "literal")
+        ),
+    ]
     toy = [
         NONE,
         CLASS,
         {**CLUSTERS, "conditioning.num_components": 25},
-        *(
-            _gmm(num_components=25, embedding=e, semantics=s)
-            for s in semantics
-            for e in embeddings
-        ),
-        *(_gmm(num_components=5 * n, semantics=s) for s in semantics for n in (1, 2, 10)),
+        *(_gmm(num_components=25, embedding=e) | way for way in ways for e in embeddings),
+        *(_gmm(num_components=5 * n) | way for way in ways for n in (1, 2, 10)),
     ]
     digits = [
         NONE,
