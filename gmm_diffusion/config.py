@@ -88,7 +88,8 @@ def default() -> ConfigDict:
     conditioning.dropout = 0.0  # probability of the null embedding in training
     conditioning.concentration = (0.1, 30.0)  # range of the Dirichlet's total mass, for mixture
     # Share of training weights on one component, for mixture: all that sample.component drawn asks.
-    conditioning.one_hot_share = 0.5
+    # For literal take 0.
+    conditioning.one_hot_share = 0.9
     # Of the other weights, shares over all components and within one class; the rest are blends of
     # two classes. Without classes a component is a class of its own: fewer within, say (0.4, 0.3).
     conditioning.shares = (0.2, 0.6)

@@ -27,7 +27,6 @@ from gmm_diffusion.errors import InputError
 
 _TERM = re.compile(r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d+)")
 _ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
-COMPONENT = ("drawn", "literal")
 VALID = (
     "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8' or 'Smiling=1,Bald=0'"
 )
@@ -132,7 +131,7 @@ def weights(
     Raises:
       InputError: if the request is not valid for this model.
     """
-    if component not in COMPONENT:
+    if component not in ("drawn", "literal"):
         raise InputError(f"sample.component is {component!r}; it must be drawn or literal.")
     asked = _literal(conditioner, text, num, seed)
     if conditioner.semantics == "mixture" and component == "drawn":

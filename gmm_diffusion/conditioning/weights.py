@@ -59,7 +59,7 @@ def mixture_semantics(
     *,
     concentration: tuple[float, float] = (0.1, 30.0),
     shares: tuple[float, float] = (0.2, 0.6),
-    one_hot_share: float = 0.5,
+    one_hot_share: float = 0.9,
 ) -> Array:
     """Random weights `w` with `p(k | w) = w_k`, given an example's responsibilities.
 
@@ -80,7 +80,8 @@ def mixture_semantics(
       concentration: range of `a`, drawn log-uniformly; small is one-hot, large is spread.
       shares: over all components and within one group, among draws that are not one-hot; the rest
         of these are blends.
-      one_hot_share: of single components among all draws.
+      one_hot_share: of single components among all draws; the more, the better the network knows
+        them, and the worse it answers spread weights.
 
     Returns:
       `[B, K]` weights.
