@@ -35,6 +35,7 @@ FREE_FIELDS = ("contrastive.chunk",)
 # dotted name -> value. `config.json` of such a run lacks the field.
 EARLIER: dict[str, object] = {
     "conditioning.one_hot_share": 0.0,
+    "network.attention_middle": False,
     "sample.component": "literal",
 }
 # Groups that a trained model can be sampled and evaluated with again and again.
@@ -101,6 +102,7 @@ def default() -> ConfigDict:
     network.channel_mult = (1, 2)  # unet: multiplier of each resolution
     network.num_blocks = 1  # unet: blocks a resolution; mlp: residual blocks
     network.attention_resolutions = (4,)  # unet: heights with self-attention
+    network.attention_middle = True  # unet: the decoder's first block attends at any height
     network.head_channels = 64  # unet: channels of an attention head
     network.width = 128  # mlp: hidden features
     network.dropout = 0.0  # dropout of activations in training

@@ -78,8 +78,9 @@ def _work(argv):
     config_lib.validate(config)
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.use_compilation_cache()
-    from gmm_diffusion.training import loop, offline, signals
+    from gmm_diffusion.training import devices, loop, offline, signals
 
+    devices.local()
     modes = {
         "train": loop.train,
         "sample": offline.sample,

@@ -345,8 +345,7 @@ def test_an_average_of_any_width(run_main, copied_run):
     file = copied_run / "ema" / "width_0.15_step_8.npz"
     made, summary = out.splitlines()
     assert made == str(file)
-    assert summary.startswith("4 snapshots, coefficients that add to 0.")
-    assert "profile error" in summary
+    assert summary.startswith("4 snapshots, profile error ")
     run = load_run(copied_run, step=8, ema=0.15)
     for ours, theirs in zip(
         jax.tree.leaves(load_params(file)), jax.tree.leaves(run.params), strict=True

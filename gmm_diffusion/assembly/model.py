@@ -26,6 +26,7 @@ def network(config: ConfigDict):
         tuple(group.channel_mult),
         group.num_blocks,
         tuple(group.attention_resolutions),
+        group.attention_middle,
         group.head_channels,
         group.dropout,
         dtype,

@@ -109,9 +109,14 @@ def fit_mean_embedding(
 
 
 def blur_mean_embedding(constants: MeanEmbedding, amount: Array) -> MeanEmbedding:
-    """Of `Sigma_k + amount W`: in closed form, under the centring and scale of the sharp one."""
-    faded = constants.components * jnp.exp(-0.5 * amount * constants.spread)[None]
-    return constants.replace(components=faded)
+    """Of `Sigma_k + amount W`: in closed form, centred on the blurred average condition.
+
+    The scale stays that of the sharp one, so that every entry fades to 0, the average condition.
+    """
+    fading = jnp.exp(-0.5 * amount * constants.spread)
+    return constants.replace(
+        components=constants.components * fading[None], center=constants.center * fading
+    )
 
 
 def apply_mean_embedding(constants: MeanEmbedding, weights: Array, keys: Array | None) -> Array:

@@ -108,6 +108,9 @@ class UNet(nn.Module):
         must be divisible accordingly.
       num_blocks: encoder blocks a resolution (the decoder has one more).
       attention_resolutions: heights at which blocks attend.
+      attention_middle: whether the decoder's first block, at the lowest resolution, attends where
+        its height is not among these: config G, whose blocks `in0` and `in1` are `middle_0` and
+        `middle_1` here.
       head_channels: channels of one attention head.
       dropout_rate: dropout in the residual branches while training.
       dtype: of the computation; parameters stay float32.
@@ -117,6 +120,7 @@ class UNet(nn.Module):
     channel_mult: tuple[int, ...]
     num_blocks: int
     attention_resolutions: tuple[int, ...] = ()
+    attention_middle: bool = True
     head_channels: int = 64
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
@@ -131,15 +135,17 @@ class UNet(nn.Module):
 
         number = 0
 
+        def listed(x):
+            return x.shape[1] in self.attention_resolutions
+
         def block(x, features, flavor, name, resample="keep", attention=False):
             nonlocal number
             number += 1
-            height = x.shape[1]
             return Block(
                 features,
                 flavor,
                 resample,
-                attention and height in self.attention_resolutions,
+                attention,
                 self.head_channels,
                 self.dropout_rate,
                 self.dtype,
@@ -154,18 +160,19 @@ class UNet(nn.Module):
                 x = block(x, x.shape[-1], "encoder", f"encoder_{level}_down", resample="down")
                 skips.append(x)
             for i in range(self.num_blocks):
-                x = block(x, features, "encoder", f"encoder_{level}_{i}", attention=True)
+                x = block(x, features, "encoder", f"encoder_{level}_{i}", attention=listed(x))
                 skips.append(x)
 
         for level, features in reversed(list(enumerate(channels))):
             if level == len(channels) - 1:
-                x = block(x, features, "decoder", "middle_0", attention=True)
+                attention = self.attention_middle or listed(x)
+                x = block(x, features, "decoder", "middle_0", attention=attention)
                 x = block(x, features, "decoder", "middle_1")
             else:
                 x = block(x, x.shape[-1], "decoder", f"decoder_{level}_up", resample="up")
             for i in range(self.num_blocks + 1):
                 x = mp_cat(x, skips.pop())
-                x = block(x, features, "decoder", f"decoder_{level}_{i}", attention=True)
+                x = block(x, features, "decoder", f"decoder_{level}_{i}", attention=listed(x))
 
         gain = self.param("out_gain", nn.initializers.zeros, ())
         return MPConv(out_channels, 3, self.dtype, name="conv_out")(x, gain).astype(jnp.float32)

@@ -181,7 +181,7 @@ def _one_step(sampler: SequentialSampler, sigmas: Array, options: dict):
     num_steps = sigmas.shape[0] - 1
 
     def one_step(denoise_fn, keys, x, i, cond):
-        def run(function, sigma_next):
+        def run(function, sigma_next, denoise_fn=denoise_fn):
             return function(
                 denoise_fn,
                 step_keys(keys, i),
@@ -196,9 +196,16 @@ def _one_step(sampler: SequentialSampler, sigmas: Array, options: dict):
         if sampler.step is sampler.last_step:
             return run(sampler.step, sigmas[i + 1])
         is_last = i == num_steps - 1
+        answers = []
+
+        def noted(*question):
+            answers.append(denoise_fn(*question))
+            return answers[-1]
+
         # Both are computed, and a step must not see a level of 0.
-        inner = run(sampler.step, jnp.where(is_last, sigmas[i], sigmas[i + 1]))
-        return jnp.where(is_last, run(sampler.last_step, sigmas[i + 1]), inner)
+        inner = run(sampler.step, jnp.where(is_last, sigmas[i], sigmas[i + 1]), noted)
+        last = run(sampler.last_step, sigmas[i + 1], lambda *question: answers[0])
+        return jnp.where(is_last, last, inner)
 
     return one_step
 

@@ -179,7 +179,8 @@ class SequentialSampler:
       order: of convergence in the number of steps, without churn; the weak order where `step`
         draws noise.
       step: from one positive noise level to the next.
-      last_step: from the last positive noise level to 0; takes the same options.
+      last_step: from the last positive noise level to 0; takes the same options, and calls the
+        denoiser once, where `step` would call it first.
       step_evaluations: calls of the denoiser in one `step`.
       last_step_evaluations: calls of the denoiser in `last_step`.
       stochastic: whether `step` draws noise without being asked to.

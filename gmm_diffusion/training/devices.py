@@ -8,18 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.training.state import TrainState
 from gmm_diffusion.types import Array, Batch, PyTree
 
 AXIS = "devices"
 
 
+def local() -> list[jax.Device]:
+    """All devices; asking for them is what refuses several processes, so do it before any work.
+
+    Raises:
+      InputError: there are several processes; each would train, or sample, a model of its own.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"JAX runs in {jax.process_count()} processes, which are not supported; start one "
+            "process, with all devices of one machine."
+        )
+    return jax.local_devices()
+
+
 def replicate(tree: PyTree, num_devices: int | None = None) -> PyTree:
-    """One copy of `tree` on each of this process's devices, laid out as `pmap` returns it.
+    """One copy of `tree` on each device, laid out as `pmap` returns it.
 
     (Another layout, such as that of `flax.jax_utils.replicate`, would compile every step twice.)
     """
-    devices = jax.local_devices()[:num_devices]
+    devices = local()[:num_devices]
     copy = jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None), devices=devices)
     return copy(np.zeros(len(devices)), tree)
 
@@ -32,18 +47,18 @@ def unreplicate(tree: PyTree) -> PyTree:
 def make_train_steps(
     train_step: Callable, num_devices: int | None = None
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
-    """Several train steps in one call, spread over this process's devices.
+    """Several train steps in one call, spread over devices.
 
     Args:
       train_step: `(state, batch, key, axis_name=...) -> (state, metrics)`.
-      num_devices: how many local devices to use; None uses all.
+      num_devices: how many devices to use; None uses all.
 
     Returns:
       `(replicated state, batches, key) -> (replicated state, metrics)`, where each leaf of
       `batches` is `[S, B, ...]`, S the steps, and each metric is `[S]` on the host once fetched.
       The state passed in is donated.
     """
-    devices = jax.local_devices()[:num_devices]
+    devices = local()[:num_devices]
 
     def steps(state, batches, key):
         def body(state, batch):
@@ -73,7 +88,7 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
         steps, size = x.shape[:2]
         if size % num_devices:
             raise ValueError(
-                f"training.batch_size per process is {size}; it must be a multiple of the "
+                f"training.batch_size is {size}; it must be a multiple of the "
                 f"{num_devices} devices."
             )
         x = np.asarray(x).reshape(steps, num_devices, size // num_devices, *x.shape[2:])
@@ -83,7 +98,7 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
 
 
 def map_examples(fn: Callable, batch_size: int, together: bool = False) -> Callable:
-    """`fn(shared, *examples)` over any number of examples, on all local devices.
+    """`fn(shared, *examples)` over any number of examples, on all devices.
 
     Args:
       fn: treats each example by itself and returns a pytree with leading B; `shared` is a pytree
@@ -97,7 +112,7 @@ def map_examples(fn: Callable, batch_size: int, together: bool = False) -> Calla
       is a pytree with leading N. The last call is padded by repeating examples, so that there is
       one compiled program. `poll()` runs before each call.
     """
-    devices = jax.local_devices()
+    devices = local()
     parts = 1 if together else len(devices)
     per_part = -(-batch_size // parts)
     size = per_part * parts
@@ -133,8 +148,8 @@ def map_examples(fn: Callable, batch_size: int, together: bool = False) -> Calla
 
 
 def outnumber(batch_size: int) -> bool:
-    """Whether there are more local devices than examples, so that some would have none."""
-    return len(jax.local_devices()) > batch_size
+    """Whether there are more devices than examples, so that some would have none."""
+    return len(local()) > batch_size
 
 
 def example_keys(seed: int, num: int, first: int = 0) -> Array:

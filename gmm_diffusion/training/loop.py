@@ -108,7 +108,7 @@ def _final_params(config, path, state):
 
 
 def _check_devices(config):
-    count = jax.device_count()
+    count = len(devices.local())
     if config.training.batch_size % count:
         raise InputError(
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
@@ -146,8 +146,7 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     num_steps = config.training.num_steps
     step = int(state.step)
     metrics_log.truncate(step)
-    if jax.process_index() == 0:
-        snapshots.truncate(parts.path / "snapshots", step)
+    snapshots.truncate(parts.path / "snapshots", step)
     # What stopped the run may have come between a checkpoint and the sheet of its step.
     every = config.training.heldout_every
     if (
@@ -214,10 +213,9 @@ def _sheet_path(parts, step):
 
 
 def _write_snapshot(parts, step, state):
-    if jax.process_index() == 0:
-        averages = devices.unreplicate(state.ema)
-        widths = parts.config.training.ema_widths
-        snapshots.write(parts.path / "snapshots", step, widths, averages)
+    averages = devices.unreplicate(state.ema)
+    widths = parts.config.training.ema_widths
+    snapshots.write(parts.path / "snapshots", step, widths, averages)
 
 
 def _save(parts, store, step, state):
@@ -250,19 +248,16 @@ def _batch_source(parts):
     config, split = parts.config, parts.data.train
     weights = build.split_weights(config, parts.constants, split)
     size = config.training.batch_size
-    processes, rank = jax.process_count(), jax.process_index()
-    mine = slice(rank * size // processes, (rank + 1) * size // processes)
     transform = jax.device_get(parts.constants.transform)
 
     def one(step):
         index, flipped = batches.indices(
             config.training.seed, step, size, len(split), config.data.flip
         )
-        index, flipped = index[mine], flipped[mine]
         return Batch(
             x=batches.make_batch(split.x, index, flipped, transform),
-            index=np.arange(mine.start, mine.stop, dtype=np.int32),
-            mask=np.ones(len(index), np.float32),
+            index=np.arange(size, dtype=np.int32),
+            mask=np.ones(size, np.float32),
             weights=None if weights is None else weights[flipped.astype(int), index],
         )
 

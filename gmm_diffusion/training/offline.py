@@ -102,6 +102,5 @@ def ema(config: ConfigDict, run_dir: str) -> None:
     file = path / "ema" / snapshots.file_name(made.width, made.step)
     checkpoint.export_params(made.params, file)
     print(
-        f"{file}\n{made.num_snapshots} snapshots, coefficients that add to "
-        f"{made.coefficient_sum:.6f}, profile error {100 * made.profile_error:.2g} %."
+        f"{file}\n{made.num_snapshots} snapshots, profile error {100 * made.profile_error:.2g} %."
     )

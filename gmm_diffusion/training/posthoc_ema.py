@@ -6,7 +6,9 @@ exponent gamma has at step t the profile
     p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),    tau in [0, t],
 
 and a sum of stored averages has the sum of their profiles. The coefficients are those of the
-least-squares fit to the profile that is wanted; they need no parameters, only steps and exponents.
+least-squares fit to the profile that is wanted, over their sum (ours): what does not change in
+training must not change here, and the fit alone would shrink it where snapshots are too few. They
+need no parameters, only steps and exponents.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +32,7 @@ def coefficients(
       gamma: its exponent.
 
     Returns:
-      `[M]` float64; exactly one-hot for an average that is among those stored.
+      `[M]` float64 that add to 1; exactly one-hot for an average that is among those stored.
 
     Raises:
       InputError: no snapshot, or one outside the steps from 1 to `step`.
@@ -49,7 +51,8 @@ def coefficients(
     scale = 1 / np.sqrt(np.diag(gram))
     # Neighbours among hundreds of snapshots are almost parallel.
     solution = np.linalg.lstsq(gram * np.outer(scale, scale), wanted * scale, rcond=1e-13)[0]
-    return solution * scale
+    found = solution * scale
+    return found / found.sum()
 
 
 def profile_error(

@@ -35,7 +35,6 @@ class Reconstruction:
       step: of the average.
       width: of the average.
       num_snapshots: files that were read.
-      coefficient_sum: 1 for a faithful fit.
       amplification: sum of the coefficients' sizes, the factor on the snapshots' rounding.
       profile_error: relative L2 error of the profile; see `posthoc_ema.profile_error`.
     """
@@ -44,7 +43,6 @@ class Reconstruction:
     step: int
     width: float
     num_snapshots: int
-    coefficient_sum: float
     amplification: float
     profile_error: float
 
@@ -123,7 +121,6 @@ def reconstruct(directory: str | os.PathLike, step: int | None, width: float) ->
         step=step,
         width=width,
         num_snapshots=len(used),
-        coefficient_sum=float(found.sum()),
         amplification=float(np.abs(found).sum()),
         profile_error=posthoc_ema.profile_error(found, when, gammas, step, gamma),
     )
@@ -139,12 +136,8 @@ def _report(made):
         made.num_snapshots,
         100 * made.profile_error,
     )
-    if abs(made.coefficient_sum - 1) > 1e-3:
-        log.warning(
-            "Its coefficients add to %.4f, not 1: the snapshots are too few or too late for this "
-            "width.",
-            made.coefficient_sum,
-        )
+    if made.profile_error > 0.01:
+        log.warning("That is more than 1 %: the snapshots are too few or too late for this width.")
     if made.amplification > 100:
         log.warning(
             "It amplifies the rounding of the snapshots %.0f times: too narrow for their widths.",

@@ -1,6 +1,7 @@
 """The three embeddings of `G_w` against Monte-Carlo, and their scale in 2, 16 and 64 dimensions."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from gmm_diffusion.conditioning.embedding import (
     full_covariances,
     random_frequencies,
 )
+from gmm_diffusion.data import toy
 from gmm_diffusion.mixture import KINDS, GaussianMixture
 
 
@@ -282,22 +284,84 @@ def test_table_is_the_scaled_weights():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_blurred_mean_embedding_is_that_of_the_wider_mixture(kind):
-    """By draws from `Sigma_k + amount W`, under the sharp one's frequencies, centre and scale."""
-    mix, w, n, amount = small(kind), some_weights(1)[0], 200_000, 1.5
+    """By draws from `Sigma_k + amount W`, under the sharp one's frequencies and scale.
+
+    The centre is the wider mixture's, too: what it would read of the training weights' mean.
+    """
+    mix, w, n, amount = small(kind), some_weights(1)[0], 200_000, 20.0
     seen = some_weights(100)
     constants = fit_mean_embedding(mix, seen, num_features=8, seed=0)
     blurred = EMBEDDINGS["mean_embedding"].blur(constants, jnp.float32(amount))
     ours = apply_mean_embedding(blurred, jnp.asarray(w[None], jnp.float32), None)[0]
     within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
     rng = np.random.default_rng(1)
-    z = draws_of(mix, w, n) + rng.multivariate_normal(np.zeros(3), amount * within, n)
     frequencies, phases = random_frequencies(mix, 8, 0)
-    cosines = np.sqrt(2) * np.cos(z @ frequencies + phases).mean(0)
-    expected = (cosines - np.asarray(constants.center)) * np.asarray(constants.scale)
-    atol = 6 * np.sqrt(2 / n) * float(np.max(constants.scale))
+
+    def cosines(w):
+        z = draws_of(mix, w, n) + rng.multivariate_normal(np.zeros(3), amount * within, n)
+        return np.sqrt(2) * np.cos(z @ frequencies + phases).mean(0)
+
+    expected = (cosines(w) - cosines(seen.mean(0))) * np.asarray(constants.scale)
+    atol = 6 * np.sqrt(4 / n) * float(np.max(constants.scale))
     np.testing.assert_allclose(ours, expected, atol=atol)
     sharp = apply_mean_embedding(constants, jnp.asarray(w[None], jnp.float32), None)[0]
     assert rms(ours - sharp) > 5 * atol / 6
+
+
+def random_mixture(seed, num_components, dim):
+    """Components of very different widths, as full as they come."""
+    rng = np.random.default_rng(seed)
+    roots = rng.normal(size=(num_components, dim, dim))
+    roots *= rng.uniform(0.1, 1.0, (num_components, 1, 1))
+    covariances = roots @ roots.swapaxes(1, 2) + 1e-3 * np.eye(dim)
+    weights, means = rng.dirichlet(np.ones(num_components)), rng.normal(size=(num_components, dim))
+    return GaussianMixture.create(weights, 3 * means, covariances, "full")
+
+
+TREE = toy.MIXTURES["tree"]()
+BLURRED = {
+    "tree": GaussianMixture.create(TREE.weights, TREE.means, TREE.covariances, "full"),
+    "as of digits": GaussianMixture.create(
+        np.full(40, 1 / 40),
+        np.random.default_rng(0).normal(size=(40, 16)),
+        np.random.default_rng(1).uniform(0.05, 0.5, (40, 16)),
+        "diag",
+    ),
+    "random, 2": random_mixture(2, 5, 2),
+    "random, 8": random_mixture(3, 12, 8),
+    "random, 64": random_mixture(4, 6, 64),
+}
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+@pytest.mark.parametrize("name", BLURRED)
+def test_blur_shrinks_towards_the_average_condition(name, one_hot):
+    mix = BLURRED[name]
+    num_components = mix.means.shape[0]
+    rng = np.random.default_rng(5)
+    weights = rng.dirichlet(np.ones(num_components), 500)
+    if one_hot:
+        weights = np.eye(num_components)[weights.argmax(1)]
+    constants = fit_mean_embedding(mix, weights, num_features=64, seed=0)
+
+    def read(amount):
+        blurred = EMBEDDINGS["mean_embedding"].blur(constants, jnp.float32(amount))
+        return np.asarray(apply_mean_embedding(blurred, jnp.asarray(weights, jnp.float32), None))
+
+    # Small entries are scaled up, and their rounding with them.
+    rounding = 4e-6 * float(np.max(constants.scale))
+    sharp, sizes = read(0.0), []
+    for amount in (0.0, 0.01, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0):
+        features = read(amount)
+        # Over the training weights each entry has mean 0 and RMS 1 at the most, as in training.
+        assert rms(features, axis=0).max() < 1 + rounding
+        np.testing.assert_allclose(features.mean(0), 0, atol=rounding)
+        assert np.all(np.abs(features) <= np.abs(sharp) + rounding)
+        sizes.append(rms(features))
+    assert sizes[0] > 0.9
+    assert all(later < earlier for earlier, later in itertools.pairwise(sizes))
+    # The average condition is 0; nothing of the request is left.
+    np.testing.assert_allclose(read(1e6), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,6 +384,8 @@ def test_no_blur_changes_nothing(name):
     constants = embedding.fit(small("full"), some_weights(50), num_features=16, seed=0)
     same = embedding.blur(constants, jnp.float32(0.0))
     ours, sharp = (embedding.apply(c, weights, keys) for c in (same, constants))
+    if name == "mean_embedding":
+        np.testing.assert_array_equal(ours, sharp)
     np.testing.assert_allclose(ours, sharp, atol=1e-4)
 
 

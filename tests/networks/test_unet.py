@@ -279,6 +279,24 @@ def test_number_of_parameters_of_the_default():
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == expected
 
 
+@pytest.mark.parametrize(
+    ("heights", "middle", "attending"),
+    [
+        ((), True, {"middle_0"}),
+        ((), False, set()),
+        ((8,), True, {"encoder_0_0", "middle_0", "decoder_0_0", "decoder_0_1"}),
+        ((8,), False, {"encoder_0_0", "decoder_0_0", "decoder_0_1"}),
+        ((4,), True, {"encoder_1_0", "middle_0", "decoder_1_0", "decoder_1_1"}),
+        ((4,), False, {"encoder_1_0", "middle_0", "decoder_1_0", "decoder_1_1"}),
+    ],
+)
+def test_which_blocks_attend(heights, middle, attending):
+    """Config G's `in0` always does and its `in1` never; the rest where their height is listed."""
+    model = SMALL.clone(attention_resolutions=heights, attention_middle=middle)
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs())["params"]
+    assert {name for name, part in params.items() if "attention" in part} == attending
+
+
 def test_every_parameter_receives_a_gradient():
     x, c_noise = inputs()
     cond = condition(BATCH, "vector")

@@ -174,19 +174,25 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert len(np.unique(info.rounds)) > 1
 
 
-def test_evaluations_are_those_that_happen():
-    rows = []
+@pytest.mark.parametrize("name", STEPS)
+def test_evaluations_are_those_that_happen(name):
+    rows, traced = [], []
 
     def counting(x, sigma, cond):
+        traced.append(len(x))
         jax.debug.callback(lambda level: rows.append(float(level)), sigma)
         return exact(x, sigma, cond)
 
     x = initial_noise(keys(1), (2,), 20.0)
-    _, info = picard(counting, keys(1), x, karras(6, 0.1, 20.0), window=3, tolerance=0.1)
+    sigmas, calls = karras(6, 0.1, 20.0), SAMPLERS[name].step_evaluations
+    _, info = picard(
+        counting, keys(1), x, sigmas, step=name, window=3, tolerance=0.1, **OPTIONS[name]
+    )
     jax.effects_barrier()
+    assert len(traced) == calls
     # Rows of a window that reaches past the end are computed, and not counted.
-    assert len(rows) == 3 * info.rounds[0]
-    assert 6 <= info.evaluations[0] <= len(rows)
+    assert len(rows) == 3 * info.rounds[0] * calls
+    assert 6 * calls <= info.evaluations[0] <= len(rows)
 
 
 def test_guesses_that_are_not_finite_do_no_harm():

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion.training import devices
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.training import devices, loop
+from gmm_diffusion.training.workdir import write_config
 
 
 def counting_step(traces):
@@ -45,7 +47,7 @@ def test_steps_are_traced_and_compiled_once(caplog):
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(ValueError, match=r"training\.batch_size .* is 6; .* multiple of the 4"):
+    with pytest.raises(ValueError, match=r"training\.batch_size is 6; .* multiple of the 4"):
         devices.split_batches({"x": np.zeros((2, 6))}, 4)
     parts = devices.split_batches(np.arange(12).reshape(1, 12), 4)
     np.testing.assert_array_equal(parts[:, 0], np.arange(12).reshape(4, 3))
@@ -94,3 +96,28 @@ def test_a_key_belongs_to_its_number():
     expected = jax.random.fold_in(jax.random.key(3), 6)
     np.testing.assert_array_equal(all_keys[6], jax.random.key_data(expected))
     assert len(np.unique(all_keys, axis=0)) == 10
+
+
+def test_several_processes_are_refused(monkeypatch, make_config, run_main, tmp_path):
+    """Each would train, or sample, a model of its own."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sentence = "JAX runs in 2 processes, which are not supported"
+    for mode in ("train", "sample", "evaluate", "ema"):
+        workdir = tmp_path / mode
+        workdir.mkdir()
+        config = make_config("toy")
+        write_config(config, workdir)
+        status, out, err = run_main(f"--mode={mode}", f"--workdir={workdir}")
+        assert (status, out) == (2, "")
+        assert f"Error: {sentence}" in err
+        assert len(err.splitlines()) == 1
+    with pytest.raises(InputError, match=sentence):
+        loop.train(make_config("toy"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    for use in (
+        lambda: devices.replicate({}),
+        lambda: devices.make_train_steps(lambda *args: args),
+        lambda: devices.map_examples(lambda *args: args, 4),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            use()
