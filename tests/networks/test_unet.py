@@ -294,7 +294,8 @@ def test_which_blocks_attend(heights, middle, attending):
     """Config G's `in0` always does and its `in1` never; the rest where their height is listed."""
     model = SMALL.clone(attention_resolutions=heights, attention_middle=middle)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs())["params"]
-    assert {name for name, part in params.items() if "attention" in part} == attending
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    assert {p[0].key for p in paths if len(p) > 1 and p[1].key == "attention"} == attending
 
 
 def test_every_parameter_receives_a_gradient():
