@@ -38,7 +38,8 @@ def fit(config: ConfigDict, x: np.ndarray) -> NoiseLaw | None:
         jax.random.key(0), x, _COMPONENTS, "full", max_iterations=100, allow_degenerate=True
     )
     tau = selection.smallest_std(curve.best("bic").mixture, _SHARE)
-    variances = np.linalg.eigvalsh(np.cov(x, rowvar=False, dtype=np.float64).reshape(x.shape[1], -1))
+    covariance = np.atleast_2d(np.cov(x, rowvar=False, dtype=np.float64))
+    variances = np.linalg.eigvalsh(covariance)
     rms, spread = float(np.sqrt(variances.mean())), float(np.sqrt(variances.max()))
     made = noise_levels.between(tau, rms, spread)
     log.info(
