@@ -58,7 +58,7 @@ def test_the_target_is_the_posterior_mean_given_the_class(toy, kind):
     if kind == "none":
         shares = np.full((6, 4), 0.25)
     given = (None, None) if kind == "none" else (jnp.float32(weights), jnp.float32(keep))
-    mean = np.asarray(made.transform.mean)
+    mean = np.asarray(made.transform.mean)[None]
     found = exact.target(toy, made)(jnp.float32(y - mean), jnp.float32(sigma), *given) + mean
     np.testing.assert_allclose(found, posterior_mean(known, y, sigma, shares), atol=2e-4)
 

@@ -18,7 +18,6 @@ from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.training import constants as constants_lib
 from gmm_diffusion.training import initial
 
-
 # One number of points, so that one compiled fit serves all tests.
 NUM = 2000
 
