@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     config.network.width = 64
     config.network.num_blocks = 3
 
+    config.diffusion.law = "auto"
+
     config.training.num_steps = 4000
     config.training.batch_size = 1024
     config.training.steps_per_call = 100
@@ -34,6 +36,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 2000
 
     config.sample.num = 4096
+    config.sample.sigma_max = 0.0
     config.sample.batch_size = 4096
     config.evaluation.blocks = 1
     return config

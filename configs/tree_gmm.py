@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
     config.network.width = 64
     config.network.num_blocks = 3
 
-    config.diffusion.sigma_log_mean = -1.6
+    # As published.
+    config.diffusion.sigma_log_mean = -2.3
     config.diffusion.sigma_log_std = 1.5
 
     config.optimizer.decay_steps = 512

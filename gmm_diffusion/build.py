@@ -12,6 +12,8 @@ from gmm_diffusion.assembly.conditioners import constants, semantics_options, sp
 from gmm_diffusion.assembly.datasets import dataset
 from gmm_diffusion.assembly.drawing import evaluations, generator, guidance, parallel_cost, sampler
 from gmm_diffusion.assembly.model import denoise, init_params, network
+from gmm_diffusion.assembly.noise import fit as fit_noise_law
+from gmm_diffusion.assembly.noise import law as noise_law
 from gmm_diffusion.assembly.updates import loss_fn, optimizer, train_step_fn
 
 __all__ = [
@@ -21,12 +23,14 @@ __all__ = [
     "denoise",
     "encoder",
     "evaluations",
+    "fit_noise_law",
     "generator",
     "guidance",
     "has_classifier",
     "init_params",
     "loss_fn",
     "network",
+    "noise_law",
     "objective",
     "optimizer",
     "parallel_cost",

@@ -24,6 +24,7 @@ MODEL_GROUPS = (
 # Single fields of other groups that a resumed run must share.
 MODEL_FIELDS = (
     "training.task",
+    "training.target",
     "training.seed",
     "training.batch_size",
     "training.ema_widths",
@@ -111,6 +112,8 @@ def default() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.sigma_data = 0.0  # RMS of the centred data; 0 measures it on the training split
+    # The law of ln sigma in training: given, by the next two fields, or auto, fitted to vectors.
+    diffusion.law = "given"
     diffusion.sigma_log_mean = -1.2  # mean of ln sigma in training
     diffusion.sigma_log_std = 1.2  # standard deviation of ln sigma in training
 
@@ -154,6 +157,8 @@ def default() -> ConfigDict:
 
     c.training = training = ConfigDict()
     training.task = "denoiser"  # what is trained: denoiser or classifier
+    # What a denoiser regresses on: data, or exact, the best denoiser of data of known density.
+    training.target = "data"
     training.seed = 0  # of parameters, noise and the order of examples
     training.init_from = ""  # workdir of a run whose average and constants this one starts from
     training.num_steps = 1200  # updates in all
@@ -181,7 +186,7 @@ def default() -> ConfigDict:
     sample.sampler = "heun"  # a key of sampling.samplers.SAMPLERS
     sample.steps = 18  # of the sampler
     sample.sigma_min = 0.002  # last positive noise level
-    sample.sigma_max = 80.0  # first noise level
+    sample.sigma_max = 80.0  # first noise level; 0 takes it from diffusion.law auto
     sample.rho = 7.0  # exponent of the grid
     sample.churn = 0.0  # heun: new noise over the run (EDM's S_churn)
     sample.churn_min = 0.0  # heun: churn at and above this noise level
@@ -308,6 +313,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "network.dtype": _one_of("float32", "bfloat16"),
     "network.log_variance_features": _range(1),
     "diffusion.sigma_data": _range(0),
+    "diffusion.law": _one_of("given", "auto"),
     "diffusion.sigma_log_mean": ((lambda v: math.isfinite(v)), "a finite number"),
     "diffusion.sigma_log_std": _above(0),
     "optimizer.schedule": _one_of("edm2", "cosine", "constant"),
@@ -340,6 +346,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "contrastive.num_points": ((lambda v: v > 0 and v % 2 == 0), "positive and even"),
     "contrastive.chunk": _range(1),
     "training.task": _one_of("denoiser", "classifier"),
+    "training.target": _one_of("data", "exact"),
     "training.seed": _seed(),
     "training.num_steps": _range(1),
     "training.batch_size": _range(1),
@@ -361,7 +368,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),
     "sample.steps": _range(1),
     "sample.sigma_min": _above(0),
-    "sample.sigma_max": _above(0),
+    "sample.sigma_max": _range(0),
     "sample.rho": _above(0),
     "sample.churn": _range(0),
     "sample.churn_min": _range(0),
@@ -488,8 +495,7 @@ def validate(config: ConfigDict) -> None:
             refuse("data.flip", "only images can be mirrored")
     elif config.network.name != "unet":
         refuse("network.name", f"the images of data.name {config.data.name} need unet")
-    if config.sample.sigma_min >= config.sample.sigma_max:
-        refuse("sample.sigma_min", f"it must be below sample.sigma_max {config.sample.sigma_max}")
+    _check_noise(config, refuse)
     if config.sample.parallel_window and config.sample.sampler == "dpmpp_2m":
         refuse("sample.parallel_window", "sample.sampler dpmpp_2m remembers steps, and needs 0")
     tracked = (0, *config.training.ema_widths)
@@ -501,6 +507,7 @@ def validate(config: ConfigDict) -> None:
     _check_guidance(config, refuse)
     _check_classifier(config, refuse)
     _check_contrastive(config, refuse)
+    _check_target(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult
         heads = max(channels // config.network.head_channels, 1)
@@ -537,10 +544,48 @@ def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
             "contrastive.points",
             f"it must divide training.batch_size {config.training.batch_size}",
         )
+    if config.diffusion.law == "given":
+        check_zeta(config, config.diffusion.sigma_log_mean, config.diffusion.sigma_log_std)
+
+
+def check_zeta(config: ConfigDict, log_mean: float, log_std: float) -> None:
+    """Raises InputError for `contrastive.zeta` beyond where this law of ln sigma trains."""
+    if not config.contrastive.weight:
+        return
     # The denoiser of smoothed data is asked at sqrt(sigma^2 + zeta^2).
-    highest = math.exp(config.diffusion.sigma_log_mean + 3 * config.diffusion.sigma_log_std)
-    if group.zeta[1] > highest / 2:
-        refuse("contrastive.zeta", f"it must stay below half of {highest:.3g}, where training ends")
+    highest = math.exp(log_mean + 3 * log_std)
+    if config.contrastive.zeta[1] > highest / 2:
+        raise InputError(
+            f"contrastive.zeta is {config.contrastive.zeta!r}; it must stay below half of "
+            f"{highest:.3g}, where training ends."
+        )
+
+
+def _check_noise(config: ConfigDict, refuse: Callable) -> None:
+    group, usual = config.diffusion, _usual()
+    if group.law == "auto":
+        if config.data.name != "toy":
+            refuse("diffusion.law", f"the images of data.name {config.data.name} need given")
+        for name in ("sigma_log_mean", "sigma_log_std"):
+            if group[name] != usual[f"diffusion.{name}"]:
+                refuse(f"diffusion.{name}", "diffusion.law auto fits it; use diffusion.law given")
+    highest = config.sample.sigma_max
+    if not highest and group.law != "auto":
+        refuse("sample.sigma_max", "0 takes it from diffusion.law auto; give it a positive value")
+    if highest and config.sample.sigma_min >= highest:
+        refuse("sample.sigma_min", f"it must be below sample.sigma_max {highest}")
+
+
+def _check_target(config: ConfigDict, refuse: Callable) -> None:
+    if config.training.target == "data":
+        return
+    if config.training.task == "classifier":
+        refuse("training.target", "it is of a denoiser's loss; training.task classifier needs data")
+    if config.data.name != "toy":
+        refuse("training.target", f"the density of data.name {config.data.name} is not known")
+    if config.contrastive.weight:
+        # Its control variate reads the spread of the data off the loss's learned uncertainty.
+        refuse("training.target", "contrastive.weight above 0 needs data")
 
 
 def _check_guidance(config: ConfigDict, refuse: Callable) -> None:

@@ -57,7 +57,8 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
     num = min(len(split), _LOSS_EXAMPLES)
     levels = config.evaluation.loss_levels
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
-    sigmas = np.exp(config.diffusion.sigma_log_mean + config.diffusion.sigma_log_std * quantiles)
+    log_mean, log_std = build.noise_law(config, constants)
+    sigmas = np.exp(log_mean + log_std * quantiles)
     x = batches.make_batch(
         split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
     )
@@ -230,7 +231,7 @@ def evaluate(
         "judge": None if judge is None else judge_summary(judge),
         "metrics": metrics,
         "verdicts": verdicts(metrics),
-        **({"parallel": build.parallel_cost(config, took)} if took else {}),
+        **({"parallel": build.parallel_cost(config, constants, took)} if took else {}),
     }
 
 
@@ -393,7 +394,7 @@ def evaluate_and_report(
         "step": step,
         **scores,
         "settings": config_lib.sampling_fields(config),
-        "cost": cost(config, params, path) | taken,
+        "cost": cost(config, constants, params, path) | taken,
     }
     file = evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
@@ -416,14 +417,16 @@ def rounds_line(config: ConfigDict, taken: dict) -> str:
     )
 
 
-def cost(config: ConfigDict, params: PyTree, path: pathlib.Path) -> dict:
+def cost(
+    config: ConfigDict, constants: Constants, params: PyTree, path: pathlib.Path
+) -> dict:
     """What the model takes: parameters, calls of the network an answer, seconds of training.
 
     The seconds are of the steps alone, without saving and sheets of samples; None without a log.
     """
     calls = {"evaluations": 1}
     if config.training.task == "denoiser":
-        calls = build.evaluations(config)
+        calls = build.evaluations(config, constants)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **calls,

@@ -14,4 +14,6 @@ PYTHON=${PYTHON:-python}
     --metric condition_defects condition_log_density sliced_wasserstein
 "$PYTHON" -m gmm_diffusion.report "$OUT/main" "$OUT/alone" --out "$OUT/report" \
     --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
+"$PYTHON" -m gmm_diffusion.report "$OUT/target" --out "$OUT/target_report" \
+    --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
 "$PYTHON" launch/tree_figure.py --out="$OUT"

@@ -65,7 +65,7 @@ def test_parallel_sampling_draws_what_the_sampler_draws(toy, sampler):
     (info,) = took
     assert info.rounds.shape == info.evaluations.shape == (7,)
     assert set(info.rounds) <= set(range(2, 11))
-    cost = build.parallel_cost(toy[0], [info, info])
+    cost = build.parallel_cost(toy[0], toy[1], [info, info])
     assert cost["rounds"] == pytest.approx(info.rounds.mean())
     assert (cost["most_rounds"], cost["guide_evaluations"]) == (info.rounds.max(), 0)
 

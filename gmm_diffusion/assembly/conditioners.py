@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
+from gmm_diffusion.assembly import noise
 from gmm_diffusion.assembly.classifiers import has_classifier, objective
 from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
 from gmm_diffusion.data import Dataset, batches
@@ -21,8 +22,9 @@ def constants(config: ConfigDict, data: Dataset) -> Constants:
     """Everything that is fitted on the training split before training."""
     transform, measured = batches.fit_transform_stats(data.train.x)
     sigma_data = config.diffusion.sigma_data or measured
+    noise_law = noise.fit(config, data.train.x)
     conditioner = _conditioner(config, data, transform)
-    made = Constants(transform, jnp.float32(sigma_data), conditioner)
+    made = Constants(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)
     if has_classifier(config):
         objective(config, made)
     return made

@@ -3,6 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion.assembly import exact
 from gmm_diffusion.data import DATASETS, Dataset
 from gmm_diffusion.data.dataset import combination_classes
 from gmm_diffusion.errors import InputError
@@ -91,6 +92,7 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
             f"conditioning.num_components is {conditioning.num_components}; with per_class it "
             f"must be a multiple of the {data.num_classes} classes."
         )
+    exact.check(config, data)
     if data.is_image:
         factor = 2 ** (len(config.network.channel_mult) - 1)
         height, width, _ = data.shape

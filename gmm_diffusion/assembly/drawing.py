@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion.assembly.model import denoise
+from gmm_diffusion.assembly.noise import sigma_max
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.generation import Guidance, Guide, make_generator
 from gmm_diffusion.sampling.parallel import PicardInfo, picard
@@ -40,24 +41,27 @@ def sampler(config: ConfigDict, sigma_data: float = 1.0) -> Sampler:
     return functools.partial(SAMPLERS[group.sampler], **options)
 
 
-def _sigmas(config):
+def _sigmas(config, constants):
     group = config.sample
-    return noise_levels.karras(group.steps, group.sigma_min, group.sigma_max, group.rho)
+    highest = sigma_max(config, constants)
+    return noise_levels.karras(group.steps, group.sigma_min, highest, group.rho)
 
 
-def evaluations(config: ConfigDict) -> dict[str, int]:
+def evaluations(config: ConfigDict, constants: Constants) -> dict[str, int]:
     """Calls for one sample of the main model, and of what guides it, which may be the same network.
 
     Both calls of a doubled batch count. Parallel sampling takes more: see `parallel_cost`.
     """
-    levels = SAMPLERS[config.sample.sampler].levels(np.asarray(_sigmas(config)))
+    levels = SAMPLERS[config.sample.sampler].levels(np.asarray(_sigmas(config, constants)))
     low, high = config.guidance.interval
     guided = config.guidance.kind != "none" and config.guidance.scale != 1
     inside = (levels >= low) & (levels <= high)
     return {"evaluations": len(levels), "guide_evaluations": int(inside.sum()) if guided else 0}
 
 
-def parallel_cost(config: ConfigDict, took: list[PicardInfo]) -> dict[str, float]:
+def parallel_cost(
+    config: ConfigDict, constants: Constants, took: list[PicardInfo]
+) -> dict[str, float]:
     """What parallel sampling took, a mean over samples; it has no fixed number of evaluations."""
     rounds, calls = (
         np.concatenate([np.asarray(getattr(info, name)) for info in took])
@@ -67,7 +71,7 @@ def parallel_cost(config: ConfigDict, took: list[PicardInfo]) -> dict[str, float
     guided = config.guidance.kind != "none" and config.guidance.scale != 1
     return {
         "evaluations": float(calls.mean()),
-        "sequential_evaluations": evaluations(config)["evaluations"],
+        "sequential_evaluations": evaluations(config, constants)["evaluations"],
         "guide_evaluations": float(calls.mean()) if guided else 0,
         "rounds": float(rounds.mean()),
         "most_rounds": int(rounds.max()),
@@ -108,7 +112,7 @@ def generator(
         denoise(config, constants),
         constants,
         sampler(config, float(constants.sigma_data)),
-        _sigmas(config),
+        _sigmas(config, constants),
         shape,
         config.sample.batch_size,
         guidance,

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion.assembly.classifiers import classify, objective, trains_classifier
 from gmm_diffusion.assembly.conditioners import semantics_options
+from gmm_diffusion.assembly.exact import target
 from gmm_diffusion.assembly.model import denoise, log_variance
+from gmm_diffusion.assembly.noise import law
 from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.constants import Constants
@@ -39,6 +41,7 @@ def _contrast(config, constants):
     group = config.contrastive
     if not group.weight:
         return None
+    log_mean, log_std = law(config, constants)
     return contrastive_term.make_contrast(
         denoise(config, constants),
         loss_lib.make_log_variance(log_variance(config)),
@@ -48,32 +51,34 @@ def _contrast(config, constants):
         stride=config.training.batch_size // group.points,
         chunk=group.chunk,
         sigma_data=float(constants.sigma_data),
-        sigma_log_mean=config.diffusion.sigma_log_mean,
-        sigma_log_std=config.diffusion.sigma_log_std,
+        sigma_log_mean=log_mean,
+        sigma_log_std=log_std,
     )
 
 
 def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
     """The training loss."""
+    log_mean, log_std = law(config, constants)
     if config.training.task == "classifier":
         return classifier_loss.make_classifier_loss_fn(
             classify(config, constants),
             objective(config, constants),
             noisy=config.classifier.noisy,
-            sigma_log_mean=config.diffusion.sigma_log_mean,
-            sigma_log_std=config.diffusion.sigma_log_std,
+            sigma_log_mean=log_mean,
+            sigma_log_std=log_std,
         )
     return loss_lib.make_loss_fn(
         denoise(config, constants),
         loss_lib.make_log_variance(log_variance(config)),
         constants.conditioner,
         sigma_data=float(constants.sigma_data),
-        sigma_log_mean=config.diffusion.sigma_log_mean,
-        sigma_log_std=config.diffusion.sigma_log_std,
+        sigma_log_mean=log_mean,
+        sigma_log_std=log_std,
         null_probability=config.conditioning.dropout,
         semantics_options=semantics_options(config, constants),
         term=_term(config, constants),
         contrast=_contrast(config, constants),
+        target=target(config, constants),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.mixture import GaussianMixture
 
 _STREAM = 2  # Apart from the streams of orders and flips in `batches`.
 
@@ -195,8 +196,6 @@ def load(
     Raises:
       InputError: an unknown name, a number below 1 or a negative seed.
     """
-    from gmm_diffusion.mixture import GaussianMixture
-
     if name not in MIXTURES:
         raise InputError(f"toy name is {name!r}; valid are {', '.join(MIXTURES)}.")
     for field, value, least in (
@@ -207,6 +206,7 @@ def load(
         if value < least:
             raise InputError(f"{field} is {value}; valid is {least} or more.")
     known = MIXTURES[name]()
+    mixture, component_class = density(name)
     num_classes = int(known.component_class.max()) + 1
     return Dataset(
         name=f"toy {name} (train {num_train}, heldout {num_heldout}, seed {seed})",
@@ -214,9 +214,16 @@ def load(
         heldout=_draw(known, num_heldout, np.random.default_rng([seed, 1, _STREAM])),
         num_classes=num_classes,
         class_names=tuple(str(c) for c in range(num_classes)),
-        mixture=GaussianMixture.create(known.weights, known.means, known.covariances, "full"),
-        component_class=known.component_class,
+        mixture=mixture,
+        component_class=component_class,
     )
+
+
+def density(name: str) -> tuple[GaussianMixture, np.ndarray]:
+    """The true mixture of one of `MIXTURES`, of kind "full", and `[K]` int32 component classes."""
+    known = MIXTURES[name]()
+    mix = GaussianMixture.create(known.weights, known.means, known.covariances, "full")
+    return mix, known.component_class
 
 
 def _draw(known: KnownMixture, num: int, rng: np.random.Generator) -> Split:

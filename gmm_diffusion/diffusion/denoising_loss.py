@@ -1,5 +1,7 @@
 """The denoising loss, one value per example (arXiv 2206.00364, eq. 2 and table 1)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -40,11 +42,18 @@ def loss_and_denoised(
     cond: PyTree = None,
     *,
     sigma_data: float,
+    target_fn: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
-    """`denoising_loss`, and the denoised data `[B, ...]` for terms that read them."""
+    """`denoising_loss`, and the denoised data `[B, ...]` for terms that read them.
+
+    With `target_fn`, `[B, ...]` noisy data -> `[B, ...]`, that takes the place of the clean data in
+    the loss. The posterior mean has the same gradient in expectation, and less noise.
+    """
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
-    denoised = denoise_fn(x + expand_like(sigma, x) * noise, sigma, cond)
-    error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
+    noisy = x + expand_like(sigma, x) * noise
+    denoised = denoise_fn(noisy, sigma, cond)
+    target = x if target_fn is None else target_fn(noisy)
+    error = jnp.mean(jnp.square(denoised - target), axis=tuple(range(1, x.ndim)))
     return loss_weight(sigma, sigma_data) * error, denoised
 
 

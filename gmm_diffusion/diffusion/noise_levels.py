@@ -4,10 +4,53 @@ Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative 
 (arXiv 2206.00364).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from gmm_diffusion.types import Array
+
+# The law's ends, tau and RMS, are at most this far apart, and at least that far: three standard
+# deviations of ln sigma between the two need room, and float32 a limit.
+_LEAST, _MOST = 3.0, 1000.0
+# Sampling starts at this many times the largest standard deviation of the data.
+_FAR = 20.0
+
+
+@struct.dataclass
+class NoiseLaw:
+    """Noise levels fitted to data.
+
+    Attributes:
+      mean: `[]` mean of `ln sigma` in training.
+      std: `[]` standard deviation of `ln sigma` in training.
+      highest: `[]` noise level that sampling starts from.
+    """
+
+    mean: Array
+    std: Array
+    highest: Array
+
+
+def between(tau: float, rms: float, spread: float) -> NoiseLaw:
+    """The law for data with detail from tau to RMS (ours).
+
+    `ln sigma` has mean `ln sqrt(tau rms)` and standard deviation `ln(rms / tau) / 3`: below tau the
+    noise hides nothing, above RMS nothing is left to see, and both lie 1.5 standard deviations out.
+    (-2.3, 1.5), which Karras et al. 2024 (arXiv 2406.02507) use for their tree, is tau 0.01 at RMS
+    1. Sampling starts at `20 spread`: a Gaussian of that standard deviation ends 0.13 % too narrow
+    where sampling is exact, others less.
+
+    Args:
+      tau: smallest standard deviation of the data's parts; `rms / tau` is held within 3 and 1000.
+      rms: root mean square of the centred data's entries.
+      spread: largest standard deviation of the data along any direction.
+    """
+    ratio = min(max(rms / max(tau, rms / _MOST), _LEAST), _MOST)
+    mean, std = math.log(rms) - 0.5 * math.log(ratio), math.log(ratio) / 3
+    return NoiseLaw(*(jnp.float32(v) for v in (mean, std, _FAR * spread)))
 
 
 def log_normal(keys: Array, mean: float, std: float) -> Array:

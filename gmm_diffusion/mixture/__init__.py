@@ -12,7 +12,14 @@ from gmm_diffusion.mixture.em_loop import iterate
 from gmm_diffusion.mixture.expansion import even_means, fit_expansion
 from gmm_diffusion.mixture.gaussian_mixture import KINDS, GaussianMixture
 from gmm_diffusion.mixture.interchange import from_sklearn, to_sklearn
-from gmm_diffusion.mixture.selection import SelectionCurve, aic, bic, fit_curve, mean_log_likelihood
+from gmm_diffusion.mixture.selection import (
+    SelectionCurve,
+    aic,
+    bic,
+    fit_curve,
+    mean_log_likelihood,
+    smallest_std,
+)
 from gmm_diffusion.mixture.streaming import fit_em_stream
 from gmm_diffusion.mixture.transforms import condition_on, sample, smooth
 
@@ -41,6 +48,7 @@ __all__ = [
     "responsibilities",
     "sample",
     "score",
+    "smallest_std",
     "smooth",
     "to_sklearn",
 ]

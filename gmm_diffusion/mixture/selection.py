@@ -37,6 +37,20 @@ def aic(mix: GaussianMixture, x: Array) -> float:
     return 2 * num_parameters(mix) - 2 * len(x) * mean_log_likelihood(mix, x)
 
 
+def smallest_std(mix: GaussianMixture, share: float = 0.0) -> float:
+    """The standard deviation of the thinnest components, along their thinnest direction.
+
+    Args:
+      mix: the mixture.
+      share: how much of the mixture, from 0 to 1, is as thin as that or thinner, so that a
+        component of a few points does not count.
+    """
+    std = np.sqrt(np.asarray(mix.spectrum, np.float64).min(axis=1))
+    order = np.argsort(std)
+    below = np.cumsum(np.asarray(mix.weights, np.float64)[order])
+    return std[order][min(np.searchsorted(below, share), len(std) - 1)].item()
+
+
 @dataclass(frozen=True)
 class SelectionCurve:
     """Fits of several K to the same points; all sequences in the order of `num_components`.

@@ -10,6 +10,7 @@ from flax import struct, traverse_util
 from gmm_diffusion.conditioning import AttributeTable, Conditioner, FeatureTransform
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.data.batches import Transform
+from gmm_diffusion.diffusion.noise_levels import NoiseLaw
 from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.types import Array
 
@@ -23,12 +24,14 @@ class Constants:
       sigma_data: `[]` RMS of the centred training data.
       conditioner: constants of the conditioning, or None.
       frozen_classifier: nested dict of parameters of a classifier that is not trained, or None.
+      noise_law: of `diffusion.law` auto; None where the law is given.
     """
 
     transform: Transform
     sigma_data: Array
     conditioner: Conditioner | None = None
     frozen_classifier: dict | None = None
+    noise_law: NoiseLaw | None = None
 
 
 def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -59,6 +62,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
     """The inverse of `to_arrays`, bit for bit."""
     types = {
         "transform": Transform,
+        "noise_law": NoiseLaw,
         "conditioner": Conditioner,
         "conditioner.attributes": AttributeTable,
         "conditioner.mixture": GaussianMixture,

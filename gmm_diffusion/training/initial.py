@@ -23,7 +23,8 @@ def constants(config: ConfigDict, data: Dataset) -> Constants:
     """
     if not config.training.init_from:
         return frozen.constants(config, data)
-    made = _run(config).constants.replace(frozen_classifier=None)
+    noise_law = build.fit_noise_law(config, data.train.x)
+    made = _run(config).constants.replace(frozen_classifier=None, noise_law=noise_law)
     if config.ngmg.weight and config.ngmg.workdir:
         made = made.replace(frozen_classifier=frozen.load(config, config.ngmg.workdir, made))
     return made

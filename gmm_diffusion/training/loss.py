@@ -27,6 +27,7 @@ def make_loss_fn(
     semantics_options: dict | None = None,
     term: Callable | None = None,
     contrast: Callable | None = None,
+    target: Callable | None = None,
 ) -> LossFn:
     """The loss of one batch.
 
@@ -42,6 +43,9 @@ def make_loss_fn(
       term: `(params, batch, sigma [B], denoised [B, ...]) -> ([B], diagnostics)`, added to the loss
         as it is: the learned uncertainty is of the denoising alone.
       contrast: `(params, batch, cond, keys [B]) -> ([B], diagnostics)`, added likewise.
+      target: `(noisy [B, ...], sigma [B], weights [B, K], keep [B]) -> [B, ...]`, what is regressed
+        on instead of the data; `weights` as the network is told them, and with `keep` None without
+        conditioning.
 
     Returns:
       `(params, batch, keys [B]) -> ([B] losses, {"denoising_loss": [B]})`, where the losses are
@@ -52,7 +56,7 @@ def make_loss_fn(
         def use(number):
             return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
-        cond = None
+        cond = weights = keep = None
         if conditioner is not None:
             weights = conditioning.training_weights(
                 conditioner, use(SEMANTICS), batch.weights, **(semantics_options or {})
@@ -65,8 +69,17 @@ def make_loss_fn(
         def denoise_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond, use(DROPOUT))
 
+        def target_fn(noisy):
+            return target(noisy, sigma, weights, keep)
+
         loss, denoised = loss_and_denoised(
-            denoise_fn, use(NOISE), batch.x, sigma, cond, sigma_data=sigma_data
+            denoise_fn,
+            use(NOISE),
+            batch.x,
+            sigma,
+            cond,
+            sigma_data=sigma_data,
+            target_fn=None if target is None else target_fn,
         )
         weighted = uncertainty_weighted(loss, log_variance(params, sigma))
         found = {"denoising_loss": loss}

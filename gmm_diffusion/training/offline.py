@@ -65,7 +65,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         image_grid.scatter(x, arrays.get("label"), folder / "samples.png")
     print(f"{len(x)} samples in {folder / 'samples.npz'} and {folder / 'samples.png'}")
     if took:
-        print(evaluation.rounds_line(config, build.parallel_cost(config, took)))
+        print(evaluation.rounds_line(config, build.parallel_cost(config, run.constants, took)))
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
