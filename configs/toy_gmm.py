@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 2000
 
     config.sample.num = 4096
-    config.sample.sigma_max = 0.0
     config.sample.batch_size = 4096
     config.evaluation.blocks = 1
     return config

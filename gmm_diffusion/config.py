@@ -39,6 +39,8 @@ EARLIER: dict[str, object] = {
     "network.attention_middle": False,
     "sample.component": "literal",
 }
+# Where sampling starts in EDM (arXiv 2206.00364).
+SIGMA_MAX = 80.0
 # Groups that a trained model can be sampled and evaluated with again and again.
 SAMPLING_GROUPS = ("sample", "guidance", "evaluation")
 
@@ -186,7 +188,7 @@ def default() -> ConfigDict:
     sample.sampler = "heun"  # a key of sampling.samplers.SAMPLERS
     sample.steps = 18  # of the sampler
     sample.sigma_min = 0.002  # last positive noise level
-    sample.sigma_max = 80.0  # first noise level; 0 takes it from diffusion.law auto
+    sample.sigma_max = 0.0  # first noise level; 0 takes 80, or what diffusion.law auto has fitted
     sample.rho = 7.0  # exponent of the grid
     sample.churn = 0.0  # heun: new noise over the run (EDM's S_churn)
     sample.churn_min = 0.0  # heun: churn at and above this noise level
@@ -569,10 +571,8 @@ def _check_noise(config: ConfigDict, refuse: Callable) -> None:
         for name in ("sigma_log_mean", "sigma_log_std"):
             if group[name] != usual[f"diffusion.{name}"]:
                 refuse(f"diffusion.{name}", "diffusion.law auto fits it; use diffusion.law given")
-    highest = config.sample.sigma_max
-    if not highest and group.law != "auto":
-        refuse("sample.sigma_max", "0 takes it from diffusion.law auto; give it a positive value")
-    if highest and config.sample.sigma_min >= highest:
+    highest = config.sample.sigma_max or SIGMA_MAX
+    if config.sample.sigma_min >= highest:
         refuse("sample.sigma_min", f"it must be below sample.sigma_max {highest}")
 
 

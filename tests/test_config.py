@@ -144,7 +144,7 @@ EDGES = [
     ("checkpoint.keep", [0], [1]),
     ("sample.sampler", ["ddim"], ["euler"]),
     ("sample.sigma_min", [0.0, 80.0], [0.001]),
-    ("sample.sigma_max", [-1.0, math.inf, 0.0], [20.0]),
+    ("sample.sigma_max", [-1.0, math.inf], [0.0, 20.0]),
     ("sample.churn", [-1.0], [0.0, 40.0]),
     ("checkpoint.snapshot_every", [-1], [0, 1]),
     ("sample.parallel_window", [-1], [0, 8]),

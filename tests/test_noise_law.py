@@ -27,7 +27,6 @@ def toy(make_config):
     config = make_config("toy")
     config.conditioning.kind = "none"
     config.diffusion.law = "auto"
-    config.sample.sigma_max = 0.0
     config.data.num_train = NUM
     return config
 
@@ -163,7 +162,7 @@ def test_a_run_that_starts_from_another_fits_its_own(toy, monkeypatch):
 
 def config_of(config, law):
     config = config.copy_and_resolve_references()
-    config.diffusion.law, config.sample.sigma_max = law, 80.0
+    config.diffusion.law = law
     return config
 
 
@@ -171,9 +170,6 @@ def test_refusals(toy, make_config):
     config_lib.validate(toy)
     toy.diffusion.sigma_log_mean = -2.0
     with pytest.raises(InputError, match=r"diffusion\.sigma_log_mean is -2\.0; diffusion\.law"):
-        config_lib.validate(toy)
-    toy.diffusion.law = "given"
-    with pytest.raises(InputError, match=r"sample\.sigma_max is 0\.0; 0 takes it from"):
         config_lib.validate(toy)
     images = make_config("tiny")
     images.diffusion.law = "auto"
@@ -192,3 +188,18 @@ def test_the_law_sees_the_width_of_known_mixtures(toy, name):
     mix, _ = toys.density(name)
     law = noise.fit(toy, toys.load(name, NUM, 10).train.x)
     assert tau_of(law, 1.0) == pytest.approx(mixture.smallest_std(mix), rel=0.2)
+
+
+def test_where_sampling_starts(toy):
+    """The law's own level, EDM's 80 without one, and what the config says before both."""
+    law = noise_levels.between(0.1, 1.0, 1.0)
+    fitted = constants_lib.Constants(None, None, None, noise_law=law)
+    assert noise.sigma_max(toy, fitted) == pytest.approx(20.0)
+    given = config_of(toy, "given")
+    assert noise.sigma_max(given, constants_lib.Constants(None, None, None)) == 80.0
+    for config in (toy, given):
+        config.sample.sigma_max = 7.0
+        assert noise.sigma_max(config, fitted) == 7.0
+    given.sample.sigma_max, given.sample.sigma_min = 0.0, 80.0
+    with pytest.raises(InputError, match=r"sample\.sigma_min is 80\.0; it must be below"):
+        config_lib.validate(given)

@@ -21,7 +21,6 @@ FIXED = {
     "checkpoint.every": 1200,
     "checkpoint.snapshot_every": 0,
     "evaluation.max_samples": 4096,
-    "sample.sigma_max": 80.0,
 }
 
 

@@ -63,4 +63,8 @@ def law(config: ConfigDict, constants: Constants) -> tuple[float, float]:
 
 def sigma_max(config: ConfigDict, constants: Constants) -> float:
     """The noise level that sampling starts from."""
-    return config.sample.sigma_max or float(constants.noise_law.highest)
+    if config.sample.sigma_max:
+        return config.sample.sigma_max
+    if config.diffusion.law == "given":
+        return config_lib.SIGMA_MAX
+    return float(constants.noise_law.highest)
