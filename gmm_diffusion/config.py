@@ -407,7 +407,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: v in ("judge", "pca") or v.startswith("file:"),
         "judge, pca or file:PATH",
     ),
-    "evaluation.judges": _range(1, 100),
+    "evaluation.judges": _range(1),
     "evaluation.judge_seed": _seed(),
     "evaluation.judge_epochs": _range(1),
     "evaluation.loss_levels": _range(1),

@@ -204,7 +204,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 def evenly_spaced(num_examples: int, most: int) -> np.ndarray:
-    """Indices `[M]` of at most so many of `num_examples`, sorted, the first and the last among them.
+    """Indices `[M]` of at most so many of `num_examples`, from the first to the last.
 
     Not the first ones, which may all be of one class: files often hold one class after the other.
     """
@@ -231,8 +231,8 @@ def with_validation(data: Dataset, fraction: float, seed: int) -> Dataset:
         chosen = chosen[~np.isin(train.label[chosen], emptied)]
     if not len(chosen):
         raise InputError(
-            f"data.validation_fraction is {fraction}, and no class of {data.name} has an example to "
-            "spare; valid is 0 or a larger dataset."
+            f"data.validation_fraction is {fraction}, and no class of {data.name} has an example "
+            "to spare; valid is 0 or a larger dataset."
         )
     return dataclasses.replace(
         data,

@@ -104,10 +104,9 @@ def coverage(
 def coverage_ceiling(num_samples: int, num_reference: int, k: int = 3) -> float:
     """The expected `coverage` by samples that follow the very law of the reference.
 
-    `1 - prod_{i=1..k} (m - i) / (n + m - i)` with n samples and m examples in the reference, as in
-    the appendix of Naeem et al. 2020 (arXiv 2002.09797): one of these has no sample in its ball if
-    its k nearest among the n + m - 1 others are all of the reference, and any k of the others are
-    equally likely to be the nearest.
+    `1 - prod_{i=1..k} (m - i) / (n + m - i)` with n samples and m examples in the reference (Naeem
+    et al. 2020): an example has no sample in its ball if its k nearest of the n + m - 1 others are
+    all of the reference, and any k of the others are equally likely to be those.
     """
     i = np.arange(1, k + 1)
     return float(1 - np.prod((num_reference - i) / (num_samples + num_reference - i)))
