@@ -83,7 +83,8 @@ def evaluate(
     """Loss and accuracy on `evaluation.split` and on the training split.
 
     At most `evaluation.max_samples` examples of each, evenly spaced. Images of one size also get
-    `embedding.jaxexport` in `path`, the last hidden layer as a feature space for metrics: `--config.evaluation.features=file:...`.
+    `embedding.jaxexport` in `path`, the last hidden layer as a feature space for metrics:
+    `--config.evaluation.features=file:...`.
 
     Returns:
       {"metrics": {name: {"value", "blocks", "floor": training split}}, ...}.

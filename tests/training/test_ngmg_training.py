@@ -243,16 +243,17 @@ def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_pat
     monkeypatch.setattr(checkpoint, "load_run", lambda path: denoiser)
     with pytest.raises(InputError, match="a run without a classifier"):
         frozen.constants(config, data)
-    judge = judges.fit_judge(data, num_epochs=1)
-    judges.save(judge, tmp_path / "judge.npz")
+    panel = judges.fit_judges(data, 2, num_epochs=1)
+    judges.save(panel, tmp_path / "judge.npz")
     config.ngmg.workdir = str(tmp_path / "judge.npz")
     with pytest.raises(InputError, match="A judge takes no part in training or guidance"):
         frozen.constants(config, data)
-    other = jax.tree.map(lambda leaf: leaf + 1, judge.params)
-    frozen.refuse_judge(judge, None, other, other["network"])
-    for params in (judge.params, judge.params["network"]):
-        with pytest.raises(InputError, match="the judge must be another one"):
-            frozen.refuse_judge(judge, None, params)
+    other = jax.tree.map(lambda leaf: leaf + 1, panel[0].params)
+    frozen.refuse_judge(panel, None, other, other["network"])
+    for params in (judge.params for judge in panel):
+        for forbidden in (params, params["network"]):
+            with pytest.raises(InputError, match="the judge must be another one"):
+                frozen.refuse_judge(panel, None, other, forbidden)
 
 
 def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp_path):
