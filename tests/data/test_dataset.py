@@ -131,9 +131,9 @@ def test_validation_leaves_every_class_an_example_to_train_on():
     for fraction in (0.1, 0.5, 0.9):
         carved = dataset.with_validation(data, fraction, 0)
         assert set(carved.train.label.tolist()) == {0, 1, 2, 3, 4}, fraction
-    with pytest.raises(InputError, match=r"data\.validation_fraction is 0\.4.*no class .* to spare"):
+    with pytest.raises(InputError, match=r"validation_fraction is 0\.4.*no class .* to spare"):
         dataset.with_validation(_points([0, 1, 2]), 0.4, 0)
-    with pytest.raises(InputError, match=r"data\.validation_fraction is 0\.9, which leaves nothing"):
+    with pytest.raises(InputError, match=r"validation_fraction is 0\.9, which leaves nothing"):
         dataset.with_validation(_points([0, 0]), 0.9, 0)
 
 
