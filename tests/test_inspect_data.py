@@ -1,6 +1,7 @@
 """The commands that look at data before a run: what they print, write and refuse."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import pathlib
@@ -57,10 +58,14 @@ def of_folder(folder, monkeypatch):
     """Settings for `folder`; nothing may ask a network."""
     monkeypatch.setattr(socket, "getaddrinfo", None)
     monkeypatch.setattr(socket.socket, "connect", None)
-    return ["--config.data.name=image_folder", f"--config.data.data_dir={folder}"]
+    # All images that are not held out are to train on.
+    data = {"name": "image_folder", "data_dir": folder, "validation_fraction": 0}
+    return [f"--config.data.{field}={value}" for field, value in data.items()]
 
 
 def stand_in(monkeypatch, data):
+    # With a validation split none is carved off.
+    data = dataclasses.replace(data, validation=data.heldout)
     monkeypatch.setitem(DATASETS, "digits", lambda **_: data)
 
 

@@ -237,7 +237,7 @@ def with_validation(data: Dataset, fraction: float, seed: int) -> Dataset:
     return dataclasses.replace(
         data,
         # A judge or statistics of the whole training split are not those of what is left.
-        name=f"{data.name}, validation {fraction:g} of train, seed {seed}",
+        name=f"{data.name} (validation {fraction:g} of train, seed {seed})",
         train=train.take(np.delete(np.arange(len(train)), chosen)),
         validation=train.take(chosen),
     )
