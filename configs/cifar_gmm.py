@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     config.data.name = "tfds_images"
     config.data.tfds_name = "cifar10"
     config.data.flip = True
+    # Published figures are of all 50,000 images.
+    config.data.validation_fraction = 0.0
 
     config.conditioning.feature_dim = 64
     config.conditioning.num_components = 200

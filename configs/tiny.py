@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation.blocks = 2
     config.evaluation.max_samples = 100
+    config.evaluation.judges = 2
     config.evaluation.judge_epochs = 2
     config.evaluation.loss_levels = 2
     return config

@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import build
-from gmm_diffusion.data import Dataset, Split, batches
+from gmm_diffusion.data import Dataset, Split, batches, to_float
+from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.devices import map_examples
 from gmm_diffusion.types import PyTree
@@ -19,11 +20,11 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
     """What a classifier makes of a split.
 
     Returns:
-      `(params, split, num, poll=None) -> (cost [N], read [N], true [N])` of the split's first
-      `num` examples: the loss, the class read, and the class. A class is read as the one whose
-      components have the largest share (`Objective.components`). Without classes each component is
-      one, and an example's is the component of its largest weight. Of attributes `read` and `true`
-      are `[N, A]`.
+      `(params, split, num, poll=None) -> (cost [N], read [N], true [N])` of at most `num` examples
+      of the split, evenly spaced: the loss, the class read, and the class. A class is read as the
+      one whose components have the largest share (`Objective.components`). Without classes each
+      component is one, and an example's is the component of its largest weight. Of attributes
+      `read` and `true` are `[N, A]`.
     """
     classify, objective = build.classify(config, constants), build.objective(config, constants)
     attributes = config.conditioning.kind == "attributes"
@@ -43,16 +44,14 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
     mapped = map_examples(one_batch, config.sample.batch_size)
 
     def read(params: PyTree, split: Split, num: int, poll: Callable | None = None):
-        num = min(num, len(split))
-        x = batches.make_batch(
-            split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
-        )
-        weights = build.split_weights(config, constants, split)[0, :num]
+        split = split.take(evenly_spaced(len(split), num))
+        x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
+        weights = build.split_weights(config, constants, split)[0]
         scored = mapped(params, x, weights, poll=poll)
         if attributes:
             absent, present = scored[:, 1::2], scored[:, 2::2]
-            return scored[:, 0], (present > absent).astype(np.uint8), split.attributes[:num]
-        true = split.label[:num] if labelled else weights.argmax(axis=1)
+            return scored[:, 0], (present > absent).astype(np.uint8), split.attributes
+        true = split.label if labelled else weights.argmax(axis=1)
         return scored[:, 0], scored[:, 1:].argmax(axis=1), true
 
     return read
@@ -81,23 +80,25 @@ def evaluate(
     path: pathlib.Path,
     poll: Callable | None = None,
 ) -> dict:
-    """Loss and accuracy on at most `evaluation.max_samples` held-out and training examples.
+    """Loss and accuracy on `evaluation.split` and on the training split.
 
-    Images of one size also get `embedding.jaxexport` in `path`, the last hidden layer as a feature
-    space for metrics: `--config.evaluation.features=file:...`.
+    At most `evaluation.max_samples` examples of each, evenly spaced. Images of one size also get
+    `embedding.jaxexport` in `path`, the last hidden layer as a feature space for metrics:
+    `--config.evaluation.features=file:...`.
 
     Returns:
-      {"metrics": {name: {"value": held-out, "blocks", "floor": training split}}, ...}.
+      {"metrics": {name: {"value", "blocks", "floor": training split}}, ...}.
     """
     read = make_reader(config, constants)
-    num = min(len(data.heldout), config.evaluation.max_samples)
+    own = getattr(data, config.evaluation.split)
+    num = min(len(own), config.evaluation.max_samples)
     scores = []
-    for split in (data.heldout, data.train):
+    for split in (own, data.train):
         cost, seen, true = read(params, split, config.evaluation.max_samples, poll)
         scores.append((float(cost.mean()), float(np.mean(seen == true))))
     metrics = {
-        f"{name}_{num}": {"value": heldout, "blocks": [heldout], "floor": train}
-        for name, heldout, train in zip(("loss", "accuracy"), *scores, strict=True)
+        f"{name}_{num}": {"value": value, "blocks": [value], "floor": train}
+        for name, value, train in zip(("loss", "accuracy"), *scores, strict=True)
     }
     features = None
     if data.is_image:
@@ -106,12 +107,13 @@ def evaluate(
     return {
         "task": "classifier",
         "dataset": data.name,
+        "split": config.evaluation.split,
         "floor_split": "train",
         "shape": list(data.shape),
         "samples_per_block": num,
         "ema": config.sample.ema,
         "features": {"embedding": features},
-        "judge": None,
+        "judges": [],
         "metrics": metrics,
         "verdicts": [],
     }
@@ -138,7 +140,7 @@ def export_embedding(
 
 def table(result: dict) -> str:
     """The metrics as lines of text."""
-    lines = [f"{'metric':<22} {'held-out':>9} {'training':>9}"]
+    lines = [f"{'metric':<22} {result['split']:>10} {'training':>9}"]
     for name, metric in result["metrics"].items():
-        lines.append(f"{name:<22} {metric['value']:>9.4f} {metric['floor']:>9.4f}")
+        lines.append(f"{name:<22} {metric['value']:>10.4f} {metric['floor']:>9.4f}")
     return "\n".join(lines)

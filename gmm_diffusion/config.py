@@ -36,6 +36,7 @@ FREE_FIELDS = ("contrastive.chunk",)
 # dotted name -> value. `config.json` of such a run lacks the field.
 EARLIER: dict[str, object] = {
     "conditioning.one_hot_share": 0.0,
+    "data.validation_fraction": 0.0,
     "network.attention_middle": False,
     "sample.component": "literal",
 }
@@ -54,6 +55,9 @@ def default() -> ConfigDict:
     data.name = "digits"
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
+    # Share of the training split that is for choices, such as the number of updates; 0 is none.
+    # `toy` and `faces` draw it instead, as many as are held out.
+    data.validation_fraction = 0.1
     data.split_seed = 0  # which examples are held out; the seed of `toy` and `faces`
     data.toy_name = "ring"  # a key of data.toy.MIXTURES
     data.num_train = 65536  # points or images drawn by `toy` and `faces` for training
@@ -215,14 +219,16 @@ def default() -> ConfigDict:
     guidance.classifier = ""  # energy: workdir of the classifier; empty is this run's own
 
     c.evaluation = evaluation = ConfigDict()
-    evaluation.blocks = 3  # independent sets of samples, each as many as held-out examples
+    evaluation.split = "heldout"  # floor: heldout, for tables, or validation, for choices
+    evaluation.blocks = 3  # independent sets of samples, each as many as examples in the split
     evaluation.max_samples = 5000  # most samples in one block
     evaluation.max_reference = 50_000  # most training examples that samples are compared with
     evaluation.neighbours = 3  # k of precision, recall and coverage
     evaluation.features = "judge"  # space of the Frechet distance: judge, pca or file:PATH
-    evaluation.judge_seed = 1000  # of the judge, a classifier never used in training or guidance
+    evaluation.judges = 5  # metrics are means over so many; never used in training or guidance
+    evaluation.judge_seed = 1000  # of the first judge; the others have the next ones
     evaluation.judge_dir = ""  # folder of judge.npz, from the workdir; ".." for several runs
-    evaluation.judge_epochs = 20  # passes of the judge over the training split
+    evaluation.judge_epochs = 20  # passes of a judge over the training split
     evaluation.loss_levels = 8  # noise levels of the held-out denoising loss
     evaluation.name = ""  # writes evaluations/NAME.json and leaves evaluation.json alone
     evaluation.at_end = True  # evaluate at the end of training; a guide, say, needs none
@@ -261,6 +267,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         "digits", "toy", "faces", "tfds_images", "image_folder", "cifar_archive"
     ),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
+    "data.validation_fraction": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "data.split_seed": _seed(),
     "data.num_train": _range(1000),  # Rarer defects than this cannot be told from true points.
     "data.num_heldout": _range(1),
@@ -393,6 +400,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "guidance.blur": _one_of("covariances", "weights"),
     "guidance.blur_amount": _range(0),
     "guidance.energy": _range(0),
+    "evaluation.split": _one_of("heldout", "validation"),
     "evaluation.blocks": _range(1),
     "evaluation.max_samples": _range(1),
     "evaluation.max_reference": _range(1),
@@ -401,6 +409,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: v in ("judge", "pca") or v.startswith("file:"),
         "judge, pca or file:PATH",
     ),
+    "evaluation.judges": _range(1),
     "evaluation.judge_seed": _seed(),
     "evaluation.judge_epochs": _range(1),
     "evaluation.loss_levels": _range(1),
@@ -497,6 +506,8 @@ def validate(config: ConfigDict) -> None:
             refuse("data.flip", "only images can be mirrored")
     elif config.network.name != "unet":
         refuse("network.name", f"the images of data.name {config.data.name} need unet")
+    if config.evaluation.split == "validation" and not config.data.validation_fraction:
+        refuse("evaluation.split", "data.validation_fraction 0 leaves no such split")
     _check_noise(config, refuse)
     if config.sample.parallel_window and config.sample.sampler == "dpmpp_2m":
         refuse("sample.parallel_window", "sample.sampler dpmpp_2m remembers steps, and needs 0")

@@ -1,4 +1,4 @@
-"""Scores of a trained model, each beside its floor: real held-out data scored the same way."""
+"""Scores of a trained model, each beside its floor: real data scored the same way."""
 
 import logging
 import pathlib
@@ -13,7 +13,8 @@ from scipy.special import ndtri
 from gmm_diffusion import build, classifier_evaluation, conditioning
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import Dataset, batches, to_uint8
+from gmm_diffusion.data import Dataset, batches, to_float, to_uint8
+from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.generation import Guide
@@ -31,7 +32,7 @@ from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)
 
-# At most this many held-out examples in the denoising loss that is logged while training.
+# At most this many examples in the denoising loss that is logged while training.
 _LOSS_EXAMPLES = 1024
 
 
@@ -50,21 +51,20 @@ def choose_params(config: ConfigDict, state: TrainState) -> PyTree:
 def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
     """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
 
-    The levels are evenly spaced quantiles of the training distribution of sigma, the noise is the
-    same at every call, and the conditions are drawn as in training.
+    They are of at most 1,024 examples of `Dataset.watched`, evenly spaced. The levels are evenly
+    spaced quantiles of the training distribution of sigma, the noise is the same at every call, and
+    the conditions are drawn as in training.
     """
-    split = data.heldout
-    num = min(len(split), _LOSS_EXAMPLES)
+    split = data.watched.take(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
+    num = len(split)
     levels = config.evaluation.loss_levels
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
     log_mean, log_std = build.noise_law(config, constants)
     sigmas = np.exp(log_mean + log_std * quantiles)
-    x = batches.make_batch(
-        split.x, np.arange(num), np.zeros(num, bool), jax.device_get(constants.transform)
-    )
+    x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
     keys = example_keys(config.training.seed, num)
     weights = build.split_weights(config, constants, split)
-    weights = None if weights is None else jnp.asarray(weights[0, :num])
+    weights = None if weights is None else jnp.asarray(weights[0])
     semantics_options = build.semantics_options(config, constants)
     denoise = build.denoise(config, constants)
     sigma_data = float(constants.sigma_data)
@@ -127,7 +127,7 @@ def check(config: ConfigDict, data: Dataset) -> None:
         raise InputError(
             f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
         )
-    fewest = min(len(data.heldout), group.max_samples, len(_reference(config, data)))
+    fewest = min(len(getattr(data, group.split)), group.max_samples, len(_reference(config, data)))
     if group.neighbours >= fewest:
         raise InputError(
             f"evaluation.neighbours is {group.neighbours}; it must be below the {fewest} images "
@@ -140,7 +140,7 @@ def check(config: ConfigDict, data: Dataset) -> None:
 def _reference(config, data):
     """The training images that samples are compared with, evenly spaced."""
     train = data.train.x
-    return train[:: max(1, len(train) // config.evaluation.max_reference)]
+    return train[evenly_spaced(len(train), config.evaluation.max_reference)]
 
 
 def evaluate(
@@ -154,31 +154,35 @@ def evaluate(
 ) -> dict:
     """All metrics that the dataset allows.
 
-    `evaluation.blocks` independent sets of samples, each as large as the held-out split, are
-    scored one by one: a metric's value is their mean, and its floor is the held-out split.
+    `evaluation.blocks` independent sets of samples, each as large as `evaluation.split`, are scored
+    one by one: a metric's value is their mean, and its floor is that split. What depends on a judge
+    is a mean over judges.
 
     Returns:
-      {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed.
+      {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed. Metrics of
+      several judges also have "judges" and "floor_judges", the standard deviations over judges of
+      value and floor; coverage has "ceiling", what real data would be expected to have.
     """
     group = config.evaluation
-    num = min(len(data.heldout), group.max_samples)
+    real = getattr(data, group.split)
+    real = real.take(evenly_spaced(len(real), group.max_samples))
+    num = len(real)
     guidance = build.guidance(config, guide)
     generate = build.generator(config, constants, data.shape, guidance)
     named = bool(data.attribute_names)
-    labelled = data.num_classes > 1 and data.heldout.label is not None and not named
-    judge = None
+    labelled = data.num_classes > 1 and real.label is not None and not named
+    panel = ()
     if data.is_image and judges.can_judge(data):
-        judge = _judge(config, data, path)
+        panel = _judges(config, data, path)
         pull = None if guide is None or guide.pull is None else guide.pull.params
         own = params.get("classifier")
-        frozen.refuse_judge(judge, constants.frozen_classifier, own, pull)
-    score = _ImageScores(config, data, judge, num) if data.is_image else VectorScores(data)
-    floor = score(
-        data.heldout.x[:num],
-        data.heldout.label[:num] if labelled else None,
-        data.heldout.attributes[:num] if named else None,
-    )
-    unseen = _unseen(data, constants.conditioner, num) if judge is not None else None
+        frozen.refuse_judge(panel, constants.frozen_classifier, own, pull)
+    score = _ImageScores(config, data, panel, real.x) if data.is_image else VectorScores(data)
+    floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
+    # Nothing is chosen on combinations that count as never seen.
+    unseen = None
+    if panel and group.split == "heldout":
+        unseen = _unseen(data, constants.conditioner, num)
     if unseen is not None:
         floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
     blocks, took = [], []
@@ -209,17 +213,13 @@ def evaluate(
             new = requests.of_attributes(constants.conditioner, unseen.attributes)
             scores |= score.attributes("unseen_", draw(new, seed, len(unseen)), new.attributes)
         blocks.append(scores)
-    metrics = {
-        name: {
-            "value": float(np.mean([block[name] for block in blocks])),
-            "blocks": [block[name] for block in blocks],
-            "floor": floor[name],
-        }
-        for name in blocks[0]
-    }
+    metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
+    for name, metric in metrics.items():
+        if name.startswith("coverage_"):
+            metric["ceiling"] = score.coverage_ceiling(num)
     return {
         "dataset": data.name,
-        "floor_split": "heldout",
+        "floor_split": group.split,
         "reference_split": "train",
         "shape": list(data.shape),
         "samples_per_block": num,
@@ -228,7 +228,9 @@ def evaluate(
         "steps": config.sample.steps,
         "ema": config.sample.ema,
         "features": score.features,
-        "judge": None if judge is None else judge_summary(judge),
+        "judges": [
+            {"hash": judge.hash, "heldout_accuracy": judge.heldout_accuracy} for judge in panel
+        ],
         "metrics": metrics,
         "verdicts": verdicts(metrics),
         **({"parallel": build.parallel_cost(config, constants, took)} if took else {}),
@@ -241,97 +243,151 @@ def _unseen(data, conditioner, num):
         return None
     if conditioner.attributes is None or not conditioner.attributes.laid_out:
         return None
-    return data.unseen.take(np.arange(min(num, len(data.unseen))))
+    return data.unseen.take(evenly_spaced(len(data.unseen), num))
 
 
-def judge_summary(judge: judges.Judge) -> dict:
-    """What a result says of its judge."""
-    return {"hash": judge.hash, "heldout_accuracy": judge.heldout_accuracy}
+def _metric(blocks, floor):
+    """A metric from its scores in each block, numbers or `[J]`, one a judge, and its floor's."""
+    blocks, floor = np.array(blocks, np.float64), np.array(floor, np.float64)
+    blocks, floor = blocks.reshape(len(blocks), -1), floor.reshape(-1)
+    metric = {
+        "value": float(blocks.mean()),
+        "blocks": blocks.mean(axis=1).tolist(),
+        "floor": float(floor.mean()),
+    }
+    if len(floor) > 1:
+        metric["judges"] = float(blocks.mean(axis=0).std(ddof=1))
+        metric["floor_judges"] = float(floor.std(ddof=1))
+    return metric
 
 
-def _judge(config, data, path):
-    """The run's judge, trained once and kept in its folder."""
+def _judges(config, data, path):
+    """The run's judges, trained once and kept in its folder."""
     group = config.evaluation
     file = path / group.judge_dir / "judge.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
-    settings = judges.identity(data, group.judge_seed, num_epochs=group.judge_epochs)
+    options = {"num_epochs": group.judge_epochs}
+    settings = [judges.identity(data, group.judge_seed + i, **options) for i in range(group.judges)]
 
     def kept():
         if file.exists():
             try:
-                judge = judges.load(file)
-                return judge if judge.settings == settings else None
+                found = judges.load(file)
+                return found if [judge.settings for judge in found] == settings else None
             except InputError as error:
-                log.warning("%s It is trained again.", error)
+                log.warning("%s They are trained again.", error)
         return None
 
-    judge = kept()
-    if judge is None:
-        judge = judges.fit_judge(data, group.judge_seed, num_epochs=group.judge_epochs)
-        log.info("Judge: %.1f %% of held-out examples right.", 100 * judge.heldout_accuracy)
-        # Another run beside this one may have been first: one judge for all.
+    panel = kept()
+    if panel is None:
+        panel = judges.fit_judges(data, group.judges, group.judge_seed, **options)
+        log.info("Judges: %.1f %% of held-out examples right.", 100 * _accuracy(panel))
+        # Another run beside this one may have been first: the same judges for all.
         first = kept()
         if first is not None:
             return first
-        judges.save(judge, file)
-    return judge
+        judges.save(panel, file)
+    return panel
+
+
+def _accuracy(panel):
+    return float(np.mean([judge.heldout_accuracy for judge in panel]))
+
+
+class _Manifold:
+    """Where the training images lie in a space of features."""
+
+    def __init__(self, extractor, train, k):
+        self.id, self.extract, self.k = extractor.id, extractor.extract, k
+        self.reference = extractor.extract(train)
+        self.radii = manifold.ball_radii(self.reference, k)
+
+    def __call__(self, x):
+        features = self.extract(x)
+        precision = manifold.precision(features, self.reference, self.k, self.radii)
+        return {
+            "defect_rate": 1.0 - precision,
+            "precision": precision,
+            "recall": manifold.recall(features, self.reference, self.k),
+            "coverage": manifold.coverage(features, self.reference, self.k, self.radii),
+        }
+
+
+class _Frechet:
+    """The distance of images to the training images in a space of features."""
+
+    def __init__(self, extractor, train):
+        self.extractor = extractor
+        self.statistics = self._statistics(train)
+
+    def _statistics(self, x):
+        extractor = self.extractor
+        return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
+
+    def __call__(self, x):
+        return {"frechet": frechet.distance(self._statistics(x), self.statistics)}
 
 
 class _ImageScores:
-    """Scores of uint8 images `[N, H, W, C]`."""
+    """Scores of uint8 images `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
 
-    def __init__(self, config, data, judge, num):
-        group = config.evaluation
-        self.data, self.judge, self.k = data, judge, group.neighbours
-        # One embedding for all models: the judge's, or principal components without labels.
-        embedding = make_extractor("judge" if judge else "pca", data, judge)
-        spec = group.features if judge or group.features != "judge" else "pca"
-        self.frechet_features = make_extractor(spec, data, judge)
-        self.embed = embedding.extract
+    def __init__(self, config, data, panel, real):
+        self.data, self.panel, self.real = data, panel, real
+        self.k = config.evaluation.neighbours
+        self.train = _reference(config, data)
+
+        def extractors(spec):
+            if spec == "judge":
+                return [make_extractor(spec, data, judge) for judge in panel]
+            return [make_extractor(spec, data)]
+
+        # The same spaces for all models: the judges', or principal components without labels.
+        usual = "judge" if panel else "pca"
+        spec = config.evaluation.features
+        self.manifolds = [_Manifold(e, self.train, self.k) for e in extractors(usual)]
+        spaces = extractors(usual if spec == "judge" else spec)
+        self.frechet = [_Frechet(extractor, data.train.x) for extractor in spaces]
         self.features = {
-            "manifold": embedding.id,
-            "frechet": self.frechet_features.id,
-            "resize": self.frechet_features.resize,
+            "manifold": ",".join(space.id for space in self.manifolds),
+            "frechet": ",".join(space.id for space in spaces),
+            "resize": spaces[0].resize,
         }
-        train = _reference(config, data)
-        self.train = train
-        self.reference = self.embed(train)
-        self.heldout = data.heldout.x[:num]
-        self.statistics = self._statistics(data.train.x)
         # Mirror images of training examples are memorised ones too where training mirrors.
-        self.views = train
+        self.views = self.train
         if config.data.flip:
-            self.views = np.concatenate([train, train[:, :, ::-1]])
-
-    def _statistics(self, x):
-        extractor = self.frechet_features
-        return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
+            self.views = np.concatenate([self.train, self.train[:, :, ::-1]])
 
     def __call__(self, x, labels, attributes=None):
         count = frechet.count_name(len(x))
-        features = self.embed(x)
-        precision = manifold.precision(features, self.reference, self.k)
-        scores = {
-            f"defect_rate_{count}": 1.0 - precision,
-            f"precision_{count}": precision,
-            f"recall_{count}": manifold.recall(features, self.reference, self.k),
-            f"coverage_{count}": manifold.coverage(features, self.reference, self.k),
-            f"frechet_{count}": frechet.distance(self._statistics(x), self.statistics),
-            f"memorisation_{count}": manifold.memorisation(x, self.views, self.heldout),
-        }
-        if labels is not None and self.judge is not None:
-            predicted = judges.predict(self.judge, x)
-            agreement = consistency.agreement(labels, predicted, self.data.num_classes)
-            scores[f"agreement_{count}"] = agreement["agreement"]
+        scores = _by_judge([space(x) for space in self.manifolds], "", count)
+        scores |= _by_judge([distance(x) for distance in self.frechet], "", count)
+        scores[f"memorisation_{count}"] = manifold.memorisation(x, self.views, self.real)
+        if labels is not None and self.panel:
+            scores[f"agreement_{count}"] = [
+                consistency.agreement(
+                    labels, judges.predict(judge, x), self.data.num_classes
+                )["agreement"]
+                for judge in self.panel
+            ]
         if attributes is not None:
             scores |= self.attributes("", x, attributes)
         return scores
 
     def attributes(self, prefix, x, requested):
         """Whether `x` has the attributes that were asked for, by name."""
-        count = frechet.count_name(len(x))
-        found = consistency.attribute_agreement(requested, judges.predict(self.judge, x))
-        return {f"{prefix}{name}_{count}": value for name, value in found.items()}
+        rows = [
+            consistency.attribute_agreement(requested, judges.predict(judge, x))
+            for judge in self.panel
+        ]
+        return _by_judge(rows, prefix, frechet.count_name(len(x)))
+
+    def coverage_ceiling(self, num):
+        return manifold.coverage_ceiling(num, len(self.train), self.k)
+
+
+def _by_judge(rows, prefix, count):
+    """One dict a judge -> the scores of all judges by name."""
+    return {f"{prefix}{name}_{count}": [row[name] for row in rows] for name in rows[0]}
 
 
 def verdicts(metrics: dict) -> list[str]:
@@ -353,18 +409,30 @@ def verdicts(metrics: dict) -> list[str]:
 
 
 def table(result: dict) -> str:
-    """The metrics as lines of text: value (lowest to highest block), floor."""
-    lines = [f"{'metric':<22} {'samples':>8} {'(blocks)':>19} {'held-out':>9}"]
+    """The metrics as lines of text: value (lowest to highest block), floor.
+
+    Behind value and floor stand their standard deviations over judges, where there are several.
+    """
+    split = f"{result['floor_split']:>10}"
+    lines = [f"{'metric':<22} {'samples':>8} {'judges':>8} {'(blocks)':>19} {split} {'judges':>8}"]
     for name, metric in result["metrics"].items():
         span = f"({min(metric['blocks']):.4f} to {max(metric['blocks']):.4f})"
-        lines.append(f"{name:<22} {metric['value']:>8.4f} {span:>19} {metric['floor']:>9.4f}")
+        ours, floors = (
+            f"±{metric[key]:.4f}" if key in metric else "" for key in ("judges", "floor_judges")
+        )
+        line = f"{name:<22} {metric['value']:>8.4f} {ours:>8} {span:>19}"
+        lines.append(f"{line} {metric['floor']:>10.4f} {floors:>8}".rstrip())
     lines.append(f"Values are means over {len(metric['blocks'])} blocks of samples.")
+    for name, metric in result["metrics"].items():
+        if "ceiling" in metric:
+            lines.append(f"{name} is expected to be {metric['ceiling']:.4f} for perfect samples.")
     if result["samples_per_block"] < 10_000:
         lines.append("Frechet distances from so few samples compare with their floor only.")
     lines.extend(result["verdicts"])
-    if result["judge"] is not None:
+    if result["judges"]:
+        right = ", ".join(f"{100 * judge['heldout_accuracy']:.1f}" for judge in result["judges"])
         lines.append(
-            f"Judge: {100 * result['judge']['heldout_accuracy']:.1f} % of held-out examples right."
+            f"Judges: {right} % of held-out examples right; ± is the standard deviation over them."
         )
     return "\n".join(lines)
 

@@ -68,7 +68,12 @@ def _line(name, text):
 
 
 def _splits(data):
-    named = (("training", data.train), ("held out", data.heldout), ("unseen", data.unseen))
+    named = (
+        ("training", data.train),
+        ("validation", data.validation),
+        ("held out", data.heldout),
+        ("unseen", data.unseen),
+    )
     return [(name, split) for name, split in named if split is not None]
 
 

@@ -88,5 +88,5 @@ def test_data_without_attributes_are_refused(run_main, tmp_path):
         FACES[0], "--config.conditioning.kind=attributes", f"--workdir={tmp_path / 'run'}"
     )
     assert status == 2
-    assert "digits has none" in err
+    assert "digits (validation 0.1 of train, seed 0) has none" in err
     assert not (tmp_path / "run").exists()

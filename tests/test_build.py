@@ -1,5 +1,7 @@
 """From a config to its parts."""
 
+import collections
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import build, conditioning
-from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.data import DATASETS, Dataset, Split, digits, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
@@ -70,6 +72,62 @@ def test_sigma_data_is_measured_unless_given(tiny):
     assert build.constants(tiny, data).sigma_data == 0.5
 
 
+def examples(*splits):
+    """How often each example is there."""
+    return collections.Counter(row.tobytes() for split in splits for row in split.x)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_no_example_is_in_two_splits(name, make_config, monkeypatch):
+    config = make_config("toy" if name == "toy" else "tiny")
+    if name not in ("digits", "toy", "faces"):
+        # What needs files: how these are split is tested with them.
+        monkeypatch.setitem(DATASETS, name, lambda **_: digits.load())
+    if name == "faces":
+        config.conditioning.kind = "attributes"
+        config.data.resolution, config.data.num_train, config.data.num_heldout = 16, 400, 60
+        config.data.held_out = ("Eyeglasses=1,Wearing_Hat=1",)
+    config.data.name = name
+    data = build.dataset(config)
+    config.data.validation_fraction = 0.0
+    before = build.dataset(config)
+    assert before.validation is None
+    # The test split stays as it was.
+    np.testing.assert_array_equal(data.heldout.x, before.heldout.x)
+    np.testing.assert_array_equal(data.heldout.label, before.heldout.label)
+    if name in ("toy", "faces"):
+        # Drawn, so that there are as many to train on as were asked for.
+        np.testing.assert_array_equal(data.train.x, before.train.x)
+        splits = (data.train, data.heldout, data.validation, data.unseen, data.judges_only)
+        splits = [split for split in splits if split is not None]
+        assert max(examples(*splits).values()) == 1
+        assert len(data.validation) == config.data.num_heldout
+    else:
+        assert len(data.validation) == 144  # A tenth of 1,437, rounded up.
+        assert examples(data.train, data.validation) == examples(before.train)
+        shares = [np.bincount(s.label) / len(s) for s in (data.train, data.validation)]
+        assert np.abs(shares[0] - shares[1]).max() < 0.01
+
+
+def test_without_validation_digits_are_as_they_were(tiny):
+    tiny.data.validation_fraction = 0.0
+    data, source = build.dataset(tiny), digits.load()
+    assert data.name == source.name == "digits"
+    for ours, theirs in ((data.train, source.train), (data.heldout, source.heldout)):
+        np.testing.assert_array_equal(ours.x, theirs.x)
+        np.testing.assert_array_equal(ours.label, theirs.label)
+    assert (len(data.train), len(data.heldout)) == (1437, 360)
+    assert data.watched is data.heldout
+
+
+def test_nothing_is_fitted_on_validation_or_test_data(tiny):
+    data = build.dataset(tiny)
+    made = build.constants(tiny, data)
+    other = data.validation.take(np.arange(5))
+    changed = dataclasses.replace(data, validation=other, heldout=other)
+    assert same_constants(made, build.constants(tiny, changed))
+
+
 def test_components_of_a_class_lie_in_its_class(toy):
     toy.conditioning.num_components = 8
     toy.conditioning.covariance = "tied"
@@ -108,7 +166,7 @@ def test_a_mixture_over_all_classes_needs_no_labels(toy, monkeypatch):
     labelled = build.dataset(toy)
     unlabelled = Dataset("points", Split(labelled.train.x), Split(labelled.heldout.x))
     monkeypatch.setitem(DATASETS, "toy", lambda **_: unlabelled)
-    with pytest.raises(InputError, match="needs labels, and points has none"):
+    with pytest.raises(InputError, match=r"needs labels, and points.* has none"):
         build.dataset(toy)
     toy.conditioning.per_class = False
     conditioner = build.constants(toy, build.dataset(toy)).conditioner

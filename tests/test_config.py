@@ -56,6 +56,7 @@ def test_code_reads_no_field_that_does_not_exist():
     dataset = {f"data.{f.name}" for f in dataclasses.fields(Dataset)} | {
         "data.shape",
         "data.is_image",
+        "data.watched",
     }
     assert read_in_package() - FIELDS.keys() <= dataset
 
@@ -100,6 +101,9 @@ def changed(**values):
 
 EDGES = [
     # field, refused, allowed
+    ("data.validation_fraction", [1.0, -0.1, math.nan], [0.0, 0.99]),
+    ("evaluation.judges", [0], [1]),
+    ("evaluation.split", ["test", ""], ["heldout", "validation"]),
     ("data.heldout_fraction", [0.0, 1.0, -0.1, math.nan], [0.01, 0.99]),
     ("data.num_train", [999], [1000]),
     ("data.attributes", [("",), (3,)], [(), ("Smiling", "Bald")]),

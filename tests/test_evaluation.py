@@ -1,13 +1,15 @@
 """What the scores are worth: known samples get known scores, and the judge is kept."""
 
+import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gmm_diffusion import build, evaluation
+from gmm_diffusion import build, classifier_evaluation, evaluation
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
@@ -59,10 +61,15 @@ def score(monkeypatch):
 NUM = 100
 
 
+def scored(split):
+    """The examples that an evaluation of `NUM` samples takes of a split."""
+    return split.take(np.linspace(0, len(split) - 1, NUM).astype(int))
+
+
 def test_real_images_score_their_floor(digits, path, score):
     _, data, _ = digits
-    heldout = data.heldout
-    result = score(digits, path, to_float(heldout.x[:NUM]), heldout.label[:NUM])
+    heldout = scored(data.heldout)
+    result = score(digits, path, to_float(heldout.x), heldout.label)
     assert len(result["metrics"]) == 7
     for name, metric in result["metrics"].items():
         assert name.endswith(f"_{NUM}")
@@ -90,8 +97,9 @@ def test_noise_and_wrong_labels_score_badly(digits, path, score):
     assert "agreement_100" not in metrics, "nothing was asked for"
     assert metrics["defect_rate_100"]["value"] > 0.5
     assert metrics["frechet_100"]["value"] > 10 * metrics["frechet_100"]["floor"]
-    wrong = (data.heldout.label[:NUM] + 1) % 10
-    metrics = score(digits, path, to_float(data.heldout.x[:NUM]), wrong)["metrics"]
+    heldout = scored(data.heldout)
+    wrong = (heldout.label + 1) % 10
+    metrics = score(digits, path, to_float(heldout.x), wrong)["metrics"]
     assert metrics["agreement_100"]["value"] < 0.15
 
 
@@ -116,31 +124,152 @@ def test_mirrored_copies_are_memorised_where_training_mirrors(digits, path, scor
     assert apart < 0.9
 
 
-def test_the_judge_is_kept_and_replaced_when_it_does_not_fit(digits, path, monkeypatch, caplog):
+def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, monkeypatch, caplog):
     config, data, _ = digits
     fitted = []
-    original = judges.fit_judge
+    original = judges.fit_judges
 
     def fit(*args, **options):
         fitted.append(options)
         return original(*args, **options)
 
-    monkeypatch.setattr(judges, "fit_judge", fit)
+    def hashes(panel):
+        return [judge.hash for judge in panel]
+
+    monkeypatch.setattr(judges, "fit_judges", fit)
     content = (path / "judge.npz").read_bytes()
-    kept = evaluation._judge(config, data, path)
+    kept = evaluation._judges(config, data, path)
     assert fitted == []
+    assert len(set(hashes(kept))) == 2
     # Broken: trained again, and the same as before.
     (path / "judge.npz").write_bytes(content[: len(content) // 2])
-    again = evaluation._judge(config, data, path)
+    again = evaluation._judges(config, data, path)
     assert len(fitted) == 1
-    assert "It is trained again" in caplog.text
-    assert again.hash == kept.hash
-    assert judges.load(path / "judge.npz").hash == kept.hash
-    # Another seed is another judge.
+    assert "They are trained again" in caplog.text
+    assert hashes(again) == hashes(kept)
+    assert hashes(judges.load(path / "judge.npz")) == hashes(kept)
+    # Another number, or another seed, is other judges; judge i is the one of seed + i.
     config = config.copy_and_resolve_references()
-    config.evaluation.judge_seed = 1
-    assert evaluation._judge(config, data, path).hash != kept.hash
+    config.evaluation.judges = 1
+    config.evaluation.judge_seed = 1001
+    assert hashes(evaluation._judges(config, data, path)) == hashes(kept)[1:]
     assert len(fitted) == 2
+
+
+def test_metrics_are_means_over_judges(digits, path, score):
+    """Each judge alone, by a run of one judge, gives the numbers that the mean is made of."""
+    config, data, constants = digits
+    rng = np.random.default_rng(0)
+    heldout = scored(data.heldout)
+    blurred = to_float(heldout.x) + 0.4 * rng.normal(size=(NUM, 8, 8, 1)).astype(np.float32)
+    both = score(digits, path, blurred, heldout.label)
+    alone = []
+    for seed in (1000, 1001):
+        single = config.copy_and_resolve_references()
+        single.evaluation.judges, single.evaluation.judge_seed = 1, seed
+        alone.append(score((single, data, constants), path, blurred, heldout.label))
+    assert [j["hash"] for j in both["judges"]] == [r["judges"][0]["hash"] for r in alone]
+    printed = evaluation.table(both)
+    for name, metric in both["metrics"].items():
+        singles = [result["metrics"][name] for result in alone]
+        assert metric["value"] == pytest.approx(np.mean([m["value"] for m in singles])), name
+        assert metric["floor"] == pytest.approx(np.mean([m["floor"] for m in singles])), name
+        assert all("judges" not in m for m in singles)
+        if name == "memorisation_100":
+            assert "judges" not in metric, "it has nothing to do with judges"
+            continue
+        # Of two numbers the standard deviation is their distance over the root of 2.
+        for key, part in (("judges", "value"), ("floor_judges", "floor")):
+            distance = abs(singles[0][part] - singles[1][part])
+            assert metric[key] == pytest.approx(distance / np.sqrt(2)), name
+        assert f"±{metric['judges']:.4f}" in printed
+    assert both["metrics"]["frechet_100"]["judges"] > 0
+    ceiling = both["metrics"]["coverage_100"]["ceiling"]
+    m = len(data.train)
+    missed = (m - 1) / (m + 99) * (m - 2) / (m + 98) * (m - 3) / (m + 97)
+    assert ceiling == pytest.approx(1 - missed)
+    assert f"coverage_100 is expected to be {ceiling:.4f}" in printed
+
+
+def test_tables_are_of_the_test_split_and_choices_of_validation(digits, path, score):
+    config, data, constants = digits
+    config = config.copy_and_resolve_references()
+    config.evaluation.split = "validation"
+    real = scored(data.validation)
+    result = score((config, data, constants), path, to_float(real.x), real.label)
+    assert result["floor_split"] == "validation"
+    for metric in result["metrics"].values():
+        assert metric["value"] == pytest.approx(metric["floor"])
+    config.data.validation_fraction = 0.0
+    with pytest.raises(InputError, match=r"evaluation\.split is 'validation'"):
+        config_lib.validate(config)
+
+
+def in_order_of_class(split):
+    return split.take(np.argsort(split.label, kind="stable"))
+
+
+def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
+    """A folder's images come class by class: 0, 1 and 2 are the first 100 of 360 digits."""
+    config, data, constants = digits
+    parts = {
+        name: in_order_of_class(getattr(data, name)) for name in ("train", "heldout", "validation")
+    }
+    data = dataclasses.replace(data, **parts)
+    seen = {}
+
+    # The floor, and the threshold of memorisation.
+    class Scores(evaluation._ImageScores):
+        def __call__(self, x, labels, attributes=None):
+            seen.setdefault("floor", labels)
+            real = {image.tobytes(): label for image, label in zip(*held, strict=True)}
+            seen["memorisation"] = [real[image.tobytes()] for image in self.real]
+            train = {image.tobytes(): label for image, label in zip(*trained, strict=True)}
+            seen["reference"] = [train[image.tobytes()] for image in self.train]
+            return super().__call__(x, labels, attributes)
+
+    held = data.heldout.x, data.heldout.label
+    trained = data.train.x, data.train.label
+    monkeypatch.setattr(evaluation, "_ImageScores", Scores)
+    monkeypatch.setattr(
+        build, "generator", lambda *_: lambda *_, **__: to_float(data.train.x[:NUM])
+    )
+    config = config.copy_and_resolve_references()
+    config.evaluation.max_reference = 700
+    evaluation.evaluate(config, data, constants, {}, path)
+    # Losses while training, of at most so many examples.
+    monkeypatch.setattr(evaluation, "_LOSS_EXAMPLES", 50)
+    weighted = []
+    monkeypatch.setattr(build, "split_weights", lambda c, k, split: weighted.append(split.label))
+    evaluation.make_heldout_losses(config, data, constants)
+    (seen["loss"],) = weighted
+    for name, label in seen.items():
+        counts = np.bincount(label, minlength=10)
+        assert counts.max() - counts.min() <= 0.2 * len(label) / 10 + 2, name
+    assert len(seen["reference"]) == 700
+
+
+def test_every_combination_counts_in_unseen_data_sorted_by_them():
+    attributes = np.repeat(np.eye(4, dtype=np.uint8), 50, axis=0)
+    split = Split(np.arange(200, dtype=np.float32)[:, None], None, attributes)
+    data = Dataset("points", split, split, unseen=split)
+    conditioner = SimpleNamespace(attributes=SimpleNamespace(laid_out=True))
+    taken = evaluation._unseen(data, conditioner, 10)
+    assert len(taken) == 10
+    assert taken.attributes.any(axis=0).all()
+
+
+def test_the_readings_of_a_classifier_are_of_every_class(make_config):
+    config = make_config("tiny")
+    config.training.task = "classifier"
+    config.conditioning.kind = "class"
+    data = build.dataset(config)
+    constants = build.constants(config, data)
+    params = build.init_params(config, data.shape, constants)
+    read = classifier_evaluation.make_reader(config, constants)
+    _, _, true = read(params, in_order_of_class(data.heldout), 20)
+    assert len(true) == 20
+    assert set(true.tolist()) == set(range(10))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +286,7 @@ def toy(make_config):
 def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
     _, data, _ = toy
     real = score(toy, tmp_path, data.heldout.x, data.heldout.label)
-    assert real["judge"] is None
+    assert real["judges"] == []
     assert not (tmp_path / "judge.npz").exists()
     assert real["metrics"].keys() == {
         "frechet_2k",
@@ -220,8 +349,9 @@ def test_points_are_scored_by_the_density_of_the_class_asked_for(toy, score, tmp
 def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):
     config, data, constants = digits
     unlabelled = Dataset("unlabelled", Split(data.train.x), Split(data.heldout.x))
-    result = score((config, unlabelled, constants), tmp_path, to_float(data.heldout.x[:NUM]), None)
-    assert result["judge"] is None
+    real = to_float(scored(data.heldout).x)
+    result = score((config, unlabelled, constants), tmp_path, real, None)
+    assert result["judges"] == []
     assert result["features"]["frechet"].startswith("pca32:")
     for metric in result["metrics"].values():
         assert metric["value"] == metric["floor"]
@@ -288,7 +418,8 @@ def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path
 
 def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     config, data, constants = digits
-    score(digits, path, to_float(data.heldout.x[:NUM]), data.heldout.label[:NUM])
+    heldout = scored(data.heldout)
+    score(digits, path, to_float(heldout.x), heldout.label)
     result = evaluation.evaluate_and_report(config, path, data, constants, {}, 7)
     assert json.loads((path / "evaluation.json").read_text()) == result
     assert result["step"] == 7

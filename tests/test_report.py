@@ -157,6 +157,26 @@ def test_different_settings_are_not_averaged(grid):
         summary.group(found, ["guidance.kind", "guidance.scale"], ["sample.ema"])
 
 
+def test_evaluations_of_earlier_versions_had_one_judge_and_the_test_split(tmp_path):
+    paths = [evaluated(tmp_path / f"run{i}", i, "", 1.0) for i in range(2)]
+    stored = json.loads(paths[0].read_text())
+    for field in ("evaluation.judges", "evaluation.split"):
+        del stored["settings"][field]
+    write_json(paths[0], stored)
+    old, new = results.find([str(tmp_path)])[0]
+    assert (old.settings["evaluation.judges"], new.settings["evaluation.judges"]) == (1, 5)
+    assert old.settings["evaluation.split"] == new.settings["evaluation.split"] == "heldout"
+    assert results.varying([old, new]) == ["evaluation.judges"]
+
+
+def test_floors_of_two_splits_are_not_averaged(tmp_path):
+    for i, split in enumerate(("heldout", "validation")):
+        evaluated(tmp_path / f"run{i}", i, "", 1.0, evaluation__split=split)
+    found, _ = results.find([str(tmp_path)])
+    with pytest.raises(InputError, match=r"evaluation\.split \(heldout, validation\)"):
+        summary.group(found, [], results.varying(found))
+
+
 def test_evaluations_of_one_seed_count_once(tmp_path):
     evaluated(tmp_path / "a", 0, "first", 1.0)
     evaluated(tmp_path / "a", 0, "again", 3.0)

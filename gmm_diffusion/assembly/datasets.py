@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion.assembly import exact
 from gmm_diffusion.data import DATASETS, Dataset
-from gmm_diffusion.data.dataset import combination_classes
+from gmm_diffusion.data.dataset import combination_classes, with_validation
 from gmm_diffusion.errors import InputError
 
 
@@ -22,12 +22,14 @@ def dataset(config: ConfigDict) -> Dataset:
             "num_train": data.num_train,
             "num_heldout": data.num_heldout,
             "seed": data.split_seed,
+            "validation": data.validation_fraction > 0,
         },
         "faces": lambda: {
             "resolution": data.resolution or 32,
             "num_train": data.num_train,
             "num_heldout": data.num_heldout,
             "seed": data.split_seed,
+            "validation": data.validation_fraction > 0,
             "attributes": tuple(data.attributes),
             "correlation": float(data.correlation),
             "held_out": tuple(data.held_out),
@@ -60,6 +62,9 @@ def dataset(config: ConfigDict) -> Dataset:
         },
     }
     loaded = DATASETS[data.name](**options[data.name]())
+    # Those that are drawn draw it.
+    if data.validation_fraction and loaded.validation is None:
+        loaded = with_validation(loaded, data.validation_fraction, data.split_seed)
     if loaded.attribute_names and not loaded.num_classes:
         loaded = combination_classes(loaded)
     _check_fit(config, loaded)

@@ -67,18 +67,20 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training split and a held-out split of one source.
+    """A training split, a held-out split and perhaps one for choices, of one source.
 
     Attributes:
       name: source and the settings that change its content, for statistics files and messages.
       train: what models, mixtures and judges are fitted on.
-      heldout: real data that nothing is fitted on: the floor of every metric.
+      heldout: the test split, real data that nothing is fitted or chosen on: the floor of every
+        metric.
       num_classes: number of classes, 0 without labels.
       class_names: one name a class, empty without labels.
       attribute_names: one name an attribute, empty without attributes.
       exclusive: pairs of attribute names that no example has both of.
       unseen: real data with combinations of attributes that training never shows, or None.
       judges_only: more of `unseen`, from which judges alone learn to read it, or None.
+      validation: real data that nothing is fitted on, for what is chosen: updates, scales. Or None.
       mixture: the true density, a `mixture.GaussianMixture`, where it is known.
       component_class: `[K]` int32 class of each component of `mixture`, where it is known.
     """
@@ -92,6 +94,7 @@ class Dataset:
     exclusive: tuple[tuple[str, str], ...] = ()
     unseen: Split | None = None
     judges_only: Split | None = None
+    validation: Split | None = None
     mixture: Any = None
     component_class: np.ndarray | None = None
 
@@ -105,17 +108,24 @@ class Dataset:
         """Whether examples are uint8 images rather than float32 vectors."""
         return self.train.x.dtype == np.uint8
 
+    @property
+    def watched(self) -> Split:
+        """The split of the losses while training: validation, where there is none held-out data."""
+        return self.heldout if self.validation is None else self.validation
+
 
 def combination_classes(data: Dataset) -> Dataset:
     """Data with attributes and no classes -> each combination in the training split is a class.
 
     This is what conditioning on classes can make of attributes. Held-out examples whose combination
-    training never shows have no class; they join `unseen`. A class is named after the attributes
-    that it has, `Smiling+Bald`, or `none`. Data with more combinations than a tenth of the training
-    split are returned as they are: such classes would be names of single examples.
+    training never shows have no class; they join `unseen`, and those of validation are left out. A
+    class is named after the attributes that it has, `Smiling+Bald`, or `none`. Data with more
+    combinations than a tenth of the training split are returned as they are: such classes would be
+    names of single examples.
 
     Raises:
-      InputError: no attributes, classes there already, or no held-out example with a class.
+      InputError: no attributes, classes there already, or a split without an example that has a
+        class.
     """
     if not data.attribute_names or data.num_classes:
         raise InputError(
@@ -126,18 +136,25 @@ def combination_classes(data: Dataset) -> Dataset:
     if 10 * len(combinations) > len(label):
         return data
     number = {row.tobytes(): i for i, row in enumerate(combinations)}
-    found = np.array([number.get(row.tobytes(), -1) for row in data.heldout.attributes], np.int32)
-    if found.max() < 0:
-        raise InputError(
-            f"no held-out example of {data.name} has a combination of attributes that the training "
-            "split shows; choose fewer attributes."
-        )
-    known = np.flatnonzero(found >= 0)
-    unseen, new = data.unseen, np.flatnonzero(found < 0)
-    if len(new):
-        new = Split(data.heldout.x[new], None, data.heldout.attributes[new])
-        unseen = new if unseen is None else joined(unseen, new)
-    heldout = Split(data.heldout.x[known], found[known], data.heldout.attributes[known])
+
+    def labelled(split, name):
+        """The examples whose combination training shows, with their classes, and the others."""
+        found = np.array([number.get(row.tobytes(), -1) for row in split.attributes], np.int32)
+        if found.max() < 0:
+            raise InputError(
+                f"no {name} example of {data.name} has a combination of attributes that the "
+                "training split shows; choose fewer attributes."
+            )
+        known = split.take(found >= 0)
+        return dataclasses.replace(known, label=found[found >= 0]), found < 0
+
+    heldout, new = labelled(data.heldout, "held-out")
+    unseen, validation = data.unseen, data.validation
+    if new.any():
+        more = data.heldout.take(new)
+        unseen = more if unseen is None else joined(unseen, more)
+    if validation is not None:
+        validation, _ = labelled(validation, "validation")
     names = [
         "+".join(n for n, has in zip(data.attribute_names, row, strict=True) if has) or "none"
         for row in combinations
@@ -147,6 +164,7 @@ def combination_classes(data: Dataset) -> Dataset:
         train=dataclasses.replace(data.train, label=label.reshape(-1).astype(np.int32)),
         heldout=heldout,
         unseen=unseen,
+        validation=validation,
         num_classes=len(names),
         class_names=tuple(names),
     )
@@ -185,8 +203,52 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.rint(np.clip((x.astype(np.float64) + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 
+def evenly_spaced(num_examples: int, most: int) -> np.ndarray:
+    """Indices `[M]` of at most so many of `num_examples`, from the first to the last.
+
+    Not the first ones, which may all be of one class: files often hold one class after the other.
+    """
+    return np.linspace(0, num_examples - 1, min(num_examples, most)).astype(int)
+
+
+def with_validation(data: Dataset, fraction: float, seed: int) -> Dataset:
+    """Moves a share of the training split into `validation`, the same of every class.
+
+    The held-out split stays as it is, and every class keeps an example to train on.
+
+    Args:
+      data: without a validation split.
+      fraction: in (0, 1), of the training split.
+      seed: non-negative; which examples.
+
+    Raises:
+      InputError: as `split_indices`, or no class has an example to spare.
+    """
+    train = data.train
+    _, chosen = split_indices(len(train), fraction, seed, train.label, "data.validation_fraction")
+    if train.label is not None:
+        emptied = np.setdiff1d(train.label, np.delete(train.label, chosen))
+        chosen = chosen[~np.isin(train.label[chosen], emptied)]
+    if not len(chosen):
+        raise InputError(
+            f"data.validation_fraction is {fraction}, and no class of {data.name} has an example "
+            "to spare; valid is 0 or a larger dataset."
+        )
+    return dataclasses.replace(
+        data,
+        # A judge or statistics of the whole training split are not those of what is left.
+        name=f"{data.name} (validation {fraction:g} of train, seed {seed})",
+        train=train.take(np.delete(np.arange(len(train)), chosen)),
+        validation=train.take(chosen),
+    )
+
+
 def split_indices(
-    num_examples: int, fraction: float, seed: int, label: np.ndarray | None = None
+    num_examples: int,
+    fraction: float,
+    seed: int,
+    label: np.ndarray | None = None,
+    name: str = "heldout_fraction",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deterministic split, with the same share of each class on both sides where there are labels.
 
@@ -195,6 +257,7 @@ def split_indices(
       fraction: share held out, in (0, 1); the number held out is rounded up.
       seed: non-negative; each class has a permutation of its own.
       label: `[N]` int, or None.
+      name: of the fraction, for messages.
 
     Returns:
       `(train, heldout)`: sorted int64 indices that together are `0..N-1`.
@@ -203,13 +266,13 @@ def split_indices(
       InputError: a fraction outside (0, 1), a negative seed, or a side left empty.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"heldout_fraction is {fraction}; valid is a number between 0 and 1.")
+        raise InputError(f"{name} is {fraction}; valid is a number between 0 and 1.")
     if seed < 0:
         raise InputError(f"split_seed is {seed}; valid is 0 or more.")
     total = int(np.ceil(fraction * num_examples))
     if total >= num_examples:
         raise InputError(
-            f"heldout_fraction is {fraction}, which leaves nothing to train on out of "
+            f"{name} is {fraction}, which leaves nothing to train on out of "
             f"{num_examples} examples; valid is a smaller fraction or a larger dataset."
         )
     classes = np.zeros(num_examples, np.int64) if label is None else label

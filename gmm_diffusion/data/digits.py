@@ -25,8 +25,10 @@ def load(heldout_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
     x = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     label = label.astype(np.int32)
     train, heldout = split_indices(len(x), heldout_fraction, split_seed, label)
+    # Only what differs from the defaults, so that judges of earlier versions keep their name.
+    other = (heldout_fraction, split_seed) != (0.2, 0)
     return Dataset(
-        name="digits",
+        name=f"digits (heldout {heldout_fraction:g}, seed {split_seed})" if other else "digits",
         train=Split(x[train], label[train]),
         heldout=Split(x[heldout], label[heldout]),
         num_classes=10,

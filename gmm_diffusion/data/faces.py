@@ -37,7 +37,7 @@ CORRELATED = {
     ("Eyeglasses", "Wearing_Necktie"): 0.3,
 }
 # Streams of people: those with one number have nothing in common with those of another.
-TRAIN, HELDOUT, UNSEEN, JUDGES_ONLY = 0, 1, 2, 3
+TRAIN, HELDOUT, UNSEEN, JUDGES_ONLY, VALIDATION = 0, 1, 2, 3, 4
 _LEAST_LEFT = 0.01  # Share of people that held-out combinations leave.
 
 
@@ -49,6 +49,7 @@ def load(
     attributes: Sequence[str] = (),
     correlation: float = 0.5,
     held_out: Sequence[str] = (),
+    validation: bool = False,
 ) -> Dataset:
     """Faces of different people; 20,000 at 32 x 32 take six seconds on one core.
 
@@ -63,8 +64,9 @@ def load(
         names all.
       correlation: from 0, where attributes are independent up to exclusive pairs, to 1, where they
         have the correlations of `CORRELATED`.
-      held_out: assignments such as "Eyeglasses=1,Wearing_Hat=1" that neither split shows. Equal
+      held_out: assignments such as "Eyeglasses=1,Wearing_Hat=1" that no other split shows. Equal
         shares of `Dataset.unseen` show each of them, and otherwise what the frequencies say.
+      validation: draws as many images as are held out for validation, too.
 
     Returns:
       Images `[N, H, W, 3]` uint8 with attributes and no labels.
@@ -109,6 +111,7 @@ def load(
         heldout=split(num_heldout, HELDOUT),
         attribute_names=names,
         exclusive=exclusive,
+        validation=split(num_heldout, VALIDATION) if validation else None,
         unseen=split(num_heldout, UNSEEN, excluded) if excluded else None,
         judges_only=split(-(-num_train // 5), JUDGES_ONLY, excluded) if excluded else None,
     )
@@ -128,7 +131,7 @@ def draw(
       index: `[N]` integers, not negative and below 2**32: which people.
       attributes: `[N, A]` of 0 and 1, columns as in `NAMES`; None draws those of `draw_attributes`.
       resolution: height and width, a multiple of 8 from 16 to 256.
-      stream: which people; `TRAIN`, `HELDOUT` and `UNSEEN` are those of the splits of `load`.
+      stream: which people; `TRAIN`, `HELDOUT` and so on are those of the splits of `load`.
 
     Returns:
       `[N, H, W, 3]` uint8.

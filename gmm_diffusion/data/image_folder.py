@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gmm_diffusion.attribute_names import check_names
 from gmm_diffusion.data import attribute_table
-from gmm_diffusion.data.dataset import Dataset, Split, split_indices
+from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, split_indices
 from gmm_diffusion.data.resize import fit
 from gmm_diffusion.errors import InputError
 
@@ -85,7 +85,12 @@ def load(
             for split, members in splits.items()
             for file in members
         }
-    used = {split: _evenly(members, max_examples) for split, members in splits.items()}
+    used = splits
+    if max_examples is not None:
+        used = {
+            split: [members[i] for i in evenly_spaced(len(members), max_examples)]
+            for split, members in splits.items()
+        }
     every = [file for members in used.values() for file in members]
     x = _read(every, root, resolution, crop)
     whole = Split(
@@ -164,13 +169,6 @@ def _splits(root, files):
     if top:
         log.warning("Images of %s outside %s are not read.", root, " and ".join(used))
     return used
-
-
-def _evenly(members, num):
-    """Not the first ones, which may all be of one class."""
-    if num is None or num >= len(members):
-        return members
-    return [members[i] for i in np.linspace(0, len(members) - 1, num).astype(int)]
 
 
 def _class_names(root, splits):

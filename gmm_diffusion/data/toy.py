@@ -178,7 +178,11 @@ MIXTURES = {
 
 
 def load(
-    name: str = "ring", num_train: int = 65536, num_heldout: int = 8192, seed: int = 0
+    name: str = "ring",
+    num_train: int = 65536,
+    num_heldout: int = 8192,
+    seed: int = 0,
+    validation: bool = False,
 ) -> Dataset:
     """Independent points of one of `MIXTURES`, with mean 0 and mean square 1 a coordinate.
 
@@ -188,6 +192,7 @@ def load(
       num_heldout: points held out.
       seed: non-negative; the splits have streams of their own, so that another number of points in
         one leaves the other unchanged.
+      validation: draws as many points as are held out for validation, too.
 
     Returns:
       Vectors `[N, 2]` float32 with classes, the true `GaussianMixture` of kind "full" and the class
@@ -208,10 +213,15 @@ def load(
     known = MIXTURES[name]()
     mixture, component_class = density(name)
     num_classes = int(known.component_class.max()) + 1
+
+    def draw(num: int, stream: int) -> Split:
+        return _draw(known, num, np.random.default_rng([seed, stream, _STREAM]))
+
     return Dataset(
         name=f"toy {name} (train {num_train}, heldout {num_heldout}, seed {seed})",
-        train=_draw(known, num_train, np.random.default_rng([seed, 0, _STREAM])),
-        heldout=_draw(known, num_heldout, np.random.default_rng([seed, 1, _STREAM])),
+        train=draw(num_train, 0),
+        heldout=draw(num_heldout, 1),
+        validation=draw(num_heldout, 2) if validation else None,
         num_classes=num_classes,
         class_names=tuple(str(c) for c in range(num_classes)),
         mixture=mixture,

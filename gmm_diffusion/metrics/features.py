@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from gmm_diffusion.data import resize
-from gmm_diffusion.data.dataset import Dataset, to_float
+from gmm_diffusion.data.dataset import Dataset, evenly_spaced, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
 
@@ -62,8 +62,7 @@ def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     from sklearn.decomposition import PCA
 
     train = dataset.train.x
-    # Evenly spaced, since a file may hold its classes one after the other.
-    chosen = np.linspace(0, len(train) - 1, min(len(train), _PCA_EXAMPLES)).astype(int)
+    chosen = evenly_spaced(len(train), _PCA_EXAMPLES)
     flat = to_float(train[chosen]).reshape(len(chosen), -1).astype(np.float64)
     dimensions = min(_PCA_DIMENSIONS, flat.shape[1], len(flat))
     pca = PCA(dimensions, random_state=0).fit(flat)

@@ -1,6 +1,7 @@
-"""The judge: a classifier trained on real data only, which reads classes or attributes.
+"""Judges: classifiers trained on real data only, which read classes or attributes.
 
-It learns from the training split, and from `Dataset.judges_only` where there are combinations of
+Several that differ in their seed alone tell how far a metric depends on who judges. A judge learns
+from the training split, and from `Dataset.judges_only` where there are combinations of
 attributes that models never see: without them it misread 60 % of real faces that show one.
 It is a measuring instrument: its hash goes into every result, and a classifier with that hash may
 not take part in training or guidance.
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -128,14 +130,23 @@ def _augment(key: Array, x: Array) -> Array:
 
 
 def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
-    """Trains on real data that no metric scores; ten seconds for the digits on two cores.
+    """`fit_judges` of one."""
+    (judge,) = fit_judges(dataset, 1, seed, **options)
+    return judge
+
+
+def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[Judge, ...]:
+    """Trains on real data that no metric scores; ten seconds each for the digits on two cores.
 
     AdamW with a cosine schedule, label smoothing 0.1, shifts and noise; the same seed gives the
-    same parameters on the same machine.
+    same parameters on the same machine. One compiled step serves all judges, one after the other:
+    mapped over a stack of their parameters, convolutions become grouped ones, and five judges of
+    the digits take three times as long on a CPU.
 
     Args:
       dataset: with labels or attributes; its held-out split is only read for `heldout_accuracy`.
-      seed: of the initialisation, the order and the augmentation.
+      count: how many.
+      seed: of the first one's initialisation, order and augmentation; judge i has `seed + i`.
       **options: the other arguments of `identity`.
 
     Raises:
@@ -163,8 +174,7 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     cost, target = classifier.cross_entropy, train.label
     if dataset.attribute_names:
         cost, target = classifier.binary_cross_entropy, train.attributes
-    key = jax.random.key(seed)
-    weights = jax.jit(network.init)(key, jnp.zeros((1, *dataset.shape)))["params"]
+    initial = jax.jit(network.init)
     schedule = optax.cosine_decay_schedule(rate, num_steps)
     optimizer = optax.adamw(schedule, weight_decay=0.02)
 
@@ -173,23 +183,28 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
         return cost(logits, target, smoothing=0.1).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(weights, opt_state, i, x, target):
+    def step(weights, opt_state, key, i, x, target):
         x = _augment(jax.random.fold_in(key, i), x)
         grads = jax.grad(mean_loss)(weights, x, target)
         updates, opt_state = optimizer.update(grads, opt_state, weights)
         return optax.apply_updates(weights, updates), opt_state
 
-    opt_state = optimizer.init(weights)
-    for i in range(num_steps):
-        index, _ = batches.indices(seed, i, batch_size, len(train))
-        x = (to_float(train.x[index]) - mean) / scale
-        weights, opt_state = step(weights, opt_state, np.int32(i), x, target[index])
-    params = {"network": jax.device_get(weights), "mean": mean, "scale": scale}
-    judge = Judge(params, settings, 0.0, parameter_hash(params))
-    heldout = dataset.heldout
-    true = heldout.attributes if judge.reads_attributes else heldout.label
-    accuracy = float(np.mean(predict(judge, heldout.x) == true))
-    return dataclasses.replace(judge, heldout_accuracy=accuracy)
+    def fit(seed):
+        key = jax.random.key(seed)
+        weights = initial(key, jnp.zeros((1, *dataset.shape)))["params"]
+        opt_state = optimizer.init(weights)
+        for i in range(num_steps):
+            index, _ = batches.indices(seed, i, batch_size, len(train))
+            x = (to_float(train.x[index]) - mean) / scale
+            weights, opt_state = step(weights, opt_state, key, np.int32(i), x, target[index])
+        params = {"network": jax.device_get(weights), "mean": mean, "scale": scale}
+        judge = Judge(params, settings | {"seed": seed}, 0.0, parameter_hash(params))
+        heldout = dataset.heldout
+        true = heldout.attributes if judge.reads_attributes else heldout.label
+        accuracy = float(np.mean(predict(judge, heldout.x) == true))
+        return dataclasses.replace(judge, heldout_accuracy=accuracy)
+
+    return tuple(fit(seed + i) for i in range(count))
 
 
 def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,44 +267,56 @@ def embed(judge: Judge, x: np.ndarray) -> np.ndarray:
     return _run(judge, x)[1]
 
 
-def save(judge: Judge, path: str | os.PathLike) -> None:
+def save(judges: Sequence[Judge], path: str | os.PathLike) -> None:
     """Writes one plain `.npz`; a reader sees the old file or the new one, never half of one."""
-    flat = traverse_util.flatten_dict(judge.params, sep="/")
-    header = json.dumps(
-        {
-            "settings": judge.settings,
-            "heldout_accuracy": judge.heldout_accuracy,
-            "hash": judge.hash,
-        }
+    header = [
+        {"settings": j.settings, "heldout_accuracy": j.heldout_accuracy, "hash": j.hash}
+        for j in judges
+    ]
+    arrays = traverse_util.flatten_dict(
+        {f"params{i}": judge.params for i, judge in enumerate(judges)}, sep="/"
     )
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     with open(temporary, "wb") as f:
-        np.savez(f, header=np.array(header), **{f"params/{k}": v for k, v in flat.items()})
+        np.savez(f, header=np.array(json.dumps(header)), **arrays)
     os.replace(temporary, path)
 
 
-def load(path: str | os.PathLike) -> Judge:
-    """Reads what `save` wrote and checks the parameters against the stored hash.
+def load(path: str | os.PathLike) -> tuple[Judge, ...]:
+    """Reads what `save` wrote, or the single judge of an earlier version, and checks the hashes.
 
     Raises:
-      InputError: no such file, not a judge, or a parameter that changed since it was saved.
+      InputError: no such file, no judges, or a parameter that changed since it was saved.
     """
     path = os.fspath(path)
     try:
         with np.load(path, allow_pickle=False) as f:
             header = json.loads(f["header"].item())
-            flat = {k.removeprefix("params/"): f[k] for k in f.files if k != "header"}
+            flat = {name: f[name] for name in f.files if name != "header"}
         params = traverse_util.unflatten_dict(flat, sep="/")
-        judge = Judge(params, header["settings"], header["heldout_accuracy"], header["hash"])
+        if isinstance(header, dict):
+            header, params = [header], {"params0": params["params"]}
+        judges = tuple(
+            Judge(params[f"params{i}"], h["settings"], h["heldout_accuracy"], h["hash"])
+            for i, h in enumerate(header)
+        )
     except FileNotFoundError as e:
         raise InputError(f"judge file {path} does not exist; valid is a file by judge.save.") from e
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as e:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as e:
         raise InputError(
             f"judge file {path} cannot be read ({e}); valid is an intact file by judge.save."
         ) from e
-    if parameter_hash(params) != judge.hash:
+    if any(parameter_hash(judge.params) != judge.hash for judge in judges):
         raise InputError(
             f"judge file {path} is corrupt: its parameters do not match their hash; "
-            "delete it and train the judge again."
+            "delete it and train the judges again."
         )
-    return judge
+    return judges

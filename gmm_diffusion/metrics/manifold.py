@@ -38,8 +38,13 @@ def _blocks(a: np.ndarray, b: np.ndarray):
         yield cdist(a[i : i + rows], b)
 
 
-def _radii(x: np.ndarray, k: int, name: str) -> np.ndarray:
-    """Distance of each example to its k-th nearest neighbour other than itself, `[N]`."""
+def ball_radii(x: np.ndarray, k: int, name: str = "reference") -> np.ndarray:
+    """Distance of each example `[N, F]` to its k-th nearest neighbour other than itself, `[N]`.
+
+    Raises:
+      InputError: k below 1 or above N - 1.
+    """
+    (x,) = _flat(**{name: x})
     if not 1 <= k < len(x):
         raise InputError(f"k is {k} for {len(x)} examples in {name}; valid is 1 to N - 1.")
     # Index k, since each example is its own nearest at distance 0.
@@ -51,7 +56,9 @@ def _share_inside(points: np.ndarray, centers: np.ndarray, radii: np.ndarray) ->
     return float(np.concatenate(inside).mean())
 
 
-def precision(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
+def precision(
+    samples: np.ndarray, reference: np.ndarray, k: int = 3, radii: np.ndarray | None = None
+) -> float:
     """Share of samples inside the union of the reference's k-nearest-neighbour balls.
 
     Improved precision (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2). One minus it is
@@ -61,12 +68,14 @@ def precision(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
       samples: `[N, F]` features, or `[N, ...]`, flattened.
       reference: `[M, F]`, features of real data.
       k: neighbours, from 1 to M - 1.
+      radii: `ball_radii` of the reference, where many sets are compared with it.
 
     Raises:
       InputError: an empty set, sizes that differ, a value that is not finite, or such a k.
     """
     samples, reference = _flat(samples=samples, reference=reference)
-    return _share_inside(samples, reference, _radii(reference, k, "reference"))
+    radii = ball_radii(reference, k) if radii is None else radii
+    return _share_inside(samples, reference, radii)
 
 
 def recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
@@ -75,10 +84,12 @@ def recall(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
     It grows with the number of samples, so compare it only between equal numbers.
     """
     samples, reference = _flat(samples=samples, reference=reference)
-    return _share_inside(reference, samples, _radii(samples, k, "samples"))
+    return _share_inside(reference, samples, ball_radii(samples, k, "samples"))
 
 
-def coverage(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
+def coverage(
+    samples: np.ndarray, reference: np.ndarray, k: int = 3, radii: np.ndarray | None = None
+) -> float:
     """Share of the reference's balls that hold at least one sample.
 
     Naeem et al. 2020 (arXiv 2002.09797, eq. 4): unlike recall it is not raised by outlying samples,
@@ -86,7 +97,19 @@ def coverage(samples: np.ndarray, reference: np.ndarray, k: int = 3) -> float:
     """
     samples, reference = _flat(samples=samples, reference=reference)
     nearest = np.concatenate([d.min(axis=1) for d in _blocks(reference, samples)])
-    return float((nearest <= _radii(reference, k, "reference")).mean())
+    radii = ball_radii(reference, k) if radii is None else radii
+    return float((nearest <= radii).mean())
+
+
+def coverage_ceiling(num_samples: int, num_reference: int, k: int = 3) -> float:
+    """The expected `coverage` by samples that follow the very law of the reference.
+
+    `1 - prod_{i=1..k} (m - i) / (n + m - i)` with n samples and m examples in the reference (Naeem
+    et al. 2020): an example has no sample in its ball if its k nearest of the n + m - 1 others are
+    all of the reference, and any k of the others are equally likely to be those.
+    """
+    i = np.arange(1, k + 1)
+    return float(1 - np.prod((num_reference - i) / (num_samples + num_reference - i)))
 
 
 def memorisation(

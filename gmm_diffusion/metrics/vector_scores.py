@@ -6,6 +6,7 @@ import numpy as np
 
 from gmm_diffusion import mixture
 from gmm_diffusion.data import Dataset
+from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.metrics import consistency, frechet, manifold, mmd, sliced_wasserstein
 
 # The points that stand for each class are the same for every model.
@@ -30,8 +31,8 @@ class VectorScores:
         self.data = data
         self.features = {"manifold": "raw", "frechet": "raw"}
         self.statistics = frechet.statistics(data.train.x, "raw")
-        self.train = data.train.x[:_DENSITY_REFERENCE]
-        self.labels = None if data.train.label is None else data.train.label[:_DENSITY_REFERENCE]
+        train = data.train.take(evenly_spaced(len(data.train), _DENSITY_REFERENCE))
+        self.train, self.labels = train.x, train.label
         true = data.mixture
         if true is None:
             return
@@ -93,15 +94,19 @@ class VectorScores:
         if labels is not None and self.labels is not None:
             for label in np.unique(labels):
                 ours, theirs = x[labels == label], self.train[self.labels == label]
-                pairs.append((ours, theirs[: len(ours)]))
+                pairs.append((ours, _as_many(theirs, ours)))
         pairs = [pair for pair in pairs if min(map(len, pair)) >= fewest]
-        pairs = pairs or [(x, self.train[: len(x)])]
+        pairs = pairs or [(x, _as_many(self.train, x))]
         return float(np.mean([distance(*pair) for pair in pairs]))
+
+
+def _as_many(points, others):
+    return points[evenly_spaced(len(points), len(others))]
 
 
 def _mmd(samples, reference):
     """The squared MMD of at most so many points that it takes about a second."""
-    samples, reference = samples[:_MMD_POINTS], reference[:_MMD_POINTS]
+    samples, reference = (x[evenly_spaced(len(x), _MMD_POINTS)] for x in (samples, reference))
     return mmd.squared(samples, reference, mmd.bandwidths(reference))
 
 

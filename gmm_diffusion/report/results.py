@@ -29,6 +29,8 @@ _WITHOUT_EFFECT = (
     "training.steps_per_call",
     "training.tensorboard",
 )
+# What evaluations did before these settings existed.
+_EARLIER = {"evaluation.judges": 1, "evaluation.split": "heldout"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _read(path):
         field: list(value) if isinstance(value, tuple) else value
         for field, value in config_lib.fields(config).items()
     }
-    settings |= result.get("settings", {})
+    settings |= _EARLIER | result.get("settings", {})
     metrics = {
         name: {
             "value": float(metric["value"]),

@@ -6,6 +6,7 @@ resumed run needs the other directory no more. In guidance they are read each ti
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Pull
-from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.judge import Judge, parameter_hash
 from gmm_diffusion.training import checkpoint
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import PyTree
@@ -108,11 +109,11 @@ def _same_mixture(ours: Conditioner | None, theirs: Conditioner | None) -> bool:
     )
 
 
-def refuse_judge(judge: judges.Judge, *classifiers: PyTree | None) -> None:
+def refuse_judge(judges: Iterable[Judge], *classifiers: PyTree | None) -> None:
     """Raises InputError if one of the classifiers that taught or guided a model is its judge."""
-    forbidden = {judge.hash, judges.parameter_hash(judge.params["network"])}
-    for params in classifiers:
-        if params is not None and judges.parameter_hash(params) in forbidden:
+    used = {parameter_hash(params) for params in classifiers if params is not None}
+    for judge in judges:
+        if used & {judge.hash, parameter_hash(judge.params["network"])}:
             raise InputError(
                 f"The classifier in training or guidance is the judge {judge.hash[:12]}; the judge "
                 "must be another one."

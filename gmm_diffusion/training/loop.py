@@ -312,14 +312,14 @@ def _make_monitor(parts, metrics_log):
 
 
 class _ClassifierMonitor:
-    """Held-out loss and accuracy, and a picture of how often each class is read as each."""
+    """Loss and accuracy on `Dataset.watched`, and how often each class is read as each."""
 
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
         self.read = classifier_evaluation.make_reader(parts.config, parts.constants)
 
     def __call__(self, step, state, poll):
-        config, split = self.parts.config, self.parts.data.heldout
+        config, split = self.parts.config, self.parts.data.watched
         params = evaluation.choose_params(config, state)
         num = config.evaluation.max_samples
         cost, seen, true = self.read(params, split, num, poll)
@@ -337,9 +337,10 @@ class _ClassifierMonitor:
 
 
 class _Monitor:
-    """Held-out losses and a sheet of samples, from the average that sampling uses if it is tracked.
+    """Losses on `Dataset.watched` and a sheet of samples, of the average that sampling uses.
 
-    The raw parameters' mean loss stands beside, to show what averaging gains.
+    If that is not tracked, of the nearest one. The raw parameters' mean loss stands beside, to
+    show what averaging gains.
     """
 
     def __init__(self, parts, metrics_log):

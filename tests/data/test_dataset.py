@@ -93,6 +93,50 @@ def test_split_refuses_a_negative_seed():
         dataset.split_indices(10, 0.5, -1)
 
 
+def test_indices_are_evenly_spaced():
+    assert dataset.evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert dataset.evenly_spaced(5, 5).tolist() == [0, 1, 2, 3, 4]
+    assert dataset.evenly_spaced(5, 100).tolist() == [0, 1, 2, 3, 4]
+    # Where classes take turns, too, each of them is met.
+    for num_classes in (2, 3, 5, 10):
+        chosen = dataset.evenly_spaced(1000, 1000 // num_classes)
+        assert len(set((chosen % num_classes).tolist())) == num_classes
+
+
+def _points(label):
+    label = np.array(label, np.int32)
+    x = np.arange(len(label), dtype=np.float32)[:, None]
+    heldout = dataset.Split(-x, label)
+    return dataset.Dataset("points", dataset.Split(x, label), heldout, int(label.max()) + 1)
+
+
+def test_validation_is_carved_off_the_training_split():
+    data = _points(np.repeat([0, 1, 2], [50, 30, 20]))
+    carved = dataset.with_validation(data, 0.1, 3)
+    assert np.bincount(carved.validation.label).tolist() == [5, 3, 2]
+    both = np.concatenate([carved.train.x, carved.validation.x])[:, 0]
+    np.testing.assert_array_equal(np.sort(both), np.arange(100))
+    kept = carved.train.x[:, 0].astype(int)
+    np.testing.assert_array_equal(carved.train.label, data.train.label[kept])
+    assert carved.heldout is data.heldout
+    assert carved.name != data.name, "a judge of the whole training split is another one"
+    again, other = (dataset.with_validation(data, 0.1, seed) for seed in (3, 4))
+    np.testing.assert_array_equal(again.validation.x, carved.validation.x)
+    assert not np.array_equal(other.validation.x, carved.validation.x)
+    assert (carved.watched, data.watched) == (carved.validation, data.heldout)
+
+
+def test_validation_leaves_every_class_an_example_to_train_on():
+    data = _points([0] * 10 + [1, 2, 3, 4])
+    for fraction in (0.1, 0.5, 0.9):
+        carved = dataset.with_validation(data, fraction, 0)
+        assert set(carved.train.label.tolist()) == {0, 1, 2, 3, 4}, fraction
+    with pytest.raises(InputError, match=r"validation_fraction is 0\.4.*no class .* to spare"):
+        dataset.with_validation(_points([0, 1, 2]), 0.4, 0)
+    with pytest.raises(InputError, match=r"validation_fraction is 0\.9, which leaves nothing"):
+        dataset.with_validation(_points([0, 0]), 0.9, 0)
+
+
 def _attributes(*rows):
     return np.array(rows, np.uint8).reshape(len(rows), -1)
 
@@ -123,8 +167,13 @@ def test_combinations_become_classes_and_new_ones_are_unseen():
     train = dataset.Split(np.zeros((35, 1), np.float32), None, _attributes(*pairs))
     heldout_x = np.arange(3, dtype=np.float32)[:, None]
     heldout = dataset.Split(heldout_x, None, _attributes([1, 0], [1, 1], [0, 1]))
-    data = dataset.Dataset("points", train, heldout, attribute_names=("Hat", "Bald"))
+    # An example for validation whose combination is new is left out.
+    validation = dataset.Split(heldout_x[:2] + 9, None, _attributes([1, 1], [0, 1]))
+    data = dataset.Dataset(
+        "points", train, heldout, attribute_names=("Hat", "Bald"), validation=validation
+    )
     classes = dataset.combination_classes(data)
+    assert (classes.validation.x.tolist(), classes.validation.label.tolist()) == ([[10.0]], [1])
     assert classes.class_names == ("none", "Bald", "Hat")
     assert np.bincount(classes.train.label).tolist() == [10, 20, 5]
     assert classes.heldout.label.tolist() == [2, 1]

@@ -31,6 +31,7 @@ def data():
         num_heldout=300,
         seed=3,
         held_out=("Eyeglasses=1,Wearing_Hat=1", "Smiling=1, Mustache=1, Bald=0"),
+        validation=True,
     )
 
 
@@ -55,6 +56,7 @@ def test_splits_are_the_people_of_their_streams(data):
         (data.heldout, faces.HELDOUT),
         (data.unseen, faces.UNSEEN),
         (data.judges_only, faces.JUDGES_ONLY),
+        (data.validation, faces.VALIDATION),
     ):
         index = np.array([9, 250])
         drawn = faces.draw(3, index, split.attributes[index], stream=stream)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,9 +65,21 @@ def test_vectors_and_reproducibility():
     assert judge.fit_judge(data, seed=4, **options).hash != a.hash
 
 
+def test_judges_differ_in_their_seed_alone():
+    data, options = _blobs(), {"num_epochs": 1, "batch_size": 32}
+    made = judge.fit_judges(data, 3, seed=5, **options)
+    assert len({each.hash for each in made}) == 3
+    for i, each in enumerate(made):
+        alone = judge.fit_judge(data, seed=5 + i, **options)
+        assert (each.hash, each.settings) == (alone.hash, alone.settings)
+        assert each.settings == judge.identity(data, 5 + i, **options)
+
+
 def test_held_out_data_are_not_trained_on():
+    """Neither the test split, which is only read for the accuracy, nor that for choices."""
     data = _blobs()
-    other = dataclasses.replace(data, heldout=Split(data.heldout.x + 1, 1 - data.heldout.label))
+    strange = Split(data.heldout.x + 1, 1 - data.heldout.label)
+    other = dataclasses.replace(data, heldout=strange, validation=strange)
     a, b = (judge.fit_judge(d, num_epochs=2, batch_size=32) for d in (data, other))
     assert a.hash == b.hash
 
@@ -97,8 +111,8 @@ def test_hash_of_a_known_array():
 
 def test_file_round_trip(fitted, data, tmp_path):
     path = tmp_path / "judge.npz"
-    judge.save(fitted, path)
-    loaded = judge.load(path)
+    judge.save([fitted], path)
+    (loaded,) = judge.load(path)
     assert (loaded.hash, loaded.settings) == (fitted.hash, fitted.settings)
     assert loaded.heldout_accuracy == fitted.heldout_accuracy
     np.testing.assert_array_equal(
@@ -109,7 +123,7 @@ def test_file_round_trip(fitted, data, tmp_path):
 
 def test_file_with_any_byte_of_data_flipped_is_refused(tmp_path):
     path = tmp_path / "judge.npz"
-    judge.save(judge.fit_judge(_blobs(), num_epochs=1), path)
+    judge.save(judge.fit_judges(_blobs(), 2, num_epochs=1), path)
     content = path.read_bytes()
     for position in np.linspace(200, len(content) * 0.95, 20).astype(int):
         damaged = bytearray(content)
@@ -121,11 +135,28 @@ def test_file_with_any_byte_of_data_flipped_is_refused(tmp_path):
 
 def test_file_with_other_parameters_is_refused(tmp_path):
     path = tmp_path / "judge.npz"
-    a = judge.fit_judge(_blobs(), num_epochs=1)
-    b = judge.fit_judge(_blobs(), seed=1, num_epochs=1)
-    judge.save(dataclasses.replace(a, params=b.params), path)
+    a, b = judge.fit_judges(_blobs(), 2, num_epochs=1)
+    judge.save([a, dataclasses.replace(a, params=b.params)], path)
     with pytest.raises(InputError, match="parameters do not match their hash"):
         judge.load(path)
+
+
+def test_several_judges_in_one_file_and_the_file_of_earlier_versions(tmp_path):
+    made = judge.fit_judges(_blobs(), 2, num_epochs=1)
+    judge.save(made, tmp_path / "judge.npz")
+    assert [j.hash for j in judge.load(tmp_path / "judge.npz")] == [j.hash for j in made]
+    # There was one, its parameters below `params`.
+    one = made[0]
+    header = {"settings": one.settings, "heldout_accuracy": 0.5, "hash": one.hash}
+    flat = {
+        "/".join(("params", *(key.key for key in path))): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(one.params)
+    }
+    np.savez(tmp_path / "old.npz", header=np.array(json.dumps(header)), **flat)
+    (old,) = judge.load(tmp_path / "old.npz")
+    assert (old.hash, old.settings, old.heldout_accuracy) == (one.hash, one.settings, 0.5)
+    x = _blobs().heldout.x
+    np.testing.assert_array_equal(judge.embed(old, x), judge.embed(one, x))
 
 
 def test_file_missing_or_foreign(tmp_path):

@@ -131,3 +131,28 @@ def test_refuses():
         manifold.density_defects(x[:, 0], x[:, 0])
     with pytest.raises(InputError, match="log_prob_true holds a value that is not finite"):
         manifold.density_defects(x[:, 0], np.full(1000, np.nan))
+
+
+@pytest.mark.parametrize(("num_samples", "num_reference", "k"), [(30, 100, 3), (80, 40, 1)])
+def test_real_data_cover_as_much_as_their_numbers_allow(num_samples, num_reference, k):
+    """Drawn again and again from one law, which may be any: the ceiling does not know it."""
+    rng = np.random.default_rng(0)
+
+    def draw(num):
+        return rng.exponential(size=(num, 3)) * [1.0, 5.0, 0.2]
+
+    covered = [
+        manifold.coverage(draw(num_samples), draw(num_reference), k) for _ in range(400)
+    ]
+    error = np.std(covered, ddof=1) / np.sqrt(len(covered))
+    ceiling = manifold.coverage_ceiling(num_samples, num_reference, k)
+    assert abs(np.mean(covered) - ceiling) < 4 * error
+    assert error < 0.01
+
+
+def test_radii_that_are_given_change_nothing():
+    rng = np.random.default_rng(1)
+    samples, reference = rng.normal(size=(30, 2)), rng.normal(size=(50, 2))
+    radii = manifold.ball_radii(reference, 3)
+    for metric in (manifold.precision, manifold.coverage):
+        assert metric(samples, reference, 3, radii) == metric(samples, reference, 3)
