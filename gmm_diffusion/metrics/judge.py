@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import zipfile
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from gmm_diffusion import npz_files
 from gmm_diffusion.data import batches
 from gmm_diffusion.data.dataset import Dataset, Split, joined, to_float
 from gmm_diffusion.errors import InputError
@@ -276,14 +276,13 @@ def load(path: str | os.PathLike) -> Judge:
     """
     path = os.fspath(path)
     try:
-        with np.load(path, allow_pickle=False) as f:
-            header = json.loads(f["header"].item())
-            flat = {k.removeprefix("params/"): f[k] for k in f.files if k != "header"}
-        params = traverse_util.unflatten_dict(flat, sep="/")
+        arrays = npz_files.read(path)
+        header = json.loads(arrays.pop("header").item())
+        params = npz_files.tree({k.removeprefix("params/"): v for k, v in arrays.items()})
         judge = Judge(params, header["settings"], header["heldout_accuracy"], header["hash"])
     except FileNotFoundError as e:
         raise InputError(f"judge file {path} does not exist; valid is a file by judge.save.") from e
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(
             f"judge file {path} cannot be read ({e}); valid is an intact file by judge.save."
         ) from e
