@@ -1,13 +1,16 @@
 """The two ways in which a run ends other than well."""
 
+import re
+
 # Of a message. What is left out of a longer one is its middle: a value that it quotes.
 _MOST = 2000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class InputError(ValueError):
     """Bad input: one sentence that names the field, its value and what is valid. Exit status 2.
 
-    Long values are cut, and bytes that are no text are escaped, so that any stream can print it.
+    Long values are cut, and what is no text is escaped.
     """
 
     def __init__(self, message: str):
@@ -19,7 +22,9 @@ class RunError(RuntimeError):
 
 
 def printable(text: str) -> str:
-    """`text` with what no stream can encode, such as some files' names have, as `\\udcf1`."""
+    """`text` on one line that any stream can encode: `\\n` for a line break, `\\udcf1` for a byte
+    that is no text, as some files' names have."""
+    text = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Plain `.npz` files that may be damaged, or not ours: read without running or unpacking a thing."""
+"""Plain `.npz` files that may be damaged, or not ours: read without running or unpacking."""
 
 import os
 import zipfile

@@ -20,9 +20,13 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
     Raises:
       InputError: several tables that might be meant.
     """
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    found = [file for name in NAMES for file in files if file.name.lower() == name]
-    found = found or [file for file in files if file.suffix.lower() == ".csv"]
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+    known = [name for name in names if name.lower() in NAMES]
+    csvs = [name for name in names if name.lower().endswith(".csv")]
+    found = [folder / name for name in known or csvs if (folder / name).is_file()]
     if len(found) > 1:
         raise InputError(
             f"{folder} holds the tables {', '.join(p.name for p in found)}; it must hold one table "
@@ -46,7 +50,8 @@ def read(path: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, np.ndarray
 
     Raises:
       InputError: with the table and the number of its line: it cannot be read, has no or doubtful
-        names, or one that no condition can ask for, a row of another length, another value, or a file twice.
+        names, or one that no condition can ask for, a row of another length, another value, or a
+        file twice.
     """
     path = pathlib.Path(path)
     try:
@@ -67,7 +72,7 @@ def _comma_separated(f) -> Iterator[tuple[int, list[str]]]:
 
 def _celeba(f, path) -> Iterator[tuple[int, list[str]]]:
     first = f.readline().strip()
-    if not first.isdecimal():
+    if not (first.isdecimal() and len(first) < 10):
         raise InputError(f"line 1 of {path} is {first[:50]!r}; it must be the number of rows.")
     yield 2, ["file", *f.readline().split()]
     number = 2

@@ -267,9 +267,7 @@ def _decode(file, resolution, crop):
         raise
     except Exception as error:  # Each of Pillow's formats fails in its own way.
         known = not isinstance(error, UnidentifiedImageError)
-        reason = f"its content is none of {', '.join(_FORMATS)}"
-        if known:
-            reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error) if known else "of no known format"
         raise InputError(f"{file} cannot be read as an image ({reason}).") from error
     pixels = np.asarray(image, np.uint8)
     try:
