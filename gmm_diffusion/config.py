@@ -306,7 +306,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: 0 < len(v) <= 12 and all(type(m) is int and 0 < m <= 1024 for m in v),
         "a tuple of positive integers, 1 to 12 of them and none above 1024",
     ),
-    "network.num_blocks": _range(1, 1000),
+    "network.num_blocks": _range(1, 100),
     "network.attention_resolutions": (
         lambda v: all(type(r) is int and 0 < r <= 16_384 for r in v),
         "a tuple of positive integers, none above 16384",
