@@ -1,10 +1,7 @@
 """The two ways in which a run ends other than well."""
 
-import re
-
 # Of a message. What is left out of a longer one is its middle: a value that it quotes.
 _MOST = 2000
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class InputError(ValueError):
@@ -24,8 +21,7 @@ class RunError(RuntimeError):
 def printable(text: str) -> str:
     """`text` on one line that any stream can encode: `\\n` for a line break, `\\udcf1` for a byte
     that is no text, as some files' names have."""
-    text = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _cut(text):
