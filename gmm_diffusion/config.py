@@ -301,7 +301,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     ),
     "conditioning.bank_size": _range(1, 100_000_000),
     "network.name": _one_of("unet", "mlp"),
-    "network.channels": _range(1, 16_384),
+    "network.channels": _range(1, 8192),
     "network.channel_mult": (
         lambda v: 0 < len(v) <= 12 and all(type(m) is int and 0 < m <= 1024 for m in v),
         "a tuple of positive integers, 1 to 12 of them and none above 1024",
