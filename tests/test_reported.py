@@ -4,6 +4,7 @@ import ast
 import io
 import pathlib
 import pickle
+import re
 import tarfile
 
 import jax
@@ -16,6 +17,7 @@ import gmm_diffusion
 from gmm_diffusion import command_line
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import cifar_archive, image_folder
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet, judge, manifold
 from gmm_diffusion.mixture import (
@@ -28,7 +30,9 @@ from gmm_diffusion.mixture import (
     sample,
     to_sklearn,
 )
-from gmm_diffusion.sweep import assignments
+from gmm_diffusion.networks.unet import UNet
+from gmm_diffusion.sampling.samplers import SAMPLERS
+from gmm_diffusion.sweep import assignments, plan
 from gmm_diffusion.training import snapshots
 from gmm_diffusion.training.param_files import load_params
 
@@ -201,6 +205,43 @@ def test_samples_are_not_grouped_by_component():
     assert (labels[1:] != labels[:-1]).mean() > 0.3
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_a_random_start_follows_the_size_of_the_data(size):
+    x = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    plain, scaled = (
+        fit_em(jax.random.key(0), data, 3, start="random").mixture
+        for data in (x, (size * x).astype(np.float32))
+    )
+    np.testing.assert_allclose(scaled.means / size, plain.means, rtol=0.01, atol=0.01)
+
+
+# ---- D. samplers and networks
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 27, 1000])
+def test_any_number_of_steps(num_steps):
+    sigmas = np.asarray(noise_levels.karras(num_steps, 0.002, 80.0))
+    assert sigmas.shape == (num_steps + 1,)
+    assert (np.diff(sigmas) < 0).all()
+    assert (sigmas == 0).sum() == 1
+
+    def answer(x, sigma, cond):
+        return jax.numpy.full_like(x, 0.5)
+
+    for name in SAMPLERS:
+        # A denoiser that knows the answer: every path ends at it.
+        keys, x = jax.random.split(jax.random.key(0), 2), 80 * np.ones((2, 3), np.float32)
+        x = jax.jit(lambda x, s, name=name, keys=keys: SAMPLERS[name](answer, keys, x, s))(x, sigmas)
+        np.testing.assert_allclose(x, 0.5, atol=1e-6)
+
+
+def test_pictures_that_are_not_square():
+    network = UNet(8, (1, 2), 1, attention_resolutions=(4,))
+    x, c_noise = jax.numpy.zeros((1, 8, 12, 3)), jax.numpy.zeros(1)
+    out, _ = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, c_noise, None))
+    assert out.shape == x.shape
+
+
 # ---- F. metrics
 
 
@@ -361,3 +402,27 @@ def test_archives_that_unpack_to_more_or_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar_archive, "_MOST", 1000)
     with pytest.raises(InputError, match="unpacks to more than"):
         cifar_archive.load(str(path))
+
+
+def test_a_value_twice_in_a_sweep_is_one_run(tmp_path):
+    field, values = assignments.parse("training.seed=0,0")
+    stage = {"name": "twice", "config": "none", "grid": {field: values}}
+
+    def load_config(path, overrides):
+        config = config_lib.default()
+        for name, value in overrides.items():
+            group, last = name.split(".")
+            config[group][last] = value
+        return config
+
+    (job,) = plan.make_jobs([stage], tmp_path, load_config)
+    assert job.workdir == tmp_path / "twice" / "seed0"
+
+
+def test_the_docs_name_tests_that_exist():
+    tests = pathlib.Path(__file__).parent
+    text = (tests.parent / "docs" / "reported.md").read_text()
+    named = set(re.findall(r"\btest_\w+\b(?!\.py)", text))
+    defined = {name for f in tests.rglob("*.py") for name in re.findall(r"def (\w+)", f.read_text())}
+    assert len(named) > 50
+    assert named <= defined
