@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import tarfile
 import types
 
@@ -53,8 +54,9 @@ def fuzz(in_the_gate):
     )
 
 
-def refused(error):
+def refused(error, match=""):
     text = str(error)
+    assert re.search(match, text)
     assert len(text) < 2200
     assert text.encode("utf-8").decode().isprintable(), text
     assert text.endswith((".", "?")), text
@@ -67,9 +69,11 @@ NUMBERS = (
     | st.floats()
     | st.sampled_from([0, 1, -1, 2**31 - 1, 2**31, 2**63, 10**400, 1e30, 1e300, math.inf, math.nan])
 )
-VALUES = NUMBERS | TEXT | st.booleans() | st.none() | st.lists(NUMBERS | TEXT, max_size=4).map(tuple)
+VALUES = (
+    NUMBERS | TEXT | st.booleans() | st.none() | st.lists(NUMBERS | TEXT, max_size=4).map(tuple)
+)
 CHOICES = st.sampled_from(
-    ["unet", "mlp", "toy", "digits", "faces", "none", "class", "attributes", "auto", "mixture", "heun"]
+    ["unet", "mlp", "toy", "digits", "faces", "none", "class", "attributes", "auto", "mixture"]
 )  # fmt: skip
 LONG = st.builds(lambda unit, n: unit * n, TEXT, st.integers(0, 3000))
 
@@ -119,7 +123,8 @@ def test_flags(flags):
         config = command_line.parse(["program", *flags], lambda values: None).config
         config_lib.validate(config)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     accepted(config)
 
 
@@ -144,7 +149,8 @@ def test_config_files(tmp_path_factory, field, value, returned):
         config = command_line.parse(flags, lambda values: None).config
         config_lib.validate(config)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     assert config.sample.steps == 3
     accepted(config)
 
@@ -178,7 +184,8 @@ def test_networks_of_accepted_configs_can_be_built(digits, chosen):
         config_lib.validate(config)
         datasets._check_fit(config, digits)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     constants = types.SimpleNamespace(conditioner=None, spec=Constants)
     jax.eval_shape(lambda: build.init_params(config, digits.shape, constants))
 
@@ -212,7 +219,8 @@ def test_conditions(text):
 
 
 @fuzz(300)
-@given(st.lists(st.lists(TEXT | st.sampled_from(["1", "0", "-1", "a.png"]), max_size=4), max_size=4),
+@given(
+    st.lists(st.lists(TEXT | st.sampled_from(["1", "0", "-1", "a.png"]), max_size=4), max_size=4),
        st.sampled_from([",", ";", "\t", " "]), st.booleans())  # fmt: skip
 def test_tables(tmp_path_factory, rows, separator, of_celeba):
     path = tmp_path_factory.getbasetemp() / ("fuzzed.txt" if of_celeba else "fuzzed.CSV")
@@ -233,7 +241,8 @@ def check_table(path):
     try:
         names, rows = attribute_table.read(path)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     assert all(row.shape == (len(names),) and row.max(initial=0) <= 1 for row in rows.values())
     asked = ",".join(f"{name}=1" for name in names)
     assert attribute_names.parse(requests.parse(asked).text, names) == dict.fromkeys(names, 1)
@@ -272,13 +281,15 @@ def test_images(tmp_path_factory, content):
     try:
         data = image_folder.load(str(folder), heldout_fraction=0.5, resolution=4)
     except InputError as error:
-        assert "a.png" in str(error) or "b.png" in str(error)
-        return refused(error)
+        refused(error, r"[ab]\.png")
+        return
     assert data.shape in ((4, 4, 1), (4, 4, 3))
 
 
 PARAMS = {"network": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "gain": np.float32(2)}
-MADE = judge.Judge({"network": PARAMS}, {"shape": [2]}, 0.5, judge.parameter_hash({"network": PARAMS}))
+MADE = judge.Judge(
+    {"network": PARAMS}, {"shape": [2]}, 0.5, judge.parameter_hash({"network": PARAMS})
+)
 
 
 def file_of(tmp_path_factory, writer, name="file.npz"):
@@ -343,7 +354,9 @@ def replaced(tree):
         for key, value in (tree.items() if isinstance(tree, dict) else ())
     ]
     other = st.builds(lambda key, new: {**tree, key: new}, TEXT, JSON) if deeper else JSON
-    missing = [st.just({k: v for k, v in tree.items() if k != key}) for key in tree][:1] if deeper else []
+    missing = (
+        [st.just({k: v for k, v in tree.items() if k != key}) for key in tree][:1] if deeper else []
+    )
     return st.one_of(JSON, other, *missing, *deeper)
 
 
@@ -366,7 +379,8 @@ def test_config_json(tmp_path_factory, content):
         assert isinstance(config, ConfigDict)
         config_lib.validate(config)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     accepted(config)
 
 
@@ -417,7 +431,10 @@ def test_reports(tmp_path_factory, content):
     write_run(folder / "good", json.dumps(EVALUATION))
     write_run(folder / "bad", content)
     assert report.run([str(folder), f"--out={folder / 'out'}", "--metric", "frechet_360"]) == 0
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["bars_frechet_360.png", "report.md"]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == [
+        "bars_frechet_360.png",
+        "report.md",
+    ]
 
 
 @fuzz(400)
@@ -432,7 +449,8 @@ def test_assignments_of_sweeps(text):
     try:
         field, values = assignments.parse(text)
     except InputError as error:
-        return refused(error)
+        refused(error)
+        return
     usual = config_lib.fields(DEFAULT)[field]
     assert values
     assert all(isinstance(v, str | type(usual)) for v in values)

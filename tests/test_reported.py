@@ -1,4 +1,4 @@
-"""Faults that people reported of other projects: what holds here. docs/reported.md lists them all."""
+"""Faults that people reported of other projects; docs/reported.md lists them all."""
 
 import ast
 import io
@@ -231,7 +231,9 @@ def test_any_number_of_steps(num_steps):
     for name in SAMPLERS:
         # A denoiser that knows the answer: every path ends at it.
         keys, x = jax.random.split(jax.random.key(0), 2), 80 * np.ones((2, 3), np.float32)
-        x = jax.jit(lambda x, s, name=name, keys=keys: SAMPLERS[name](answer, keys, x, s))(x, sigmas)
+        x = jax.jit(lambda x, s, name=name, keys=keys: SAMPLERS[name](answer, keys, x, s))(
+            x, sigmas
+        )
         np.testing.assert_allclose(x, 0.5, atol=1e-6)
 
 
@@ -423,6 +425,8 @@ def test_the_docs_name_tests_that_exist():
     tests = pathlib.Path(__file__).parent
     text = (tests.parent / "docs" / "reported.md").read_text()
     named = set(re.findall(r"\btest_\w+\b(?!\.py)", text))
-    defined = {name for f in tests.rglob("*.py") for name in re.findall(r"def (\w+)", f.read_text())}
+    defined = {
+        name for f in tests.rglob("*.py") for name in re.findall(r"def (\w+)", f.read_text())
+    }
     assert len(named) > 50
     assert named <= defined

@@ -414,7 +414,8 @@ def test_a_pipe_is_no_image(flat):
 
 def test_names_that_are_no_text(tmp_path):
     for i in range(8):
-        folder = os.fsencode(tmp_path) + (b"/photos\xf1/cat\xf1", b"/photos\xf1/d\xc3\xbcck")[i % 2]
+        below = (b"/photos\xf1/cat\xf1", b"/photos\xf1/d\xc3\xbcck")[i % 2]
+        folder = os.fsencode(tmp_path) + below
         os.makedirs(folder, exist_ok=True)
         write(tmp_path / "one.png", i)
         os.rename(tmp_path / "one.png", folder + b"/\xf1%d.png" % i)
@@ -452,4 +453,4 @@ def test_names_of_attributes(with_table):
     assert image_folder.load(str(with_table)).attribute_names == ("Odd", "Wearing Hat", "Fours")
     for name in ("A=B", '"C,D"', '"E\nF"', "class:3"):
         table.write_text(text.replace("Twos", name))
-        refused("attributes.csv names the attribute .* so that a condition can ask for it", with_table)
+        refused("csv names the attribute .* so that a condition can ask for it", with_table)
