@@ -51,10 +51,9 @@ def _value(field, text, kind):
         return text
     try:
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = float(value) if kind is float and type(value) is int else value
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         value = None
-    if kind is float and type(value) is int:
-        return float(value)
     if type(value) is not kind:
         raise InputError(f"{field} is {text!r}; it must be of type {kind.__name__}.")
     return value
