@@ -241,7 +241,8 @@ _MOST = 2**31 - 1
 
 
 def _range(low: float, high: float = _MOST) -> tuple[Callable, str]:
-    return (lambda v: low <= v <= high), f"from {low:g} to {high:.10g}"
+    text = f"at least {low:g}, and at most" if high == _MOST else f"from {low:g} to"
+    return (lambda v: low <= v <= high), f"{text} {high:.10g}"
 
 
 def _above(low: float, high: float = _MOST) -> tuple[Callable, str]:
