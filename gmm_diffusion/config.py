@@ -376,7 +376,7 @@ RULES: dict[str, tuple[Callable, str]] = {
     "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),
     "sample.steps": _range(1, 100_000),
     "sample.sigma_min": _above(0),
-    "sample.sigma_max": _above(0),
+    "sample.sigma_max": _range(0),
     "sample.rho": _range(0.1, 1000),
     "sample.churn": _range(0),
     "sample.churn_min": _range(0),

@@ -23,9 +23,10 @@ from PIL import Image
 
 from gmm_diffusion import attribute_names, build, command_line
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import datasets, drawing
+from gmm_diffusion.assembly import datasets
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import attribute_table, cifar_archive, image_folder
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet, judge
 from gmm_diffusion.report import __main__ as report
@@ -84,7 +85,10 @@ def accepted(config):
     again = config_lib.from_dict(json.loads(json.dumps(stored)))
     assert not config_lib.differences(config, again)
     config_lib.validate(again)
-    sigmas = np.asarray(drawing._sigmas(config))
+    group = config.sample
+    # A highest level of 0 is known once the data are.
+    highest = group.sigma_max or 2 * group.sigma_min
+    sigmas = np.asarray(noise_levels.karras(group.steps, group.sigma_min, highest, group.rho))
     levels = samplers.SAMPLERS[config.sample.sampler].levels(sigmas)
     assert np.isfinite(levels).all()
     assert (np.asarray(levels) >= 0).all()
