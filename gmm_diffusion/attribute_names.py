@@ -1,11 +1,14 @@
 """Attributes by name: which are known, and what `Smiling=1,Bald=0` assigns."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from gmm_diffusion.errors import InputError
+
+_UNASKABLE = re.compile(r"[=,\r\n]|^(class|component):\s*\d+$")
 
 
 def check_names(chosen: Sequence[str], names: Sequence[str], field: str) -> None:
@@ -17,6 +20,16 @@ def check_names(chosen: Sequence[str], names: Sequence[str], field: str) -> None
             raise InputError(f"{field} names {name} twice; once is enough.")
 
 
+def check_askable(names: Sequence[str], source: str) -> None:
+    """Raises InputError unless `Name=1,Other=0` can name each of `names`, which are of `source`."""
+    for name in names:
+        if _UNASKABLE.search(name):
+            raise InputError(
+                f"{source} names the attribute {name!r}, and a name must be without '=', ',' and "
+                "line breaks, and not like class:3, so that a condition can ask for it."
+            )
+
+
 def parse(
     text: str,
     names: Sequence[str],
@@ -25,7 +38,7 @@ def parse(
 ) -> dict[str, int]:
     """`Smiling=1,Bald=0` -> `{"Smiling": 1, "Bald": 0}`, in the order of the text.
 
-    Spaces count for nothing. Attributes that the text does not name are left open.
+    Spaces count inside a name only. Attributes that the text does not name are left open.
 
     Args:
       text: at least one assignment, separated by commas.

@@ -46,7 +46,7 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)
-    except flags.Error as error:
+    except Exception as error:  # Some of what absl cannot parse fails in ways of its own.
         raise InputError(_flag_cause(error)) from error
     if len(rest) > 1:
         raise InputError(
@@ -99,7 +99,9 @@ def _load(path):
     try:
         config = runpy.run_path(path)["get_config"]()
         config_lib.check_fields(config)
-    except Exception as error:  # A config file is Python: it may fail in any way.
+        # A frozen one takes no flags.
+        config = ConfigDict(config)
+    except (Exception, SystemExit) as error:  # A config file is Python: it may fail in any way.
         cause = _cause(error, path)
         end = "" if cause.endswith("?") else "."
         raise InputError(f"--config {path} cannot be loaded: {cause}{end}") from error
@@ -108,9 +110,15 @@ def _load(path):
 
 def _check_field_names(argv):
     for argument in argv:
-        match = re.match(r"--?config\.([^=]+)", argument)
-        if match:
-            config_lib.check_name(match[1])
+        match = re.match(r"--?(no)?config\.([^=]*)(=)?", argument)
+        if not match:
+            continue
+        config_lib.check_name(match[2])
+        if match[1] and match[3]:
+            raise InputError(
+                f"{argument} has both 'no' and a value; valid are --noconfig.{match[2]} and "
+                f"--config.{match[2]}=VALUE."
+            )
 
 
 def _cause(error, path):
@@ -137,7 +145,7 @@ def _cause(error, path):
 
 def _flag_cause(error):
     """One sentence of what absl says about a flag."""
-    value = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    value = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.S)
     if value:
         kind = type(config_lib.fields(config_lib.default())[value[1]]).__name__
         return f"{value[1]} is {value[2]!r}; it must be of type {kind}."

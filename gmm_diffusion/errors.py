@@ -1,9 +1,30 @@
 """The two ways in which a run ends other than well."""
 
+# Of a message. What is left out of a longer one is its middle: a value that it quotes.
+_MOST = 2000
+
 
 class InputError(ValueError):
-    """Bad input: one sentence that names the field, its value and what is valid. Exit status 2."""
+    """Bad input: one sentence that names the field, its value and what is valid. Exit status 2.
+
+    Long values are cut, and what is no text is escaped.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(_cut(str(message))))
 
 
 class RunError(RuntimeError):
     """The run itself failed, for example on a non-finite loss. Exit status 1."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line that any stream can encode: `\\n` for a line break, `\\udcf1` for a byte
+    that is no text, as some files' names have."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _cut(text):
+    if len(text) <= _MOST:
+        return text
+    return f"{text[: _MOST // 2]} [{len(text) - _MOST} characters] {text[-_MOST // 2 :]}"

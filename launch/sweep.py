@@ -5,7 +5,9 @@
   python launch/sweep.py --out=runs/sweep SWEEP.py [training.num_steps=300 ...]
 
 SWEEP.py has a function `get_sweep()` that returns a list of stages: gmm_diffusion/sweep/plan.py
-says what a stage is. Settings with one value hold for all runs. Each combination of values is one
+says what a stage is. Settings with one value hold for all runs. Values that have commas themselves
+are separated by semicolons, "sample.condition=Smiling=1,Bald=0;Smiling=0"; without one,
+sample.condition=Smiling=1,Bald=0 is one value. Each combination of values is one
 training, OUT/STAGE/seed0, or one evaluation of it, OUT/STAGE/seed0/evaluations/ema0.05.json, where
 only the settings of sampling differ; what is printed goes to OUT/STAGE/seed0.log.
 
@@ -134,7 +136,7 @@ def _stages(arguments):
         raise InputError(f"{path} is not a file; it must be a sweep.")
     try:
         stages = list(runpy.run_path(path)["get_sweep"]())
-    except Exception as error:  # A sweep is Python: it may fail in any way.
+    except (Exception, SystemExit) as error:  # A sweep is Python: it may fail in any way.
         raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}.") from error
     return [_override(stage, single) | _minutes(arguments.minutes) for stage in stages]
 

@@ -6,7 +6,7 @@ import pytest
 from gmm_diffusion import attribute_names as attributes
 from gmm_diffusion.errors import InputError
 
-NAMES = ("Smiling", "Bald", "Blond_Hair")
+NAMES = ("Smiling", "Bald", "Blond_Hair", "Wearing Hat")
 EXCLUSIVE = (("Bald", "Blond_Hair"),)
 
 
@@ -16,6 +16,7 @@ EXCLUSIVE = (("Bald", "Blond_Hair"),)
         ("Smiling=1", {"Smiling": 1}),
         ("Smiling=1,Bald=0", {"Smiling": 1, "Bald": 0}),
         (" Bald = 0 , Smiling=1 ", {"Bald": 0, "Smiling": 1}),
+        ("Wearing Hat = 1,Bald=0", {"Wearing Hat": 1, "Bald": 0}),
         ("Bald=1,Blond_Hair=0", {"Bald": 1, "Blond_Hair": 0}),
         ("Bald=0,Blond_Hair=0", {"Bald": 0, "Blond_Hair": 0}),
     ],

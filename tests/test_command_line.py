@@ -271,6 +271,13 @@ def test_a_real_run_writes_what_it_should(tiny_run):
     assert sheets == ["step_12.png", "step_8.png"]
     # 20 digits of 8 x 8, four times enlarged, in 5 columns with a pixel between.
     assert Image.open(workdir / "samples" / "step_12.png").size == (5 * 33 + 1, 4 * 33 + 1)
+
+    def never(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    for file in (*workdir.glob("*.json"), workdir / "metrics.jsonl"):
+        lines = [file.read_text()] if file.suffix == ".json" else file.read_text().splitlines()
+        assert all(json.loads(line, parse_constant=never) for line in lines)
     result = json.loads((workdir / "evaluation.json").read_text())
     assert result["step"] == 12
     assert result["samples_per_block"] == 100

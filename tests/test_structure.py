@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "attribute_names": {"errors"},
+    "npz_files": set(),
     "lazy_tensorflow": {"errors"},
     "config": {"errors"},
     "command_line": {"errors", "config"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "sampling": {"errors", "types", "diffusion"},
     "conditioning": {"attribute_names", "errors", "types", "mixture"},
     "data": {"attribute_names", "errors", "types", "lazy_tensorflow", "mixture"},
-    "metrics": {"errors", "types", "data", "networks", "mixture"},
+    "metrics": {"errors", "types", "npz_files", "data", "networks", "mixture"},
     "sweep": {"errors", "config", "training"},
     "report": {"errors", "config", "training"},
 }

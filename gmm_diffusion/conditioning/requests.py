@@ -4,6 +4,7 @@
   class:7, or 7              a class
   component:12               a component of the mixture
   0.5*class:3+0.5*class:8    a blend; the shares must add to 1
+  class:3=0.5,class:8=0.5    the same, in letters that no shell reads
   Smiling=1,Bald=0           attributes; those that are not named are as in training
 
 Under `mixture` semantics `p(x | w) = sum_k w_k p(x | k)`, so there are two ways to ask for `w`:
@@ -25,10 +26,15 @@ from gmm_diffusion.conditioning.attributes import attribute_weights, complete
 from gmm_diffusion.conditioning.conditioner import Conditioner
 from gmm_diffusion.errors import InputError
 
-_TERM = re.compile(r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d+)")
+# An index of more digits is none, and int() refuses thousands of them.
+_TERM = re.compile(
+    r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d{1,9})"
+)
+_SHARE = re.compile(r"(?P<part>(class|component):\d+)=(?P<share>[0-9.eE+-]+)")
 _ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
 VALID = (
-    "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8' or 'Smiling=1,Bald=0'"
+    "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8', "
+    "'class:3=0.5,class:8=0.5' or 'Smiling=1,Bald=0'"
 )
 
 
@@ -68,15 +74,21 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
     Raises:
       InputError: if `text` is none of the forms, or its shares do not add to 1.
     """
-    text = text.replace(" ", "")
+    # Names of attributes may have spaces within.
+    attributes = re.sub(r"\s*([=,])\s*", r"\1", text.strip())
+    text = re.sub(r"\s", "", text)
     if text == "train":
         return ()
+    parts = text.split("+")
     if "=" in text:
-        if not _ASSIGNMENTS.fullmatch(text):
-            raise InputError(f"sample.condition is {text!r}; it must be {VALID}.")
-        return Attributes(text)
+        shares = [_SHARE.fullmatch(part) for part in text.split(",")]
+        if None in shares:
+            if not _ASSIGNMENTS.fullmatch(attributes):
+                raise InputError(f"sample.condition is {attributes!r}; it must be {VALID}.")
+            return Attributes(attributes)
+        parts = [f"{share['share']}*{share['part']}" for share in shares]
     terms = []
-    for part in text.split("+"):
+    for part in parts:
         match = _TERM.fullmatch(part)
         if not match:
             raise InputError(f"sample.condition is {text!r}; it must be {VALID}.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gmm_diffusion.attribute_names import check_askable
 from gmm_diffusion.errors import InputError
 
 NAMES = ("attributes.csv", "list_attr_celeba.csv", "list_attr_celeba.txt")
@@ -14,13 +15,18 @@ _VALUES = {"1": 1, "0": 0, "-1": 0}
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
-    """The table in a folder: one of `NAMES`, or its only CSV; None if it has no table.
+    """The table in a folder: one of `NAMES`, or its only CSV, in letters of any size; or None.
 
     Raises:
       InputError: several tables that might be meant.
     """
-    named = [folder / name for name in NAMES if (folder / name).is_file()]
-    found = named or sorted(p for p in folder.glob("*.csv") if not p.name.startswith("."))
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+    known = [name for name in names if name.lower() in NAMES]
+    csvs = [name for name in names if name.lower().endswith(".csv")]
+    found = [folder / name for name in known or csvs if (folder / name).is_file()]
     if len(found) > 1:
         raise InputError(
             f"{folder} holds the tables {', '.join(p.name for p in found)}; it must hold one table "
@@ -44,13 +50,14 @@ def read(path: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, np.ndarray
 
     Raises:
       InputError: with the table and the number of its line: it cannot be read, has no or doubtful
-        names, a row of another length, another value, or a file twice.
+        names, or one that no condition can ask for, a row of another length, another value, or a
+        file twice.
     """
     path = pathlib.Path(path)
     try:
         # With or without the mark that spreadsheets put in front.
         with open(path, newline="", encoding="utf-8-sig") as f:
-            lines = _comma_separated(f) if path.suffix == ".csv" else _celeba(f, path)
+            lines = _comma_separated(f) if path.suffix.lower() == ".csv" else _celeba(f, path)
             return _parse(path, lines)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of attributes: {error}.") from error
@@ -65,7 +72,7 @@ def _comma_separated(f) -> Iterator[tuple[int, list[str]]]:
 
 def _celeba(f, path) -> Iterator[tuple[int, list[str]]]:
     first = f.readline().strip()
-    if not first.isdecimal():
+    if not (first.isdecimal() and len(first) < 10):
         raise InputError(f"line 1 of {path} is {first[:50]!r}; it must be the number of rows.")
     yield 2, ["file", *f.readline().split()]
     number = 2
@@ -86,6 +93,7 @@ def _parse(path, lines):
             f"the header of {path} is {','.join(header)[:80]!r}; it must be file and then the "
             "names of attributes, all different, separated by commas."
         )
+    check_askable(names, str(path))
     rows: dict[str, np.ndarray] = {}
     found_on: dict[str, int] = {}
     seen: set[str] = set()

@@ -14,6 +14,8 @@ from gmm_diffusion.data.resize import fit
 from gmm_diffusion.errors import InputError
 
 _PIXELS = 3 * 32 * 32
+# Bytes of an unpacked archive; both have less than a fifth of that.
+_MOST = 1 << 30
 
 
 class _Layout(NamedTuple):
@@ -132,13 +134,21 @@ def _members(path) -> dict[str, bytes]:
     try:
         # Read to its end at once: the checksum stands there, and tarfile stops before it.
         with gzip.open(path) as f:
-            content = io.BytesIO(f.read())
-        with tarfile.open(fileobj=content, mode="r:") as archive:
+            content = f.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise InputError(
+                f"{path} unpacks to more than {_MOST >> 20} MiB, which CIFAR does not; fetch it "
+                "again."
+            )
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for entry in archive:
-                if entry.isfile():
+                # A sparse file of a few bytes can be of any size.
+                if entry.isfile() and not entry.issparse():
                     known = entry.name.split("/")[0] in _LAYOUTS
                     members[entry.name] = archive.extractfile(entry).read() if known else b""
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, OverflowError, tarfile.TarError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read as a .tar.gz archive ({error}); fetch it again."
         ) from error

@@ -17,17 +17,18 @@ import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gmm_diffusion.attribute_names import check_names
-from gmm_diffusion.data import attribute_table
+from gmm_diffusion.data import attribute_table, image_files
 from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, split_indices
 from gmm_diffusion.data.resize import fit
-from gmm_diffusion.errors import InputError
+from gmm_diffusion.errors import InputError, printable
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 HELDOUT = ("test", "heldout", "val", "validation")  # the first that is there
 _MANY = 2000
 _CHANNELS = {1: "grey", 3: "RGB"}
+# Of what a file holds, whatever it is called; others may run programs (EPS) or have 16 bits (TIFF).
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 
 
 def load(
@@ -66,8 +67,8 @@ def load(
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise InputError(f"data.data_dir is {data_dir!r}, which is no folder; it must be one.")
-    files = _files(root)
     table = attribute_table.find(root)
+    files = image_files.find(root, table)
     splits = _splits(root, files)
     names, rows, class_names, label = (), None, (), None
     if table is not None:
@@ -106,53 +107,23 @@ def load(
         parts = f"{heldout_fraction} held out, seed {split_seed}"
     # So that a judge or statistics of other images are never taken for those of these.
     listed = [f"{_name(file, root)} {file.stat().st_size}" for file in every]
-    digest = hashlib.sha256("\n".join([*listed, *names, *class_names]).encode())
+    text = "\n".join([*listed, *names, *class_names])
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
     digest.update(b"" if rows is None else whole.attributes.tobytes())
     size = "x".join(map(str, x.shape[1:]))
     return Dataset(
-        name=f"image_folder {root.resolve().name} ({parts}, {size}, crop {crop}, "
+        name=f"image_folder {printable(root.resolve().name)} ({parts}, {size}, crop {crop}, "
         f"files {digest.hexdigest()[:8]})",
         train=whole.take(train),
         heldout=whole.take(heldout),
         num_classes=len(class_names),
-        class_names=class_names,
+        class_names=tuple(map(printable, class_names)),
         attribute_names=names,
     )
 
 
 def _name(file, root):
     return file.relative_to(root).as_posix()
-
-
-def _hidden(name):
-    # What editors, notebooks and archives leave behind.
-    return name.startswith((".", "__MACOSX"))
-
-
-def _files(root):
-    """Every image below `root`, sorted by its path from there."""
-    files, others = [], []
-    for folder, subfolders, members in os.walk(root, followlinks=True):
-        subfolders[:] = [s for s in subfolders if not _hidden(s)]
-        for member in members:
-            if not _hidden(member):
-                image = member.lower().endswith(EXTENSIONS)
-                (files if image else others).append(pathlib.Path(folder, member))
-    if not files:
-        raise InputError(
-            f"data.data_dir {root} holds no image ({len(others)} other files); it must hold files "
-            f"that end in {', '.join(EXTENSIONS)}."
-        )
-    others = sorted(o for o in others if o.suffix.lower() not in (".csv", ".txt", ".md", ".json"))
-    if others:
-        log.warning(
-            "%d files of %s are not read, since they do not end in %s; the first is %s.",
-            len(others),
-            root,
-            ", ".join(EXTENSIONS),
-            _name(others[0], root),
-        )
-    return sorted(files, key=lambda file: _name(file, root))
 
 
 def _splits(root, files):
@@ -196,7 +167,8 @@ def _folders_of_images(folder, members):
         )
     names = {_name(file, folder).split("/")[0] for file in inside}
     for subfolder in sorted(folder.iterdir()):
-        if subfolder.is_dir() and subfolder.name not in names and not _hidden(subfolder.name):
+        empty = subfolder.is_dir() and subfolder.name not in names
+        if empty and not image_files.is_system(subfolder.name):
             raise InputError(f"{subfolder} holds no image; every class needs at least one.")
     (only,) = names if len(names) == 1 else [None]
     if only and all(file.parent != folder / only for file in inside):
@@ -285,7 +257,8 @@ def _differing(first_file, first, file, image):
 
 def _decode(file, resolution, crop):
     try:
-        with Image.open(file) as opened:
+        _check_depth(file)
+        with Image.open(file, formats=_FORMATS) as opened:
             # A telephone's pictures say which way up they are.
             image = _plain(ImageOps.exif_transpose(opened), file)
     except InputError:
@@ -299,6 +272,15 @@ def _decode(file, resolution, crop):
         return fit(pixels if pixels.ndim == 3 else pixels[..., None], resolution, crop)
     except InputError as error:
         raise InputError(f"{str(error).rstrip('.')}: {file}.") from error
+
+
+def _check_depth(file):
+    """Pillow reads a PNG of 16 bits as one of 8, and keeps the upper or the lower ones."""
+    with open(file, "rb") as f:
+        start = f.read(25)
+    depth = start[24] if len(start) == 25 and start[12:16] == b"IHDR" else 8
+    if depth > 8:
+        raise InputError(f"{file} has more than 8 bits a channel ({depth}); it must have 8.")
 
 
 def _plain(image, file):

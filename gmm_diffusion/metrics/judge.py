@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from gmm_diffusion import npz_files
 from gmm_diffusion.data import batches
 from gmm_diffusion.data.dataset import Dataset, Split, joined, to_float
 from gmm_diffusion.errors import InputError
@@ -290,10 +290,9 @@ def load(path: str | os.PathLike) -> tuple[Judge, ...]:
     """
     path = os.fspath(path)
     try:
-        with np.load(path, allow_pickle=False) as f:
-            header = json.loads(f["header"].item())
-            flat = {name: f[name] for name in f.files if name != "header"}
-        params = traverse_util.unflatten_dict(flat, sep="/")
+        arrays = npz_files.read(path)
+        header = json.loads(arrays.pop("header").item())
+        params = npz_files.tree(arrays)
         if isinstance(header, dict):
             header, params = [header], {"params0": params["params"]}
         judges = tuple(
@@ -302,15 +301,7 @@ def load(path: str | os.PathLike) -> tuple[Judge, ...]:
         )
     except FileNotFoundError as e:
         raise InputError(f"judge file {path} does not exist; valid is a file by judge.save.") from e
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-    ) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(
             f"judge file {path} cannot be read ({e}); valid is an intact file by judge.save."
         ) from e

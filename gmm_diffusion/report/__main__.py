@@ -20,6 +20,8 @@ import difflib
 import pathlib
 import sys
 
+from matplotlib import rc_context
+
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import plots, results, summary, table
@@ -65,14 +67,16 @@ def _report(arguments):
     print("\nFiles:\n  " + str(out / "report.md"))
     for metric in metrics:
         having = [group for group in groups if metric in group.metrics]
-        if arguments.heatmap:
-            kind, figure = "heatmap", plots.heatmap(having, fields, metric, arguments.heatmap)
-        elif arguments.x:
-            kind, figure = "curves", plots.curves(having, fields, metric, arguments.x)
-        else:
-            kind, figure = "bars", plots.bars(having, fields, metric)
-        path = out / f"{kind}_{metric}.png"
-        plots.save(figure, path)
+        # A dollar in a setting is no mathematics.
+        with rc_context({"text.parse_math": False}):
+            if arguments.heatmap:
+                kind, figure = "heatmap", plots.heatmap(having, fields, metric, arguments.heatmap)
+            elif arguments.x:
+                kind, figure = "curves", plots.curves(having, fields, metric, arguments.x)
+            else:
+                kind, figure = "bars", plots.bars(having, fields, metric)
+            path = out / f"{kind}_{metric}.png"
+            plots.save(figure, path)
         print(f"  {path}")
 
 

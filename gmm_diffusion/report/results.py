@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.errors import InputError
+from gmm_diffusion.errors import InputError, printable
 from gmm_diffusion.training.workdir import read_config
 
 SEED = "training.seed"
@@ -31,6 +31,8 @@ _WITHOUT_EFFECT = (
 )
 # What evaluations did before these settings existed.
 _EARLIER = {"evaluation.judges": 1, "evaluation.split": "heldout"}
+# What `_read` raises for a file that is damaged or of another program; InputError is a ValueError.
+_NOT_OURS = (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,8 @@ def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
             results.append(_read(path))
         except KeyError as error:
             skipped.append(f"Skipped {path}: it has no {error}.")
-        except (OSError, ValueError, TypeError) as error:  # An InputError is a ValueError.
-            skipped.append(f"Skipped {path}: {str(error).rstrip('.')}.")
+        except _NOT_OURS as error:
+            skipped.append(printable(f"Skipped {path}: {str(error).rstrip('.')}."))
     if not results:
         end = f" {skipped[0]}" if skipped else ""
         raise InputError(f"{' '.join(directories)} holds no finished evaluation.{end}")
@@ -90,12 +92,17 @@ def _read(path):
         field: list(value) if isinstance(value, tuple) else value
         for field, value in config_lib.fields(config).items()
     }
-    settings |= _EARLIER | result.get("settings", {})
+    for field, value in (_EARLIER | result.get("settings", {})).items():
+        # One that this version does not know is shown as it is.
+        kind = type(settings.get(field, value))
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{field} is {value!r}; it must be of type {kind.__name__}")
+        settings[field] = value
     metrics = {
-        name: {
-            "value": float(metric["value"]),
-            "blocks": [float(value) for value in metric["blocks"]],
-            "floor": float(metric["floor"]),
+        _metric_name(name): {
+            "value": _number(metric["value"]),
+            "blocks": [_number(value) for value in metric["blocks"]],
+            "floor": _number(metric["floor"]),
         }
         for name, metric in result["metrics"].items()
     }
@@ -105,9 +112,23 @@ def _read(path):
     if "rounds" in cost:
         for name, floor in alone.items():
             if floor is not None:
-                value = cost[name]
-                metrics[name] = {"value": value, "blocks": [value], "floor": float(floor)}
+                value = _number(cost[name])
+                metrics[name] = {"value": value, "blocks": [value], "floor": _number(floor)}
     return Result(path, {f: _seedless(v, settings[SEED]) for f, v in settings.items()}, metrics)
+
+
+def _metric_name(name):
+    # It becomes a part of a picture's file name.
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+        raise ValueError(f"it has a metric called {name!r}")
+    return name
+
+
+def _number(value):
+    number = float(value)
+    if not abs(number) < 1e30:
+        raise ValueError(f"it has the value {value!r}, which is none that can be drawn")
+    return number
 
 
 def _seedless(value, seed):

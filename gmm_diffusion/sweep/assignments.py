@@ -1,4 +1,14 @@
-"""`training.seed=0,1,2` on the command line of a sweep."""
+"""`training.seed=0,1,2` on the command line of a sweep.
+
+Commas separate values, but not inside brackets, and not in a text with `=`, which is one condition.
+Where there is a semicolon, semicolons separate them and commas do not:
+
+  network.channel_mult=(1,2),(1,2,4)             two values
+  sample.condition=class:1,class:2               two
+  sample.condition=Smiling=1,Bald=0              one
+  sample.condition=Smiling=1,Bald=0;Smiling=0    two
+  data.crop=0,0,8,8;                             one
+"""
 
 import ast
 import re
@@ -10,8 +20,6 @@ from gmm_diffusion.errors import InputError
 def parse(text: str) -> tuple[str, list]:
     """`"training.seed=0,1,2"` -> `("training.seed", [0, 1, 2])`.
 
-    Commas inside brackets do not separate: `network.channel_mult=(1,2),(1,2,4)` has two values.
-
     Raises:
       InputError: no such setting, or a value that is not of its type.
     """
@@ -20,8 +28,22 @@ def parse(text: str) -> tuple[str, list]:
         raise InputError(f"{text!r} is not GROUP.FIELD=VALUE,VALUE and not a sweep file (*.py).")
     config_lib.check_name(field)
     usual = config_lib.fields(config_lib.default())[field]
-    parts = re.split(r",(?![^(\[]*[)\]])", values)
-    return field, [_value(field, part.strip(), type(usual)) for part in parts]
+    return field, [_value(field, part.strip(), type(usual)) for part in _parts(values, type(usual))]
+
+
+def _parts(values, kind):
+    if ";" in values:
+        return values.removesuffix(";").split(";")
+    if kind is str and "=" in values:
+        return [values]
+    parts, depth = [""], 0
+    for letter in values:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _value(field, text, kind):
@@ -29,10 +51,9 @@ def _value(field, text, kind):
         return text
     try:
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
-    except (ValueError, SyntaxError):
+        value = float(value) if kind is float and type(value) is int else value
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         value = None
-    if kind is float and type(value) is int:
-        return float(value)
     if type(value) is not kind:
         raise InputError(f"{field} is {text!r}; it must be of type {kind.__name__}.")
     return value

@@ -2,12 +2,12 @@
 
 import os
 import pathlib
-import zipfile
 
 import jax
 import numpy as np
 from flax import traverse_util
 
+from gmm_diffusion import npz_files
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import PyTree
 
@@ -37,10 +37,8 @@ def load_params(path: str | os.PathLike) -> PyTree:
       InputError: there is no such file, or it is not an intact `.npz`.
     """
     try:
-        with np.load(path) as file:
-            return traverse_util.unflatten_dict({name: file[name] for name in file.files}, sep="/")
+        return npz_files.tree(npz_files.read(path))
     except FileNotFoundError:
         raise InputError(f"The parameter file {path} does not exist.") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        cause = str(error).rstrip(".")
-        raise InputError(f"The parameter file {path} is not an intact .npz: {cause}.") from error
+    except npz_files.Damaged as error:
+        raise InputError(f"The parameter file {path} is not an intact .npz: {error}.") from error

@@ -115,7 +115,15 @@ def reconstruct(directory: str | os.PathLike, step: int | None, width: float) ->
     when, gammas = [s for s, _, _ in files], [gamma_from_width(w) for _, w, _ in files]
     found = posthoc_ema.coefficients(when, gammas, step, gamma)
     used = np.flatnonzero(np.abs(found) > _NEGLIGIBLE * np.abs(found).max())
-    params = posthoc_ema.combine(found[used], (load_params(files[i][2]) for i in used))
+    try:
+        params = posthoc_ema.combine(found[used], (load_params(files[i][2]) for i in used))
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"The snapshots in {directory} are not of one model; their parameters differ in name, "
+            "shape or type."
+        ) from error
     made = Reconstruction(
         params=params,
         step=step,
@@ -146,10 +154,19 @@ def _report(made):
 
 
 def _files(directory):
-    """`(step, width, path)` of every snapshot, by step and width."""
+    """`(step, width, path)` of every snapshot, by step and width; what else lies there is none."""
     path = pathlib.Path(directory)
     found = []
     for file in path.iterdir() if path.is_dir() else ():
-        if match := _NAME.fullmatch(file.name):
-            found.append((int(match[2]), float(match[1]), file))
+        match = _NAME.fullmatch(file.name)
+        if not match:
+            continue
+        try:
+            step, width = int(match[2]), float(match[1])
+        except ValueError:
+            continue
+        # Nobody else writes a width's shortest decimals.
+        ours = file_name(width, step) == file.name and 0 < width < 0.28 and 0 < step < 2**31
+        if ours and file.is_file():
+            found.append((step, width, file))
     return sorted(found)

@@ -80,7 +80,7 @@ def _read(workdir, use):
         if not isinstance(stored, dict):
             raise InputError("it holds no groups of settings.")
         return use(stored)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         cause = str(error).rstrip(".")
         raise InputError(f"{path} cannot be read as the config of a run: {cause}.") from error
 

@@ -46,6 +46,9 @@ def conditioner(semantics="mixture", classes=True):
         ("0.5*class:3+0.5*class:8", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
         ("0.25*3+0.75*component:0", (Term(0.25, "class", 3), Term(0.75, "component", 0))),
         (" 0.5 * class:3 + .5*class:8 ", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
+        ("class:3=0.5,class:8=0.5", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
+        (" class:3 = .25 , component:0=.75", (Term(0.25, "class", 3), Term(0.75, "component", 0))),
+        ("class:7=1", (Term(1.0, "class", 7),)),
         ("5e-1*1+0.5*2", (Term(0.5, "class", 1), Term(0.5, "class", 2))),
     ],
 )
@@ -60,7 +63,8 @@ def test_three_thirds_add_to_one():
 @pytest.mark.parametrize(
     "text",
     ["", "seven", "class:", "class:-1", "class:1.5", "component", "0.5class:3+0.5*class:8", "+",
-     "class:1+", "0.5**1+0.5*2", "e*1", "train+class:1", "klass:3", "0.5*train+0.5*1"],
+     "class:1+", "0.5**1+0.5*2", "e*1", "train+class:1", "klass:3", "0.5*train+0.5*1",
+     "class:3=0.5,class:8", "class:3=0.5;class:8=0.5", "class:3=half,class:8=0.5", "9" * 5000],
 )  # fmt: skip
 def test_what_is_no_form_is_refused_with_the_valid_ones(text):
     message = r"sample.condition is '.*'; it must be 'train', 'class:7' \(or '7'\), 'component:12'"
@@ -76,6 +80,8 @@ def test_what_is_no_form_is_refused_with_the_valid_ones(text):
         ("0.5*1", "0.5"),
         ("1.5*1+-0.5*2", "1"),
         ("0*1+1*2", "1"),
+        ("class:3=0.5,class:8=0.6", "1.1"),
+        ("class:3=0,class:8=1", "1"),
     ],
 )
 def test_shares_must_be_positive_and_add_to_one(text, total):

@@ -1,9 +1,12 @@
 """Folders written pixel by pixel, read back, and every way in which one can be wrong."""
 
 import logging
+import os
 import re
 import socket
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -310,3 +313,144 @@ def test_several_tables(with_table):
     assert image_folder.load(str(with_table)).attribute_names, "attributes.csv is meant"
     (with_table / "attributes.csv").rename(with_table / "another.csv")
     refused("holds the tables another.csv, other.csv; it must hold one", with_table)
+
+
+def png(depth, colour, samples):
+    """A PNG by its specification: `samples [H, W, C]`, big-endian, of `depth` bits."""
+    height, width, _ = samples.shape
+    rows = samples.astype(">u2" if depth == 16 else np.uint8)
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_a_channel(colour, channels, tmp_path):
+    """Pillow opens most of them as 8 bits, and 12-bit data then as nearly black."""
+    samples = np.random.default_rng(0).integers(0, 256, (4, 5, channels))
+    if channels in (2, 4):
+        samples[..., -1] = 255
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(8, colour, samples))
+    x = image_folder.load(str(tmp_path), heldout_fraction=0.5).train.x[0]
+    np.testing.assert_array_equal(x, samples[..., : 1 if channels < 3 else 3])
+    (tmp_path / "1.png").write_bytes(png(16, colour, 257 * samples))
+    refused(r"1.png has more than 8 bits a channel \(16\); it must have 8", tmp_path)
+
+
+def test_other_formats_under_our_names(tmp_path):
+    for i in range(2):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.png", format="JPEG")
+    assert image_folder.load(str(tmp_path), heldout_fraction=0.5).shape == (5, 7, 3)
+    Image.fromarray(picture(2)).save(tmp_path / "2.png", format="TIFF")
+    refused(r"2.png cannot be read as an image \(of no known format\)", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["@eaDir", ".thumbnails", "__MACOSX", ".ipynb_checkpoints", "#recycle", "lost+found",
+     "$RECYCLE.BIN", "System Volume Information", ".git"],
+)  # fmt: skip
+def test_what_systems_leave_is_no_class_and_no_example(name, tmp_path, caplog):
+    for i in range(8):
+        write(tmp_path / ("cat", "dog")[i % 2] / f"{i}.png", i)
+    expected = image_folder.load(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "cat"):
+        write(folder / name / "a.png" / "SYNOPHOTO_THUMB_M.jpg", 0)
+    with caplog.at_level(logging.WARNING):
+        data = image_folder.load(str(tmp_path))
+    assert data.name == expected.name
+    assert data.class_names == ("cat", "dog")
+    assert len(data.train) + len(data.heldout) == 8
+    (line,) = caplog.messages
+    assert line.startswith("2 folders of ")
+    assert line.endswith(f"are skipped, since systems make them: {name}.")
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("cat/loop", "..", r"cat/loop and .*images are one place"),
+        ("again", ".", r"again and .*images are one place"),
+        ("cat/self", "../cat", r"cat/self and .*images/cat are one place"),
+        ("latest", "cat", r"(latest and .*images/cat|cat and .*latest) are one place"),
+        ("dog/0b.png", "../cat/0.png", r"one place, by a link; remove the link"),
+        ("gone.png", "nowhere.png", r"gone.png is no file, or a link to none"),
+        ("gone.png", "gone.png", r"gone.png is no file, or a link to none"),
+    ],
+)
+def test_links_never_count_an_image_twice(link, target, message, tmp_path):
+    root = tmp_path / "images"
+    for i in range(4):
+        write(root / ("cat", "dog")[i % 2] / f"{i}.png", i)
+    (root / link).symlink_to(target)
+    refused(message, root)
+
+
+def test_links_out_of_the_folder_are_followed(tmp_path):
+    pool = tmp_path / "pool"
+    for i in range(8):
+        write(pool / f"{i}.png", i)
+        place = tmp_path / "images" / ("cat", "dog")[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(pool / f"{i}.png")
+    (tmp_path / "images" / "owl").symlink_to(tmp_path / "owls")
+    for i in range(8, 12):
+        write(tmp_path / "owls" / f"{i}.png", i)
+    data = image_folder.load(str(tmp_path / "images"), heldout_fraction=0.25)
+    assert data.class_names == ("cat", "dog", "owl")
+    assert images_of(data.train, data.heldout) == {picture(i).tobytes() for i in range(12)}
+
+
+def test_a_pipe_is_no_image(flat):
+    os.mkfifo(flat / "3b.png")
+    refused("3b.png is no file", flat)
+
+
+def test_names_that_are_no_text(tmp_path):
+    for i in range(8):
+        below = (b"/photos\xf1/cat\xf1", b"/photos\xf1/d\xc3\xbcck")[i % 2]
+        folder = os.fsencode(tmp_path) + below
+        os.makedirs(folder, exist_ok=True)
+        write(tmp_path / "one.png", i)
+        os.rename(tmp_path / "one.png", folder + b"/\xf1%d.png" % i)
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/photos\xf1")
+    data = image_folder.load(root, heldout_fraction=0.25)
+    assert data.class_names == ("cat\\udcf1", "dück")
+    assert data.name.startswith("image_folder photos\\udcf1 ")
+    assert images_of(data.train, data.heldout) == {picture(i).tobytes() for i in range(8)}
+    os.truncate(os.fsencode(root) + b"/cat\xf1/\xf10.png", 20)
+    assert "\\udcf10.png cannot be read" in refused("cannot be read as an image", root)
+
+
+def test_tables_under_other_names(with_table, caplog):
+    table, expected = with_table / "attributes.csv", image_folder.load(str(with_table))
+    table.rename(with_table / "ATTRIBUTES.CSV")
+    assert image_folder.load(str(with_table)).name == expected.name
+    text = (with_table / "ATTRIBUTES.CSV").read_text()
+    (with_table / "ATTRIBUTES.CSV").unlink()
+    assert not caplog.messages
+    for name in ("train/attributes.csv", "attributes.tsv", "labels.json", "metadata.jsonl"):
+        file = with_table / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert image_folder.load(str(with_table)).attribute_names == ()
+        assert f"{file}: not read. A table of attributes must be attributes.csv in" in caplog.text
+        file.unlink()
+
+
+def test_names_of_attributes(with_table):
+    table = with_table / "attributes.csv"
+    text = table.read_text()
+    table.write_text(text.replace("Twos", " Wearing Hat "))
+    assert image_folder.load(str(with_table)).attribute_names == ("Odd", "Wearing Hat", "Fours")
+    for name in ("A=B", '"C,D"', '"E\nF"', "class:3"):
+        table.write_text(text.replace("Twos", name))
+        refused("csv names the attribute .* so that a condition can ask for it", with_table)
