@@ -12,14 +12,14 @@ Markdown table with confidence intervals, and writes it with pictures to a direc
   --against FIELD=VALUE ...  differences from the runs with these settings, seed by seed
   --out DIR               of report.md and the pictures; default: report in the first DIR
 
-Without --x and --heatmap the pictures are bars. Exit status: 0 done, 2 bad input.
+Without --x and --heatmap the pictures are bars. Exit status: 0 done, 1 failed, 2 bad input.
 """
 
 import argparse
 import difflib
-import pathlib
 import sys
 
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import plots, results, summary, table
@@ -27,15 +27,7 @@ from gmm_diffusion.report import plots, results, summary, table
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    if any(argument in ("--help", "-h") for argument in argv):
-        print(__doc__)
-        return 0
-    try:
-        _report(_parse(argv))
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(argv, __file__, lambda argv: _report(_parse(argv)))
 
 
 def _report(arguments):
@@ -52,17 +44,12 @@ def _report(arguments):
         rows = [field for field in differing if field not in left_out]
     fields = list(dict.fromkeys([*rows, *axes]))
     groups = summary.group(found, fields, [field for field in differing if field not in fields])
-    out = pathlib.Path(arguments.out or pathlib.Path(arguments.directories[0]) / "report")
+    out = paths.folder(arguments.out or f"{arguments.directories[0]}/report", "--out")
     text = table.markdown(groups, fields, metrics, left_out, arguments.against)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.md").write_text(text + "\n")
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}.") from error
-    print(text)
-    for line in skipped:
-        print(line, file=sys.stderr)
-    print("\nFiles:\n  " + str(out / "report.md"))
+    with paths.replacing(out / "report.md") as temporary:
+        # Names from a file system may hold what no encoding has.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    files = [out / "report.md"]
     for metric in metrics:
         having = [group for group in groups if metric in group.metrics]
         if arguments.heatmap:
@@ -71,9 +58,13 @@ def _report(arguments):
             kind, figure = "curves", plots.curves(having, fields, metric, arguments.x)
         else:
             kind, figure = "bars", plots.bars(having, fields, metric)
-        path = out / f"{kind}_{metric}.png"
-        plots.save(figure, path)
-        print(f"  {path}")
+        files.append(out / f"{kind}_{metric}.png")
+        with paths.writing(files[-1]):
+            plots.save(figure, files[-1])
+    print(text)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    print("\nFiles:\n" + "\n".join(f"  {file}" for file in files))
 
 
 def choose_metrics(names: list[str] | None, found: list[results.Result]) -> list[str]:

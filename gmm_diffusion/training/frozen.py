@@ -5,7 +5,6 @@ resumed run needs the other directory no more. In guidance they are read each ti
 """
 
 import os
-import pathlib
 from collections.abc import Iterable
 
 import jax
@@ -19,6 +18,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Pull
 from gmm_diffusion.metrics.judge import Judge, parameter_hash
 from gmm_diffusion.training import checkpoint
+from gmm_diffusion.training import workdir as workdir_lib
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import PyTree
 
@@ -77,7 +77,7 @@ def load_pull(config: ConfigDict, ours: Constants) -> Pull:
 
 def _load_run(workdir, name, ours):
     """A run with a classifier of the same data and mixture."""
-    if not pathlib.Path(workdir).is_dir():
+    if not workdir_lib.directory(workdir, name.split(" is ")[0]).is_dir():
         raise InputError(
             f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
             "in training or guidance.)"
