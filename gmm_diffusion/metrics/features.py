@@ -17,7 +17,6 @@ resize, gives other figures: the file's hash is part of the extractor's id.
 
 import dataclasses
 import hashlib
-import importlib
 from collections.abc import Callable
 
 import jax
@@ -92,8 +91,8 @@ def _file(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     except OSError as e:
         raise InputError(f"features 'file:{path}' cannot be read: {e.strerror}.") from e
     try:
-        # jax.export reads with it, and does not require it.
-        importlib.import_module("flatbuffers")
+        # jax.export reads with it, and JAX does not require it.
+        import flatbuffers  # noqa: F401
     except ImportError as e:
         raise InputError(
             f"features 'file:{path}' needs flatbuffers, which cannot be imported ({e}); install it "
