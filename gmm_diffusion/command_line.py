@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gmm_diffusion import config as config_lib
-from gmm_diffusion import paths, streams
+from gmm_diffusion import paths, standard_streams
 from gmm_diffusion.errors import InputError, RunError
 
 
@@ -73,12 +73,13 @@ def run(argv: list[str], source: str, work: Callable[[list[str]], int | None]) -
       source: file of the command's module, whose docstring is the help.
       work: the command.
     """
-    try:
-        with streams.forgiving():
-            return _run(argv, source, work)
-    except RunError as error:  # Of the output itself.
-        print(f"Failed: {error}", file=sys.stderr)
-        return 1
+    standard_streams.occupy_closed()
+    with standard_streams.unfailing() as (out, _):
+        status = _run(argv, source, work)
+        if out.lost is not None and status == 0:
+            print(f"Failed: Standard output was lost: {out.lost.strerror}.", file=sys.stderr)
+            return 1
+    return status
 
 
 def _run(argv, source, work):

@@ -30,7 +30,8 @@ def extras_of_setup():
                 for e in node.value.elts
             ]
             values[node.targets[0].id] = [text for item in items for text in item]
-    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "setup"]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if ast.unparse(node.func) == "setup"]
     (given,) = [k.value for k in call.keywords if k.arg == "extras_require"]
     pairs = zip(given.keys, given.values, strict=True)
     return {key.value: values[value.id] for key, value in pairs}

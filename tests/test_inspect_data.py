@@ -255,7 +255,7 @@ def test_a_judge_for_labels_and_components_without(monkeypatch, tmp_path):
 def test_statistics_that_cannot_be_made(tmp_path):
     for arguments, message in (
         ([], "--out is missing"),
-        ([f"--out={tmp_path}"], "it must be a file in a directory that exists"),
+        ([f"--out={tmp_path}"], "which is not a file but a directory"),
         ([f"--out={tmp_path / 'no' / 'x.npz'}"], "it must be a file in a directory that exists"),
         ([f"--out={tmp_path / 'x'}", "--config.evaluation.features=file:/no"], "names no file"),
     ):

@@ -106,7 +106,8 @@ def load(
         parts = f"{heldout_fraction} held out, seed {split_seed}"
     # So that a judge or statistics of other images are never taken for those of these.
     listed = [f"{_name(file, root)} {file.stat().st_size}" for file in every]
-    digest = hashlib.sha256("\n".join([*listed, *names, *class_names]).encode())
+    text = "\n".join([*listed, *names, *class_names])
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
     digest.update(b"" if rows is None else whole.attributes.tobytes())
     size = "x".join(map(str, x.shape[1:]))
     return Dataset(

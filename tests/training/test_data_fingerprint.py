@@ -179,7 +179,7 @@ def test_data_that_are_gone_say_how_to_change_the_place(make_config, tmp_path, m
     config.data.name, config.data.data_dir = "tfds_images", ""
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda text: text)
-    with pytest.raises(InputError, match="The default of data.data_dir is '~/tensorflow_datasets'"):
+    with pytest.raises(InputError, match=r"The default of data\.data_dir is '~/tensorflow"):
         build.dataset(config)
 
 

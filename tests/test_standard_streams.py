@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import pathlib
 import sys
 
 import pytest
@@ -47,7 +48,9 @@ def talkative(done):
 def test_a_reader_that_leaves(streams, monkeypatch):
     kept = {name: io.StringIO() for name in ("stdout", "stderr")}
     for name in kept:
-        monkeypatch.setattr(sys, name, left_alone() if name in streams else kept[name])
+        stream = left_alone() if name in streams else kept[name]
+        monkeypatch.setattr(sys, name, stream)
+        monkeypatch.setattr(sys, f"__{name}__", stream)
     before, done = (sys.stdout, sys.stderr), []
     assert command_line.run(["x"], __file__, talkative(done)) == 0
     assert done
@@ -108,7 +111,7 @@ def test_an_os_error_is_a_sentence(monkeypatch):
     monkeypatch.setattr(sys, "stderr", err)
 
     def work(argv):
-        open("/no/such/file")
+        pathlib.Path("/no/such/file").read_text()
 
     assert command_line.run(["x"], __file__, work) == 1
     assert err.getvalue() == "Failed: /no/such/file: No such file or directory.\n"
