@@ -134,7 +134,9 @@ def default() -> ConfigDict:
     diffusion.sigma_log_std = 1.2  # standard deviation of ln sigma in training
 
     c.optimizer = optimizer = ConfigDict()
-    optimizer.schedule = "edm2"  # edm2 (inverse square root), cosine or constant
+    # edm2 (inverse square root), constant, or cosine, which ends at training.num_steps: more steps
+    # on a finished run take its rate up again, and the log says so.
+    optimizer.schedule = "edm2"
     optimizer.learning_rate = 1e-2  # peak
     optimizer.warmup_steps = 100  # linear ramp
     optimizer.decay_steps = 500  # edm2: where the rate starts to fall

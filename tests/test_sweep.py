@@ -498,7 +498,7 @@ BAD_LINES = {
     "nothing to run": (["--out=x"], "Name one sweep file"),
     "two things to run": (["--out=x", f"--config={TOY}", "a.py"], "Name one sweep file"),
     "unknown option": (["--out=x", "--confg=y"], "Unrecognized arguments: --confg=y"),
-    "missing file": (["--out=x", "absent.py"], "absent.py is not a file"),
+    "missing file": (["--out=x", "absent.py"], "'absent.py', which is not a file"),
     "missing config": (["--out=x", "--config=absent.py"], "which is not a file"),
     "odd times": (["--out=x", f"--config={TOY}", "--minutes=3"], "--minutes is '3'"),
     "no runs at a time": (["--out=x", f"--config={TOY}", "--parallel=0"], "--parallel is '0'"),

@@ -80,10 +80,12 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
 
 def _say_new_rate(config, stored):
     """Logs that another number of steps changes the rate of steps that the run has made or had."""
+    old, new = stored.training.num_steps, config.training.num_steps
+    if old == new:
+        return
     # Imported late: the report reads configs without jax.
     from gmm_diffusion.training.optimizer import learning_rate
 
-    old, new = stored.training.num_steps, config.training.num_steps
     rates = [
         float(
             learning_rate(
