@@ -22,7 +22,7 @@ from gmm_diffusion.training.workdir import write_json
 log = logging.getLogger(__name__)
 
 FILE = "data.json"
-_SPLITS = ("train", "heldout", "unseen", "judges_only")
+_SPLITS = ("train", "validation", "heldout", "unseen", "judges_only")
 _EXAMPLES = 256  # of each split
 # How far a mean or deviation may be off: in grey levels, or for vectors in deviations of all.
 _ROUNDING = {"uint8": 0.5, "float32": 1e-3}
