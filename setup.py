@@ -33,7 +33,10 @@ DATA = [
     "tensorflow>=2.20; sys_platform == 'darwin'",
     "tensorflow-datasets>=4.9.9",
 ]
-TEST = [*DATA, "hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
+# jax.export writes and reads files with it: evaluation.features=file:PATH, and the embedding of a
+# classifier.
+FEATURES = ["flatbuffers>=25.9"]
+TEST = [*DATA, *FEATURES, "hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
 # Peers that benchmarks/ measures beside us.
 BENCHMARK = ["gmmx>=0.7"]
 DEV = [*TEST, "ruff>=0.14"]
@@ -49,5 +52,11 @@ setup(
     packages=find_packages(include=["gmm_diffusion", "gmm_diffusion.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"data": DATA, "test": TEST, "dev": DEV, "benchmark": BENCHMARK},
+    extras_require={
+        "data": DATA,
+        "features": FEATURES,
+        "test": TEST,
+        "dev": DEV,
+        "benchmark": BENCHMARK,
+    },
 )

@@ -1,7 +1,9 @@
 """Settings from a config file and flags, and exit statuses, for every command with `--config`."""
 
+import ast
 import logging
 import os
+import pathlib
 import re
 import runpy
 import sys
@@ -13,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths, standard_streams
 from gmm_diffusion.errors import InputError, RunError
 
 
@@ -21,8 +24,9 @@ class Parsed(NamedTuple):
 
     Attributes:
       path: the file that `--config` names, or None.
-      config: that file's settings, or the defaults, with those of flags in their places.
-      overrides: the settings of flags alone, by their dotted names.
+      config: that file's settings, or the defaults, with those of flags in their places; paths are
+        absolute.
+      overrides: the settings of flags alone, by their dotted names, likewise.
       flags: the values of the command's own flags.
     """
 
@@ -52,16 +56,36 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed
         raise InputError(
             f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE."
         )
-    return Parsed(path, values.config, dict(values["config"].override_values), values)
+    config = config_lib.with_paths(values.config)
+    set_by_flags = values["config"].override_values
+    overrides = {f: v for f, v in config_lib.fields(config).items() if f in set_by_flags}
+    return Parsed(path, config, overrides, values)
 
 
-def run(argv: list[str], help_text: str, work: Callable[[list[str]], int | None]) -> int:
+def run(argv: list[str], source: str, work: Callable[[list[str]], int | None]) -> int:
     """Does `work(argv)` and returns the exit status: its own or 0, 1 if it failed, 2 for bad input.
 
-    A failure is one sentence on standard error.
+    A failure is one sentence on standard error. A reader of the output that leaves (`| head`) and
+    streams that are closed change nothing: the work is done to its end.
+
+    Args:
+      argv: the command line.
+      source: file of the command's module, whose docstring is the help.
+      work: the command.
     """
+    standard_streams.occupy_closed()
+    with standard_streams.unfailing() as (out, _):
+        status = _run(argv, source, work)
+        if out.lost is not None and status == 0:
+            print(f"Failed: Standard output was lost: {out.lost.strerror}.", file=sys.stderr)
+            return 1
+    return status
+
+
+def _run(argv, source, work):
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv):
-        print(help_text)
+        # From the file, because `python -OO` drops docstrings.
+        print(ast.get_docstring(ast.parse(pathlib.Path(source).read_text(encoding="utf-8"))))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("orbax", "jax", "tensorflow"):
@@ -76,6 +100,10 @@ def run(argv: list[str], help_text: str, work: Callable[[list[str]], int | None]
     except RunError as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"Failed: {where}{error.strerror or error}.", file=sys.stderr)
+        return 1
 
 
 def _take_config_path(argv):
@@ -87,8 +115,7 @@ def _take_config_path(argv):
             rest.append(argument)
             continue
         path = match[1] if match[1] is not None else next(arguments, "")
-        if not os.path.isfile(path):
-            raise InputError(f"--config is {path!r}, which is not a file; it must be a config.")
+        path = str(paths.file(path, "--config", exists="a config"))
     return path, rest
 
 
@@ -152,10 +179,37 @@ def _flag_cause(error):
     return f"{error}.".replace(" ?.", "?")
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between starts, unless the user has chosen a place or none."""
+def prepare_jax() -> None:
+    """Finds the devices, and keeps compiled programs between starts.
+
+    Programs are kept in `JAX_COMPILATION_CACHE_DIR`, none if that is empty, or else in the user's
+    cache, where there is one.
+
+    Raises:
+      InputError: JAX finds no device, for example because `JAX_PLATFORMS` names what is not there.
+    """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gmm_diffusion"))
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        named = os.environ.get("JAX_PLATFORMS", "")
+        cause = (str(error).strip().splitlines() or ["no such device"])[0].split(" (set ")[0]
+        raise InputError(
+            f"JAX_PLATFORMS is {named!r}, and JAX finds no device there ({cause.rstrip('.')}); it "
+            "must name what this machine has, such as cpu, or be unset."
+        ) from error
+    cache = _cache()
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _cache():
+    """The folder of compiled programs, or None: without one a run only starts more slowly."""
+    name = "JAX_COMPILATION_CACHE_DIR"
+    if name in os.environ:
+        return paths.expand(os.environ[name], name) if os.environ[name] else None
+    try:
+        return paths.expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache", name) / "gmm_diffusion"
+    except InputError:
+        return None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
 
 # Groups that define the model: on resume and in --mode=sample they come from the workdir.
@@ -30,8 +31,17 @@ MODEL_FIELDS = (
     "training.ema_widths",
     "training.init_from",
 )
-# Single fields of these groups that a resumed run may change: what they bound is memory.
-FREE_FIELDS = ("contrastive.chunk",)
+# Single fields of these groups that a resumed run may change: what bounds memory, and where the
+# data are. Whether they are the same data is compared by `training.data_fingerprint`.
+FREE_FIELDS = ("contrastive.chunk", "data.data_dir")
+# Fields that hold a path from the current directory; it is stored as an absolute one.
+PATH_FIELDS = (
+    "data.data_dir",
+    "ngmg.workdir",
+    "training.init_from",
+    "guidance.guide",
+    "guidance.classifier",
+)
 # What a run did that was written before a field existed, where that is not the field's default:
 # dotted name -> value. `config.json` of such a run lacks the field.
 EARLIER: dict[str, object] = {
@@ -124,7 +134,9 @@ def default() -> ConfigDict:
     diffusion.sigma_log_std = 1.2  # standard deviation of ln sigma in training
 
     c.optimizer = optimizer = ConfigDict()
-    optimizer.schedule = "edm2"  # edm2 (inverse square root), cosine or constant
+    # edm2 (inverse square root), constant, or cosine, which ends at training.num_steps: more steps
+    # on a finished run take its rate up again, and the log says so.
+    optimizer.schedule = "edm2"
     optimizer.learning_rate = 1e-2  # peak
     optimizer.warmup_steps = 100  # linear ramp
     optimizer.decay_steps = 500  # edm2: where the rate starts to fall
@@ -626,6 +638,29 @@ def _check_guidance(config: ConfigDict, refuse: Callable) -> None:
         refuse("guidance.blur", "the embedding table has no covariances; blur weights")
 
 
+def with_paths(config: ConfigDict) -> ConfigDict:
+    """A copy in which every path means the same from any directory.
+
+    `~` is expanded everywhere, and relative paths become absolute; only `evaluation.judge_dir`
+    stays relative, to the workdir.
+
+    Raises:
+      InputError: a path that cannot be one, as `paths.expand`.
+    """
+    config = config.copy_and_resolve_references()
+    for field in PATH_FIELDS:
+        group, name = field.split(".")
+        if config[group][name]:
+            config[group][name] = paths.absolute(config[group][name], field)
+    evaluation = config.evaluation
+    kind, _, path = evaluation.features.partition(":")
+    if kind == "file" and path:
+        evaluation.features = f"file:{paths.absolute(path, 'evaluation.features')}"
+    if evaluation.judge_dir:
+        evaluation.judge_dir = str(paths.expand(evaluation.judge_dir, "evaluation.judge_dir"))
+    return config
+
+
 def from_dict(values: dict) -> ConfigDict:
     """A config from nested plain values, such as `config.json`.
 
@@ -675,7 +710,8 @@ def _set_earlier(config, stored, only=None):
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     """Fields that a resumed run must share and does not, as `field: theirs -> ours`."""
-    old, new = fields(theirs), fields(ours)
+    # Runs of earlier versions stored paths as they were typed.
+    old, new = fields(with_paths(theirs)), fields(with_paths(ours))
     names = [
         name
         for name in sorted(old.keys() | new.keys())

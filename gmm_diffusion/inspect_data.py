@@ -7,14 +7,13 @@ on, and refuses what training would refuse. With --out it writes DIR/sheet.png: 
 row for each class, or a scatter plot of vectors. Exit status: 0 done, 2 bad input.
 """
 
-import pathlib
 import sys
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
@@ -25,7 +24,7 @@ _SHEET_PIXELS = 32  # Smaller images are enlarged to at least this.
 
 def run(argv: list[str]) -> int:
     """One command; returns the exit status."""
-    return command_line.run(argv, __doc__, _work)
+    return command_line.run(argv, __file__, _work)
 
 
 def _work(argv):
@@ -34,13 +33,16 @@ def _work(argv):
 
     parsed = command_line.parse(argv, define)
     config_lib.validate(parsed.config)
+    out = paths.folder(parsed.flags.out, "--out") if parsed.flags.out else None
     # Imported late: a bad flag should be refused before jax has loaded.
+    command_line.prepare_jax()
     from gmm_diffusion import build
 
     data = build.dataset(parsed.config)
-    print("\n".join(describe(parsed.config, data)))
-    if parsed.flags.out:
-        print(_write_sheet(data, pathlib.Path(parsed.flags.out) / "sheet.png"))
+    lines = describe(parsed.config, data)
+    if out is not None:
+        lines.append(str(_write_sheet(data, out / "sheet.png")))
+    print("\n".join(lines))
 
 
 def describe(config: ConfigDict, data) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import warnings
 from types import ModuleType
 
+from gmm_diffusion import extras
 from gmm_diffusion.errors import InputError
 
 _PARTS = ("tensorflow", "tensorflow_datasets", "tensorboard")
@@ -26,7 +27,7 @@ def _import(module: str, purpose: str) -> ModuleType:
     except ImportError as e:
         raise InputError(
             f"{purpose} needs {module}, which cannot be imported ({e}); install it with "
-            "`pip install gmm_diffusion[data]`."
+            f"{extras.advice('data')}."
         ) from e
 
 

@@ -6,8 +6,9 @@
   --mode=ema       writes DIR/ema/width_W_step_N.npz: the average of any width sample.ema
 
 Settings are overridden as --config.GROUP.FIELD=VALUE. Without --config the settings are those
-stored in DIR. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or
-SIGTERM.
+stored in DIR. Paths may start with ~, and relative ones are relative to the current directory. Exit
+status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or SIGTERM; a reader of
+the output that leaves, as in `| head`, changes none of it.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
@@ -37,7 +38,8 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     path, config, overrides, values = command_line.parse(argv, define)
     if not values.workdir:
         raise InputError("--workdir is missing; it must name the directory of the run.")
-    return values.mode, values.workdir, _merge(values.mode, values.workdir, path, config, overrides)
+    workdir = str(paths.folder(values.workdir, "--workdir"))
+    return values.mode, workdir, _merge(values.mode, workdir, path, config, overrides)
 
 
 def _merge(mode, workdir, path, config, overrides):
@@ -70,14 +72,14 @@ def _merge(mode, workdir, path, config, overrides):
 
 def run(argv: list[str]) -> int:
     """One command; returns the exit status."""
-    return command_line.run(argv, __doc__, _work)
+    return command_line.run(argv, __file__, _work)
 
 
 def _work(argv):
     mode, workdir, config = parse(argv)
     config_lib.validate(config)
     # Imported late: a bad flag should be refused before jax has loaded.
-    command_line.use_compilation_cache()
+    command_line.prepare_jax()
     from gmm_diffusion.training import devices, loop, offline, signals
 
     devices.local()

@@ -11,13 +11,12 @@ bad input.
 """
 
 import logging
-import pathlib
 import sys
 
 import numpy as np
 from absl import flags
 
-from gmm_diffusion import command_line
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
@@ -28,7 +27,7 @@ _CHUNK = 4096
 
 def run(argv: list[str]) -> int:
     """One command; returns the exit status."""
-    return command_line.run(argv, __doc__, _work)
+    return command_line.run(argv, __file__, _work)
 
 
 def _work(argv):
@@ -39,21 +38,18 @@ def _work(argv):
     if not parsed.flags.out:
         raise InputError("--out is missing; it must name the file to write.")
     config_lib.validate(parsed.config)
-    path = pathlib.Path(parsed.flags.out)
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise InputError(f"--out is {path}; it must be a file in a directory that exists.")
+    path = paths.file(parsed.flags.out, "--out")
     # Imported late: a bad flag should be refused before jax has loaded.
-    command_line.use_compilation_cache()
+    command_line.prepare_jax()
     from gmm_diffusion import build
     from gmm_diffusion.metrics import frechet
 
+    paths.check_writable(path)
     data = build.dataset(parsed.config)
     extractor = _extractor(parsed.config, data)
     train = split_statistics(extractor, data, "train")
-    try:
+    with paths.writing(path):
         frechet.save(train, path)
-    except OSError as error:
-        raise InputError(f"--out {path} cannot be written: {error.strerror}.") from error
     print(f"{path}: {train.n} x {len(train.mean)} features of {data.name}, split train, ", end="")
     print(f"{train.resolution}, resize {train.resize or 'none'}, features {train.extractor}")
     if len(data.heldout) > 1:

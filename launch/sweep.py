@@ -32,6 +32,7 @@ import sys
 # A clone that is not installed works, too.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import main as main_lib
 from gmm_diffusion.errors import InputError
@@ -42,16 +43,13 @@ from gmm_diffusion.training import signals
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    if any(argument in ("--help", "-h") for argument in argv):
-        print(__doc__)
-        return 0
-    try:
-        arguments = _parse(argv)
-        jobs = plan.make_jobs(_stages(arguments), arguments.out, _load)
-        check_workdirs(jobs)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(argv, __file__, _work)
+
+
+def _work(argv):
+    arguments = _parse(argv)
+    jobs = plan.make_jobs(_stages(arguments), arguments.out, _load)
+    check_workdirs(jobs)
     try:
         with signals.graceful() as interrupt:
             return _run(jobs, arguments, interrupt)
@@ -110,7 +108,7 @@ def _parse(argv):
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.out:
         raise InputError("--out is missing; it must name the directory of the sweep.")
-    arguments.out = pathlib.Path(arguments.out)
+    arguments.out = paths.folder(arguments.out, "--out")
     if not arguments.parallel.isdecimal() or int(arguments.parallel) < 1:
         raise InputError(f"--parallel is {arguments.parallel!r}; valid is an integer from 1.")
     arguments.parallel = int(arguments.parallel)
@@ -131,9 +129,7 @@ def _stages(arguments):
     if several:
         field = next(iter(several))
         raise InputError(f"{field} has several values; with a sweep file it must have one.")
-    path = arguments.files[0]
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"{path} is not a file; it must be a sweep.")
+    path = str(paths.file(arguments.files[0], "SWEEP.py", exists="a sweep"))
     try:
         stages = list(runpy.run_path(path)["get_sweep"]())
     except (Exception, SystemExit) as error:  # A sweep is Python: it may fail in any way.
@@ -179,7 +175,7 @@ def _load(path, overrides):
             kind = type(config[group][name]).__name__
             raise InputError(f"{field} is {value!r}; it must be of type {kind}.") from None
     config_lib.validate(config)
-    return config
+    return config_lib.with_paths(config)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_directories_that_are_no_runs(refused, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("x")
     assert "which is a file" in refused(TINY, f"--workdir={tmp_path / 'file'}")
-    assert "cannot be written" in refused(*TOY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "a part is a file" in refused(*TOY, f"--workdir={tmp_path / 'file' / 'run'}")
     assert "holds no config.json" in refused(TINY, f"--workdir={tmp_path / 'folder'}")
     for mode in ("sample", "evaluate"):
         assert "holds no config.json" in refused(
@@ -249,6 +249,7 @@ def test_a_real_run_writes_what_it_should(tiny_run):
     workdir, out, err = tiny_run
     assert {p.name for p in workdir.iterdir()} == {
         "config.json",
+        "data.json",
         "checkpoints",
         "snapshots",
         "metrics.jsonl",

@@ -317,7 +317,7 @@ def check_snapshots(path):
 NPZ = {
     "params": (lambda path: export_params(PARAMS, path), check_params),
     "snapshots": (lambda path: export_params(PARAMS, path), check_snapshots),
-    "judge": (lambda path: judge.save(MADE, path), judge.load),
+    "judge": (lambda path: judge.save([MADE], path), judge.load),
     "statistics": (
         lambda path: frechet.save(frechet.statistics(np.eye(3), "pca"), path),
         lambda path: frechet.distance(frechet.load(path), frechet.load(path)),

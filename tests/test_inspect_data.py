@@ -185,7 +185,7 @@ def test_what_training_would_refuse_is_refused(of_folder, folder, tmp_path):
     (tmp_path / "file").touch()
     status, _, err = command(inspect_data, TINY, *of_folder, NONE, f"--out={tmp_path / 'file'}")
     assert status == 2
-    assert "cannot be written" in err
+    assert "which is a file" in err
 
 
 def test_help():
@@ -255,7 +255,7 @@ def test_a_judge_for_labels_and_components_without(monkeypatch, tmp_path):
 def test_statistics_that_cannot_be_made(tmp_path):
     for arguments, message in (
         ([], "--out is missing"),
-        ([f"--out={tmp_path}"], "it must be a file in a directory that exists"),
+        ([f"--out={tmp_path}"], "which is not a file but a directory"),
         ([f"--out={tmp_path / 'no' / 'x.npz'}"], "it must be a file in a directory that exists"),
         ([f"--out={tmp_path / 'x'}", "--config.evaluation.features=file:/no"], "names no file"),
     ):

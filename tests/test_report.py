@@ -360,7 +360,7 @@ def test_pictures_are_written(options, kind, grid, tmp_path, capsys):
 
 BAD_LINES = {
     "no directory": ([], "DIR is missing"),
-    "not a directory": (["{out}/absent"], "which is no directory"),
+    "not a directory": (["{out}/absent"], "which is no folder"),
     "no runs": (["{out}"], "holds no finished evaluation"),
     "near metric": (["{grid}", "--metric", "frechett"], "did you mean frechet?"),
     "near metric with its count": (["{grid}", "--metric", "recal_360"], "did you mean recall_360?"),
@@ -397,7 +397,7 @@ def test_bad_command_lines(name, grid, tmp_path, capsys):
 def test_a_place_that_cannot_be_written(grid, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert report.run([str(grid), f"--out={tmp_path / 'file'}"]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "which is a file" in capsys.readouterr().err
 
 
 def test_help(capsys):

@@ -498,7 +498,7 @@ BAD_LINES = {
     "nothing to run": (["--out=x"], "Name one sweep file"),
     "two things to run": (["--out=x", f"--config={TOY}", "a.py"], "Name one sweep file"),
     "unknown option": (["--out=x", "--confg=y"], "Unrecognized arguments: --confg=y"),
-    "missing file": (["--out=x", "absent.py"], "absent.py is not a file"),
+    "missing file": (["--out=x", "absent.py"], "'absent.py', which is not a file"),
     "missing config": (["--out=x", "--config=absent.py"], "which is not a file"),
     "odd times": (["--out=x", f"--config={TOY}", "--minutes=3"], "--minutes is '3'"),
     "no runs at a time": (["--out=x", f"--config={TOY}", "--parallel=0"], "--parallel is '0'"),
@@ -612,3 +612,17 @@ def test_real_runs(tmp_path, capsys, monkeypatch):
     assert {r.kind for r in times.read(tmp_path / "out" / "sweep.json")} == {"train", "evaluate"}
     assert sweep.run(line) == 0
     assert "0 of 3 to do." in capsys.readouterr().out
+
+
+def test_results_of_earlier_versions_that_stored_paths_as_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fixed = {"guidance.kind": "auto", "guidance.guide": "runs/guide"}
+    stage = {"name": "a", "config": TOY, "fixed": fixed, "grid": {"sample.ema": [0.05, 0.1]}}
+    job = make(tmp_path / "out", stage)[1]
+    assert job.planned.guidance.guide == str(tmp_path / "runs" / "guide")
+    path = evaluation_path(job.workdir, job.name)
+    path.parent.mkdir(parents=True)
+    for guide, done in (("runs/guide", True), ("runs/other", False), ("", False)):
+        settings = config_lib.sampling_fields(job.planned) | {"guidance.guide": guide}
+        write_json(path, {"settings": settings, "step": job.steps})
+        assert jobs.is_done(job) is done

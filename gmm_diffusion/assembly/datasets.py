@@ -1,8 +1,11 @@
 """The data of a config, in memory, and whether they fit what is to be done with them."""
 
+import os
+
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion import paths
 from gmm_diffusion.assembly import exact
 from gmm_diffusion.data import DATASETS, Dataset
 from gmm_diffusion.data.dataset import combination_classes, with_validation
@@ -12,6 +15,7 @@ from gmm_diffusion.errors import InputError
 def dataset(config: ConfigDict) -> Dataset:
     """The data, in memory; InputError if they cannot be had or do not fit the conditioning."""
     data = config.data
+    place = _place(data)
     options = {
         "digits": lambda: {
             "heldout_fraction": data.heldout_fraction,
@@ -36,7 +40,7 @@ def dataset(config: ConfigDict) -> Dataset:
         },
         "tfds_images": lambda: {
             "tfds_name": data.tfds_name,
-            "data_dir": data.data_dir or None,
+            "data_dir": place or None,
             "train_split": data.train_split,
             "heldout_split": data.heldout_split or None,
             "heldout_fraction": data.heldout_fraction,
@@ -46,7 +50,7 @@ def dataset(config: ConfigDict) -> Dataset:
             "attributes": tuple(data.attributes),
         },
         "image_folder": lambda: {
-            "data_dir": data.data_dir,
+            "data_dir": place,
             "attributes": tuple(data.attributes),
             "heldout_fraction": data.heldout_fraction,
             "split_seed": data.split_seed,
@@ -55,7 +59,7 @@ def dataset(config: ConfigDict) -> Dataset:
             "max_examples": data.max_examples or None,
         },
         "cifar_archive": lambda: {
-            "data_dir": data.data_dir,
+            "data_dir": place,
             "resolution": data.resolution or None,
             "crop": data.crop,
             "max_examples": data.max_examples or None,
@@ -69,6 +73,24 @@ def dataset(config: ConfigDict) -> Dataset:
         loaded = combination_classes(loaded)
     _check_fit(config, loaded)
     return loaded
+
+
+def _place(data) -> str:
+    """`data.data_dir` with the home for `~`, where it can hold the data."""
+    moved = "if the data have moved, --config.data.data_dir=PATH says where to, also of a run"
+    if data.name == "image_folder":
+        wanted = f"the folder of the images; {moved}"
+        return str(paths.folder(data.data_dir, "data.data_dir", exists=wanted))
+    if data.name == "cifar_archive":
+        wanted = f"the archive, such as cifar-10-binary.tar.gz; {moved}"
+        return str(paths.file(data.data_dir, "data.data_dir", exists=wanted))
+    if data.name != "tfds_images":
+        return data.data_dir
+    # TFDS itself would make a folder named ~ where there is no home.
+    usual = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    name = "data.data_dir" if data.data_dir else "The default of data.data_dir"
+    path = paths.folder(data.data_dir or usual, name)
+    return str(path) if data.data_dir else ""
 
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:

@@ -17,12 +17,12 @@ resize, gives other figures: the file's hash is part of the extractor's id.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from gmm_diffusion import extras, paths
 from gmm_diffusion.data import resize
 from gmm_diffusion.data.dataset import Dataset, evenly_spaced, to_float
 from gmm_diffusion.errors import InputError
@@ -81,12 +81,23 @@ def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
 
 def _file(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     del judge
-    if not os.path.isfile(path):
+    file = paths.expand(path, "evaluation.features")
+    if not file.is_file():
         raise InputError(
             f"features 'file:{path}' names no file; valid is a serialized jax.export function."
         )
-    with open(path, "rb") as f:
-        content = f.read()
+    try:
+        content = file.read_bytes()
+    except OSError as e:
+        raise InputError(f"features 'file:{path}' cannot be read: {e.strerror}.") from e
+    try:
+        # jax.export reads with it, and JAX does not require it.
+        import flatbuffers  # noqa: F401
+    except ImportError as e:
+        raise InputError(
+            f"features 'file:{path}' needs flatbuffers, which cannot be imported ({e}); install it "
+            f"with {extras.advice('features')}."
+        ) from e
     try:
         exported = jax.export.deserialize(bytearray(content))
         (spec,) = exported.in_avals

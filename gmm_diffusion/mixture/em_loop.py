@@ -65,7 +65,8 @@ def iterate(
         return params, stats, history, step + 1, change, reseeded + num_empty
 
     stats = all_statistics(start)
-    history = jnp.full(history_size, jnp.nan, start.means.dtype)
+    # Not NaN, which `jax_debug_nans` would take for a fault.
+    history = jnp.full(history_size, jnp.inf, start.means.dtype)
     history = history.at[0].set(stats.log_likelihood / stats.total)
     infinite = jnp.asarray(jnp.inf, start.means.dtype)
     carry = (start, stats, history, jnp.int32(0), infinite, jnp.int32(0))

@@ -171,7 +171,7 @@ def _learn_weights(params, points, point_weights, tolerance, num_iterations):
         return log_weights, gradient, history.at[step + 1].set(value), step + 1
 
     value, gradient = one_pass(params.log_weights)
-    history = jnp.full(num_iterations + 1, jnp.nan, points.dtype).at[0].set(value)
+    history = jnp.full(num_iterations + 1, jnp.inf, points.dtype).at[0].set(value)
     carry = (params.log_weights, gradient, history, jnp.int32(0))
     log_weights, gradient, history, step = jax.lax.while_loop(proceed, advance, carry)
     return log_weights, history, step, jnp.max(gradient) - 1

@@ -12,16 +12,16 @@ Markdown table with confidence intervals, and writes it with pictures to a direc
   --against FIELD=VALUE ...  differences from the runs with these settings, seed by seed
   --out DIR               of report.md and the pictures; default: report in the first DIR
 
-Without --x and --heatmap the pictures are bars. Exit status: 0 done, 2 bad input.
+Without --x and --heatmap the pictures are bars. Exit status: 0 done, 1 failed, 2 bad input.
 """
 
 import argparse
 import difflib
-import pathlib
 import sys
 
 from matplotlib import rc_context
 
+from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import plots, results, summary, table
@@ -29,15 +29,7 @@ from gmm_diffusion.report import plots, results, summary, table
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    if any(argument in ("--help", "-h") for argument in argv):
-        print(__doc__)
-        return 0
-    try:
-        _report(_parse(argv))
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(argv, __file__, lambda argv: _report(_parse(argv)))
 
 
 def _report(arguments):
@@ -54,30 +46,34 @@ def _report(arguments):
         rows = [field for field in differing if field not in left_out]
     fields = list(dict.fromkeys([*rows, *axes]))
     groups = summary.group(found, fields, [field for field in differing if field not in fields])
-    out = pathlib.Path(arguments.out or pathlib.Path(arguments.directories[0]) / "report")
+    out = paths.folder(arguments.out or f"{arguments.directories[0]}/report", "--out")
     text = table.markdown(groups, fields, metrics, left_out, arguments.against)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.md").write_text(text + "\n")
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}.") from error
+    with paths.replacing(out / "report.md") as temporary:
+        # Names from a file system may hold what no encoding has.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    files = [out / "report.md"]
+    for metric in metrics:
+        having = [group for group in groups if metric in group.metrics]
+        files.append(out / f"{_kind(arguments)}_{metric}.png")
+        # A dollar in a setting is no mathematics.
+        with rc_context({"text.parse_math": False}), paths.writing(files[-1]):
+            if arguments.heatmap:
+                figure = plots.heatmap(having, fields, metric, arguments.heatmap)
+            elif arguments.x:
+                figure = plots.curves(having, fields, metric, arguments.x)
+            else:
+                figure = plots.bars(having, fields, metric)
+            plots.save(figure, files[-1])
     print(text)
     for line in skipped:
         print(line, file=sys.stderr)
-    print("\nFiles:\n  " + str(out / "report.md"))
-    for metric in metrics:
-        having = [group for group in groups if metric in group.metrics]
-        # A dollar in a setting is no mathematics.
-        with rc_context({"text.parse_math": False}):
-            if arguments.heatmap:
-                kind, figure = "heatmap", plots.heatmap(having, fields, metric, arguments.heatmap)
-            elif arguments.x:
-                kind, figure = "curves", plots.curves(having, fields, metric, arguments.x)
-            else:
-                kind, figure = "bars", plots.bars(having, fields, metric)
-            path = out / f"{kind}_{metric}.png"
-            plots.save(figure, path)
-        print(f"  {path}")
+    print("\nFiles:\n" + "\n".join(f"  {file}" for file in files))
+
+
+def _kind(arguments):
+    if arguments.heatmap:
+        return "heatmap"
+    return "curves" if arguments.x else "bars"
 
 
 def choose_metrics(names: list[str] | None, found: list[results.Result]) -> list[str]:

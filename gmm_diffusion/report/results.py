@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, printable
 from gmm_diffusion.training.workdir import read_config
 
@@ -56,20 +58,19 @@ class Result:
         return self.settings[SEED]
 
 
-def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
+def find(directories: Iterable[str | os.PathLike]) -> tuple[list[Result], list[str]]:
     """All evaluations below the directories, and a sentence for each file that cannot be read.
 
     Raises:
       InputError: a directory that does not exist, or no evaluation at all.
     """
-    paths = set()
+    directories, files = list(directories), set()
     for directory in directories:
-        if not pathlib.Path(directory).is_dir():
-            raise InputError(f"DIR is {directory!r}, which is no directory; it must hold runs.")
+        directory = paths.folder(directory, "DIR", exists="a directory of runs")
         for pattern in ("evaluation.json", "evaluations/*.json"):
-            paths.update(pathlib.Path(directory).resolve().rglob(pattern))
+            files.update(directory.resolve().rglob(pattern))
     results, skipped = [], []
-    for path in sorted(paths):
+    for path in sorted(files):
         try:
             results.append(_read(path))
         except KeyError as error:
@@ -78,7 +79,7 @@ def find(directories: Iterable[str]) -> tuple[list[Result], list[str]]:
             skipped.append(printable(f"Skipped {path}: {str(error).rstrip('.')}."))
     if not results:
         end = f" {skipped[0]}" if skipped else ""
-        raise InputError(f"{' '.join(directories)} holds no finished evaluation.{end}")
+        raise InputError(f"{' '.join(map(str, directories))} holds no finished evaluation.{end}")
     return results, skipped
 
 

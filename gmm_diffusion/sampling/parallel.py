@@ -116,6 +116,10 @@ def picard(
         own = rows(keys, x[place], numbers[place], cond)
         return lax.all_gather(own, axis_name, tiled=True)[:width]
 
+    def count(flags):
+        # In double precision a sum would be int64, which the loop's state is not.
+        return jnp.sum(flags, axis=0, dtype=jnp.int32)
+
     def round_(state):
         first, points, info = state
         number = first[None, :] + index
@@ -133,14 +137,14 @@ def picard(
         size = jnp.sqrt(jnp.mean(jnp.square(moved), axis=tuple(range(2, moved.ndim))))
         still = inside & (size <= tolerance * scale[number])
         # The point after the last one that stood still comes from exact ones, and counts too.
-        found = jnp.sum(jnp.cumprod(still.astype(jnp.int32), axis=0), axis=0) + 1
+        found = count(jnp.cumprod(still.astype(jnp.int32), axis=0)) + 1
         active = first < num_steps
-        gained = jnp.minimum(found, jnp.sum(inside, axis=0))
+        gained = jnp.minimum(found, count(inside))
         points = slide(jnp.concatenate([points[:1], new]), first, gained)
         bad = active & ~jnp.isfinite(points[0]).reshape(batch, -1).all(axis=1)
         info = PicardInfo(
             rounds=info.rounds + active,
-            evaluations=info.evaluations + jnp.sum(inside, axis=0),
+            evaluations=info.evaluations + count(inside),
             bad_step=jnp.where(bad & (info.bad_step < 0), first + gained - 1, info.bad_step),
         )
         return jnp.where(bad, num_steps, first + gained), points, info

@@ -7,6 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.training import workdir as workdir_lib
 
@@ -91,8 +92,14 @@ def _is_evaluated(job):
         return False
     wanted = config_lib.sampling_fields(job.planned)
     compared = set(job.overrides) & set(wanted) - set(_NOT_COMPARED)
-    same = all(stored.get(field) == wanted[field] for field in compared)
+    same = all(wanted[field] in _as_stored(field, stored.get(field)) for field in compared)
     return same and step == (job.planned.sample.step or job.steps)
+
+
+def _as_stored(field, value):
+    """The value, and of a path that an earlier version stored as it was typed the absolute one."""
+    is_path = field in config_lib.PATH_FIELDS and isinstance(value, str) and value
+    return (value, paths.absolute(value, field)) if is_path else (value,)
 
 
 def fraction_left(job: Job) -> float:

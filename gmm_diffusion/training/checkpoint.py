@@ -5,7 +5,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -16,9 +15,9 @@ from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.training import snapshots, storage
+from gmm_diffusion.training import workdir as workdir_lib
 from gmm_diffusion.training.constants import Constants, from_arrays
 from gmm_diffusion.training.param_files import export_params, load_params
-from gmm_diffusion.training.workdir import read_config
 from gmm_diffusion.types import DenoiseFn, PyTree
 
 __all__ = ["Run", "export_params", "load_params", "load_run"]
@@ -82,8 +81,9 @@ def load_run(
     Raises:
       InputError: no run, no good checkpoint, no such step or average.
     """
-    config = read_config(workdir) if config is None else config
-    directory = pathlib.Path(workdir) / "checkpoints"
+    workdir = workdir_lib.directory(workdir)
+    config = workdir_lib.read_config(workdir) if config is None else config
+    directory = workdir / "checkpoints"
     ema = config.sample.ema if ema is None else ema
     widths = tuple(config.training.ema_widths)
     in_checkpoint = not ema or (ema in widths and _has_checkpoint(workdir, step))
@@ -100,7 +100,7 @@ def load_run(
         restored = storage.restore_step(directory, step, target, partial=True).state
         chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
     else:
-        made = snapshots.reconstruct(pathlib.Path(workdir) / "snapshots", step, ema)
+        made = snapshots.reconstruct(workdir / "snapshots", step, ema)
         step, chosen = made.step, made.params
         _check_fit(workdir, chosen, params)
     return Run(config, step, shape, constants, chosen, build.denoise(config, constants))
@@ -108,10 +108,10 @@ def load_run(
 
 def _has_checkpoint(workdir, step):
     """Whether a tracked average is to be read from a checkpoint, and not from a snapshot."""
-    checkpoints = storage.steps(pathlib.Path(workdir) / "checkpoints")
+    checkpoints = storage.steps(workdir / "checkpoints")
     if step is None or step in checkpoints:
         return True
-    both = {*checkpoints, *snapshots.steps(pathlib.Path(workdir) / "snapshots")}
+    both = {*checkpoints, *snapshots.steps(workdir / "snapshots")}
     if step not in both:
         raise InputError(
             f"There is neither a checkpoint nor a snapshot of step {step} in {workdir}; available: "

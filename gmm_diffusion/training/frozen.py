@@ -5,7 +5,6 @@ resumed run needs the other directory no more. In guidance they are read each ti
 """
 
 import os
-import pathlib
 from collections.abc import Iterable
 
 import jax
@@ -19,6 +18,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Pull
 from gmm_diffusion.metrics.judge import Judge, parameter_hash
 from gmm_diffusion.training import checkpoint
+from gmm_diffusion.training import workdir as workdir_lib
 from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import PyTree
 
@@ -50,12 +50,14 @@ def load(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyT
       InputError: no such run, one without a classifier, another architecture, other data, another
         mixture, or a file of a judge.
     """
-    name = f"ngmg.workdir is {str(workdir)!r}"
-    run = _load_run(workdir, name, ours)
+    run = _load_run(workdir, "ngmg.workdir", ours)
     for field in _ARCHITECTURE:
         mine, theirs = config.classifier[field], run.config.classifier[field]
         if mine != theirs:
-            raise InputError(f"classifier.{field} is {mine!r}; {name}, where it is {theirs!r}.")
+            raise InputError(
+                f"classifier.{field} is {mine!r}; ngmg.workdir is {str(workdir)!r}, where it is "
+                f"{theirs!r}."
+            )
     return jax.device_get(run.params["classifier"])
 
 
@@ -71,13 +73,14 @@ def load_pull(config: ConfigDict, ours: Constants) -> Pull:
     workdir = config.guidance.classifier
     if not workdir:
         return build.pull(config, ours)
-    run = _load_run(workdir, f"guidance.classifier is {str(workdir)!r}", ours)
+    run = _load_run(workdir, "guidance.classifier", ours)
     return build.pull(run.config, run.constants, jax.device_get(run.params["classifier"]))
 
 
-def _load_run(workdir, name, ours):
+def _load_run(workdir, field, ours):
     """A run with a classifier of the same data and mixture."""
-    if not pathlib.Path(workdir).is_dir():
+    name = f"{field} is {str(workdir)!r}"
+    if not workdir_lib.directory(workdir, field).is_dir():
         raise InputError(
             f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
             "in training or guidance.)"

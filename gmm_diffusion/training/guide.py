@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.generation import Guide
-from gmm_diffusion.training import checkpoint, frozen
+from gmm_diffusion.training import checkpoint, frozen, workdir
 from gmm_diffusion.training.constants import Constants
 
 
@@ -37,7 +37,7 @@ def load(
         pull = frozen.load_pull(config, constants)
     if group.kind != "auto" or group.scale == 1:
         return None if pull is None else Guide(pull=pull)
-    where = group.guide or run_dir
+    where = workdir.directory(group.guide or run_dir, "guidance.guide")
     run = checkpoint.load_run(where, group.guide_step or None, group.guide_ema)
     name = f"guidance.guide is {str(where)!r}"
     if run.shape != tuple(shape):

@@ -3,7 +3,7 @@
 import jax
 from ml_collections import ConfigDict
 
-from gmm_diffusion import build
+from gmm_diffusion import build, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
@@ -52,9 +52,14 @@ def params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> 
 
 def _run(config):
     workdir = config.training.init_from
+    paths.folder(workdir, "training.init_from", exists="the workdir of a run")
     run = checkpoint.load_run(workdir)
     ours, theirs = (config_lib.plain_fields(c, _SHARED) for c in (config, run.config))
-    different = [f"{f}: {theirs[f]!r} -> {ours[f]!r}" for f in ours if ours[f] != theirs[f]]
+    different = [
+        f"{f}: {theirs[f]!r} -> {ours[f]!r}"
+        for f in ours
+        if ours[f] != theirs[f] and f not in config_lib.FREE_FIELDS
+    ]
     if different:
         raise InputError(
             f"training.init_from is {workdir!r}, a run of another model; it must be one of the "

@@ -17,6 +17,7 @@ from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training import (
+    data_fingerprint,
     devices,
     guide,
     image_grid,
@@ -79,6 +80,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
             constants = initial.constants(config, data)
             interrupt.check()
             workdir.write_config(config, path)
+        data_fingerprint.keep(config, data, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
             parts, state = _prepare(config, path, data, constants, store)
             worse = None

@@ -1,15 +1,22 @@
 """What is done with a finished run: samples, another evaluation, an average of another width."""
 
-import pathlib
-
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import build, evaluation
+from gmm_diffusion import build, evaluation, paths
+from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import to_uint8
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import checkpoint, guide, image_grid, signals, snapshots
+from gmm_diffusion.training import (
+    checkpoint,
+    data_fingerprint,
+    guide,
+    image_grid,
+    signals,
+    snapshots,
+    workdir,
+)
 
 
 def sample(config: ConfigDict, run_dir: str) -> None:
@@ -22,13 +29,15 @@ def sample(config: ConfigDict, run_dir: str) -> None:
 
     Raises:
       InputError: a condition that the model does not know, or no good checkpoint.
+      RunError: the files cannot be written, which is tried before drawing.
     """
+    config, path = config_lib.with_paths(config), workdir.directory(run_dir)
     terms = requests.parse(config.sample.condition)
     if config.training.task == "classifier":
         raise InputError(
             "training.task is 'classifier'; --mode=sample needs the run of a denoiser."
         )
-    run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
+    run = checkpoint.load_run(path, config.sample.step or None, config=config)
     arrays = {}
     weights = None
     if run.conditioner is not None:
@@ -41,10 +50,13 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         arrays = {name: value for name, value in asked._asdict().items() if value is not None}
     else:
         requests.check(terms, 0, 0)
-    worse = guide.load(config, run_dir, run.constants, run.shape)
+    worse = guide.load(config, path, run.constants, run.shape)
     guidance = build.guidance(config, worse)
     generate = build.generator(config, run.constants, run.shape, guidance)
     took = []
+    file, picture = path / "samples" / "samples.npz", path / "samples" / "samples.png"
+    paths.check_writable(file)
+    paths.check_writable(picture)
     with signals.graceful() as interrupt:
         x = generate(
             run.params,
@@ -54,30 +66,38 @@ def sample(config: ConfigDict, run_dir: str) -> None:
             poll=interrupt.check,
             took=took,
         )
-    folder = pathlib.Path(run_dir) / "samples"
-    folder.mkdir(exist_ok=True)
     is_image = len(run.shape) == 3
     x = to_uint8(x) if is_image else x
-    np.savez(folder / "samples.npz", x=x, **arrays)
-    if is_image:
-        image_grid.save_png(folder / "samples.png", image_grid.grid(x, scale=4))
-    else:
-        image_grid.scatter(x, arrays.get("label"), folder / "samples.png")
-    print(f"{len(x)} samples in {folder / 'samples.npz'} and {folder / 'samples.png'}")
+    with paths.replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, x=x, **arrays)
+    with paths.replacing(picture) as temporary:
+        if is_image:
+            image_grid.save_png(temporary, image_grid.grid(x, scale=4))
+        else:
+            image_grid.scatter(x, arrays.get("label"), temporary)
+    print(f"{len(x)} samples in {file} and {picture}")
     if took:
         print(evaluation.rounds_line(config, build.parallel_cost(config, run.constants, took)))
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
-    """Evaluates the run, writes the result (see `evaluate_and_report`) and returns it."""
+    """Evaluates the run, writes the result (see `evaluate_and_report`) and returns it.
+
+    Raises:
+      InputError: other data than the run's, no good checkpoint, or settings that do not fit.
+      RunError: the result cannot be written, which is tried before drawing.
+    """
+    config, path = config_lib.with_paths(config), workdir.directory(run_dir)
     data = build.dataset(config)
     evaluation.check(config, data)
-    run = checkpoint.load_run(run_dir, config.sample.step or None, config=config)
-    worse = guide.load(config, run_dir, run.constants, run.shape)
+    data_fingerprint.check(config, data, path)
+    run = checkpoint.load_run(path, config.sample.step or None, config=config)
+    worse = guide.load(config, path, run.constants, run.shape)
+    paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
     with signals.graceful() as interrupt:
         return evaluation.evaluate_and_report(
             config,
-            pathlib.Path(run_dir),
+            path,
             data,
             run.constants,
             run.params,
@@ -94,13 +114,15 @@ def ema(config: ConfigDict, run_dir: str) -> None:
 
     Raises:
       InputError: `sample.ema` is 0, or there are no snapshots of that step.
+      RunError: the file cannot be written.
     """
     if not config.sample.ema:
         raise InputError("sample.ema is 0.0; --mode=ema needs the width of an average.")
-    path = pathlib.Path(run_dir)
+    path = workdir.directory(run_dir)
     made = snapshots.reconstruct(path / "snapshots", config.sample.step or None, config.sample.ema)
     file = path / "ema" / snapshots.file_name(made.width, made.step)
-    checkpoint.export_params(made.params, file)
+    with paths.writing(file):
+        checkpoint.export_params(made.params, file)
     print(
         f"{file}\n{made.num_snapshots} snapshots, profile error {100 * made.profile_error:.2g} %."
     )

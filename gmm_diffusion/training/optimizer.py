@@ -38,7 +38,8 @@ def learning_rate(
     With `t = count + 1`, the 1-based number of the update, the rate is `min(t / warmup, 1)` times
     `peak / sqrt(max(t / decay_steps, 1))` for "edm2" (arXiv 2312.02696), `peak` for "constant",
     and half a cosine from `peak` at the end of the ramp to 0 at `num_steps` for "cosine". So no
-    update is made with a rate of 0, except the last of a cosine.
+    update is made with a rate of 0, except the last of a cosine. A run that is given another
+    `num_steps` follows the new cosine from where it stands, whose rate there is another.
 
     Args:
       kind: a key of `SCHEDULES`.

@@ -344,12 +344,20 @@ def _fit(
         if found.shape != tuple(leaf.shape) or found.dtype != leaf.dtype:
             refuse(
                 f"leaf {name} is {found.dtype} {list(found.shape)} in the checkpoint and"
-                f" {leaf.dtype} {list(leaf.shape)} here"
+                f" {leaf.dtype} {list(leaf.shape)} here{_precision(found.dtype, leaf.dtype)}"
             )
     extra = sorted(state.keys() - wanted.keys())
     if extra and not partial:
         refuse(f"its leaf {extra[0]} has no place here")
     return structure.unflatten([state[name] for name in wanted])
+
+
+def _precision(stored, here) -> str:
+    """What to do where two types differ in their precision alone."""
+    if stored.kind != here.kind or {stored.itemsize, here.itemsize} != {4, 8}:
+        return ""
+    value = 1 if stored.itemsize == 8 else 0
+    return f" (it was made with JAX_ENABLE_X64={value} in the environment, and needs the same)"
 
 
 def _flatten(tree: PyTree) -> dict[str, np.ndarray]:

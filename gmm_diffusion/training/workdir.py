@@ -1,15 +1,55 @@
 """The directory of a run: whose it is, and the config that it was made with."""
 
 import json
+import logging
 import os
 import pathlib
+import sys
 
 from ml_collections import ConfigDict
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
 
+log = logging.getLogger(__name__)
+
 CONFIG = "config.json"
+_FOLDERS = ("checkpoints", "snapshots", "samples", "evaluations", "ema")
+_FILES = (CONFIG, "data.json", "metrics.jsonl", "evaluation.json", "judge.npz")
+
+
+def directory(workdir: str | os.PathLike, name: str = "--workdir") -> pathlib.Path:
+    """The directory of a run, which need not exist, with the home for `~`.
+
+    Args:
+      workdir: its path.
+      name: the flag or the setting that it comes from.
+
+    Raises:
+      InputError: as `paths.folder`; a file where the run has a folder, or the reverse; a name that
+        checkpoints cannot have.
+    """
+    path = paths.folder(workdir, name)
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        # Tensorstore takes names as UTF-8.
+        raise InputError(
+            f"{name} is {str(path)!r}, which is not UTF-8 ({sys.getfilesystemencoding()} is the "
+            "encoding of file names here); use an ASCII name, or set PYTHONUTF8=1."
+        ) from None
+    for part in _FOLDERS:
+        if (path / part).exists() and not (path / part).is_dir():
+            raise InputError(
+                f"{name} {path} holds a file {part} where a run has a folder; move it away."
+            )
+    for part in _FILES:
+        if (path / part).is_dir():
+            raise InputError(
+                f"{name} {path} holds a folder {part} where a run has a file; move it away."
+            )
+    return path
 
 
 def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
@@ -19,23 +59,55 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       InputError: for a directory that holds something else, or a run that differs in what may not
         change on resume.
     """
-    path = pathlib.Path(workdir)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--workdir is {path}, which is a file; it must be a directory.")
+    path = directory(workdir)
     resumed = (path / CONFIG).exists()
     if resumed:
-        differences = config_lib.differences(config, read_config(path))
+        stored = read_config(path)
+        differences = config_lib.differences(config, stored)
         if differences:
             raise InputError(
                 f"--workdir {path} holds a run with another config; use another directory, or "
                 f"undo the differences: {'; '.join(differences)}."
             )
+        _say_new_rate(config, stored)
     elif path.exists() and any(path.iterdir()):
         raise InputError(
             f"--workdir {path} is not empty and holds no {CONFIG}, so it is not a run of ours; "
             "use a new or empty directory."
         )
     return resumed
+
+
+def _say_new_rate(config, stored):
+    """Logs that another number of steps changes the rate of steps that the run has made or had."""
+    old, new = stored.training.num_steps, config.training.num_steps
+    if old == new:
+        return
+    # Imported late: the report reads configs without jax.
+    from gmm_diffusion.training.optimizer import learning_rate
+
+    rates = [
+        float(
+            learning_rate(
+                config.optimizer.schedule,
+                config.optimizer.learning_rate,
+                config.optimizer.warmup_steps,
+                config.optimizer.decay_steps,
+                num_steps,
+            )(min(old, new) - 1)
+        )
+        for num_steps in (old, new)
+    ]
+    if abs(rates[1] - rates[0]) > 1e-6 * config.optimizer.learning_rate:
+        log.warning(
+            "training.num_steps goes from %d to %d, and optimizer.schedule %s depends on it: the "
+            "learning rate at step %d, which was to be %.3g, is now %.3g.",
+            old,
+            new,
+            config.optimizer.schedule,
+            min(old, new),
+            *rates,
+        )
 
 
 def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -58,11 +130,12 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     Raises:
       InputError: if there is none, or it cannot be read.
     """
-    return _read(workdir, config_lib.from_dict)
+    return _read(paths.folder(workdir, "--workdir"), config_lib.from_dict)
 
 
 def as_written(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
-    """`config.as_written` for the run in `workdir`; `config` itself where there is none."""
+    """`config.as_written` for the run in `workdir`, with paths that are absolute."""
+    config = config_lib.with_paths(config)
     if not (pathlib.Path(workdir) / CONFIG).exists():
         return config
     return _read(workdir, lambda stored: config_lib.as_written(config, stored))

@@ -60,7 +60,7 @@ def test_importing_data_and_metrics_imports_neither_tensorflow_nor_scikit_learn(
 def test_absent(monkeypatch, module, function):
     monkeypatch.setitem(sys.modules, module, None)
     assert not lazy_tensorflow.available()
-    with pytest.raises(InputError, match=rf"drawing needs {module}.*pip install gmm_diffusion\["):
+    with pytest.raises(InputError, match=rf"drawing needs {module}.*pip install -e .*\[data\]"):
         function("drawing")
 
 

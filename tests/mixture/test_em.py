@@ -212,3 +212,14 @@ def test_bad_start_is_named():
     start = GaussianMixture.create([1.0], [[0.0, 0.0]], [[1.0, 1.0]], "diag")
     with pytest.raises(ValueError, match="start is a 'diag' mixture with K=1 and D=2"):
         mixture.fit_em(KEY, GOOD, 3, start=start)
+
+
+def test_looking_for_nan_finds_none(oracle):
+    """`JAX_DEBUG_NANS=1` stops at a NaN in any result; what a history has not reached is none."""
+    x = _data(oracle, 60)
+    usual = mixture.fit_em(KEY, x, 2, "diag", max_iterations=7)
+    with jax.debug_nans(True):
+        jax.clear_caches()
+        watched = mixture.fit_em(KEY, x, 2, "diag", max_iterations=7)
+        mixture.fit_expansion(x, 4, num_iterations=7)
+    np.testing.assert_allclose(watched.history, usual.history)

@@ -269,3 +269,12 @@ def test_devices_share_a_window(window):
 def test_bad_input_is_named(settings, message):
     with pytest.raises(InputError, match=message):
         picard(exact, keys(2), jnp.ones((2, 2)), karras(3, 0.1, 5.0), **settings)
+
+
+@pytest.mark.float64
+def test_in_double_precision():
+    sigmas = karras(6, 0.05, 10.0).astype(jnp.float64)
+    sequential, parallel, info = both("euler", 3, sigmas, window=4, tolerance=0.0)
+    assert sequential.dtype == parallel.dtype == np.float64
+    np.testing.assert_allclose(parallel, sequential, atol=1e-12)
+    assert info.rounds.dtype == info.evaluations.dtype == np.int32

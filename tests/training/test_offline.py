@@ -2,13 +2,18 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
 
-from gmm_diffusion import build, evaluation
-from gmm_diffusion.errors import InputError
+from gmm_diffusion import build, evaluation, paths
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training import loop, offline, signals
 
 
@@ -93,3 +98,102 @@ def test_parallel_sampling_is_reported(make_config, tmp_path, capsys):
     assert f"12 steps in {cost['rounds']:.1f} rounds (at most {cost['most_rounds']})" in text
     offline.sample(config, tmp_path / "run")
     assert "12 steps in" in capsys.readouterr().out
+
+
+def never(*_, **__):
+    raise AssertionError("drawn before the place was tried")
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_places_that_cannot_be_written_are_refused_before_drawing(run, monkeypatch, tmp_path):
+    config, path = run
+    offline.sample(config, path)
+    before = {p.name: p.read_bytes() for p in (path / "samples").iterdir()}
+    monkeypatch.setattr(build, "generator", lambda *args: never)
+    monkeypatch.setattr(evaluation, "evaluate_and_report", never)
+    # As on a disk that is full or read-only, or in the directory of someone else.
+    for error in (OSError(28, "full"), OSError(30, "read-only"), PermissionError(13, "not yours")):
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "NamedTemporaryFile", _raising(error))
+            for work in (offline.sample, offline.evaluate):
+                with pytest.raises(RunError, match=f"{path}.* cannot be written: {error.strerror}"):
+                    work(config, path)
+    assert {p.name: p.read_bytes() for p in (path / "samples").iterdir()} == before
+
+    copy = shutil.copytree(path, tmp_path / "run")
+    shutil.rmtree(copy / "samples")
+    (copy / "samples").touch()
+    with pytest.raises(InputError, match="holds a file samples where a run has a folder"):
+        offline.sample(config, copy)
+    (copy / "samples").unlink()
+    (copy / "evaluation.json").mkdir()
+    with pytest.raises(InputError, match=r"holds a folder evaluation\.json"):
+        offline.evaluate(config, copy)
+    (copy / "evaluation.json").rmdir()
+    (copy / "samples" / "samples.png").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"samples\.png cannot be written: Is a directory"):
+        offline.sample(config, copy)
+
+
+def _raising(error):
+    def act(*_, **__):
+        raise error
+
+    return act
+
+
+def test_a_disk_that_fills_while_writing_leaves_the_old_samples(run, monkeypatch):
+    config, path = run
+    offline.sample(config, path)
+    before = (path / "samples" / "samples.npz").read_bytes()
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(RunError, match=r"samples\.npz cannot be written: No space left"):
+        offline.sample(config, path)
+    assert (path / "samples" / "samples.npz").read_bytes() == before
+    config = config.copy_and_resolve_references()
+    config.sample.ema = 0.06
+    with pytest.raises(RunError, match=r"width_0\.06_step_2\.npz cannot be written: No space left"):
+        offline.ema(config, path)
+    assert not (path / "ema" / "width_0.06_step_2.npz").exists()
+
+
+WRITING = """
+import pathlib, sys
+from gmm_diffusion import paths
+from gmm_diffusion.errors import InputError, RunError
+try:
+    paths.check_writable(pathlib.Path(sys.argv[1]) / "samples" / "samples.npz")
+except RunError as error:
+    print(error)
+try:
+    paths.folder(pathlib.Path(sys.argv[1]) / "closed" / "run", "--workdir")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_another_user(tmp_path):
+    """The system's own answers, which root alone can ask for on behalf of another."""
+    if os.getuid() or shutil.which("setpriv") is None:
+        pytest.skip("only root becomes another user; the tests above need nobody")
+    parent = pathlib.Path(tempfile.mkdtemp())  # pytest's own directories are closed to others.
+    try:
+        parent.chmod(0o755)
+        (parent / "closed").mkdir(mode=0o700)
+        shutil.copytree(pathlib.Path(paths.__file__).parent, parent / "gmm_diffusion")
+        done = subprocess.run(
+            ["setpriv", "--reuid=54321", "--clear-groups", sys.executable, "-c", WRITING, parent],
+            cwd=parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        shutil.rmtree(parent)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == f"{parent}/samples/samples.npz cannot be written: Permission denied."
+    assert "which may not be read (permission denied)" in second

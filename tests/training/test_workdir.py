@@ -1,6 +1,7 @@
 """Whose directory it is: nothing but runs of ours, and of the same model."""
 
 import json
+import math
 
 import pytest
 
@@ -107,3 +108,27 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         workdir.write_json(path, {"a": 1, "b": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_another_number_of_steps_says_what_it_does_to_the_rate(tmp_path, caplog):
+    config = config_lib.default()
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-2, 0
+    config.training.num_steps, config.optimizer.schedule = 12, "cosine"
+    workdir.write_config(config, tmp_path)
+    workdir.check(config, tmp_path)
+    assert caplog.text == ""
+    config.training.num_steps = 20
+    workdir.check(config, tmp_path)
+    # Half a cosine over 20 steps, at step 12; at the end of 12 it is 0.
+    rate = 1e-2 * (1 + math.cos(math.pi * 12 / 20)) / 2
+    assert f"at step 12, which was to be 0, is now {rate:.3g}." in caplog.text
+    assert "training.num_steps goes from 12 to 20" in caplog.text
+    # A schedule that does not know the end, and then one whose ramp half of the run cuts short.
+    for schedule, warmup, says in (("edm2", 0, False), ("constant", 0, False), ("edm2", 100, True)):
+        caplog.clear()
+        config.optimizer.schedule, config.optimizer.warmup_steps = schedule, warmup
+        config.training.num_steps = 12
+        workdir.write_config(config, tmp_path)
+        config.training.num_steps = 1000
+        workdir.check(config, tmp_path)
+        assert ("learning rate at step 12" in caplog.text) is says
