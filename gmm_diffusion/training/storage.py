@@ -30,6 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gmm_diffusion.errors import InputError, RunError, read_fault
+from gmm_diffusion.training.workdir import PROBE_PREFIX
 from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,8 @@ log = logging.getLogger(__name__)
 # Orbax writes this file last but one, before the step's directory gets its final name.
 _COMPLETE = "_CHECKPOINT_METADATA"
 
-# Beside the steps; neither is a number, so that neither is taken for one.
+# Beside the steps; not a number, so that it is not taken for one.
 _DAMAGED_FOLDER = "damaged"
-_PROBE_PREFIX = "probe-"
 
 # Orbax merges files by a pattern with the path in it, and takes a backslash for a slash.
 _TAKEN_FOR_PATTERNS = frozenset("[]*?\\")
@@ -103,24 +103,28 @@ class Store:
         self._manager = manager
         self._route = contextlib.ExitStack() if route is None else route
         self._failed = False
+        self._newest: int | None = None
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        # Who does not wait for the run to save does not wait here, either.
+        at_once = kind is KeyboardInterrupt
         with self._route:
             try:
-                # Who does not wait for the run to save does not wait here, either.
-                if kind is not KeyboardInterrupt:
+                if not at_once:
                     self.wait()
             except RunError as late:
                 # What ended the run matters more than what then failed to be saved.
                 if error is None:
                     raise
-                if str(late) != str(error):
-                    log.error("%s", late)
+                log.error("%s", late)
+            except KeyboardInterrupt:
+                at_once = True
+                raise
             finally:
-                self._close(kind is KeyboardInterrupt)
+                self._close(at_once)
 
     def _close(self, at_once):
         if not (self._failed or at_once):
@@ -165,6 +169,7 @@ class Store:
             for item, leaves in items.items()
         }
         args = {item: ocp.args.StandardSave(leaves) for item, leaves in stored.items() if leaves}
+        self.wait()
         try:
             saved = self._manager.save(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonSave(record), **args)
@@ -180,6 +185,7 @@ class Store:
                 f"The checkpoint of step {step} was not written to {self.directory}, which already"
                 f" holds step {self._manager.latest_step()}."
             )
+        self._newest = step
 
     def restore(self, target: PyTree) -> Restored | None:
         """The newest good checkpoint, or None if there is no step in the directory.
@@ -206,13 +212,6 @@ class Store:
         """The newest step saved, or being saved."""
         return max(self._manager.all_steps(), default=None)
 
-    def last_complete_step(self) -> int | None:
-        """The newest step that is on disk as a whole."""
-        complete = [
-            step for step in steps(self.directory) if _is_complete(self.directory / str(step))
-        ]
-        return complete[-1] if complete else None
-
     def restore_constants_and_meta(self, step: int | None = None) -> Restored | None:
         """`restore_constants_and_meta` in this store's directory, after pending saves."""
         self.wait()
@@ -233,8 +232,9 @@ class Store:
             self._manager.wait_until_finished()
         except Exception as error:
             self._forget_failed()
+            which = "A checkpoint" if self._newest is None else f"The checkpoint {self._newest}"
             raise RunError(
-                f"A checkpoint could not be written to {self.directory}: {_cause(error)}"
+                f"{which} could not be written to {self.directory}: {_cause(error)}"
             ) from error
 
     def _forget_failed(self):
@@ -283,12 +283,12 @@ def check_saving(directory: str | os.PathLike) -> None:
     """
     path = pathlib.Path(directory).absolute()
     probe = {"probe": np.arange(3, dtype=np.float32)}
-    folder = None
+    made, folder = not path.exists(), None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for left in path.glob(f"{_PROBE_PREFIX}*") if path.is_dir() else ():
+        for left in path.glob(f"{PROBE_PREFIX}*"):
             shutil.rmtree(left)  # By a run that was killed here.
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=_PROBE_PREFIX, dir=path))
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=PROBE_PREFIX, dir=path))
         with open(folder) as store:
             store.save(1, probe, {}, {})
         state, _, _ = _read(folder, 1)
@@ -302,6 +302,9 @@ def check_saving(directory: str | os.PathLike) -> None:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
@@ -320,6 +323,16 @@ def steps(directory: str | os.PathLike) -> list[int]:
             f"The checkpoints in {directory} cannot be read, and nothing was touched: "
             f"{_cause(error)}"
         ) from error
+
+
+def last_complete_step(directory: str | os.PathLike) -> int | None:
+    """The newest step that is on disk as a whole, as far as can be told without reading it.
+
+    Raises:
+      RunError: the directory cannot be read.
+    """
+    path = pathlib.Path(directory)
+    return max((step for step in steps(path) if _is_complete(path / str(step))), default=None)
 
 
 def restore_step(

@@ -8,8 +8,12 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.training import lock
 
 CONFIG = "config.json"
+
+# How the folder begins that `storage.check_saving` makes and removes.
+PROBE_PREFIX = "probe-"
 
 
 def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
@@ -20,6 +24,13 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         change on resume.
     """
     path = pathlib.Path(workdir)
+    try:
+        return _check(config, path)
+    except OSError as error:
+        raise InputError(f"--workdir {path} cannot be read: {error.strerror}.") from error
+
+
+def _check(config, path):
     if path.exists() and not path.is_dir():
         raise InputError(f"--workdir is {path}, which is a file; it must be a directory.")
     resumed = (path / CONFIG).exists()
@@ -30,12 +41,19 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
                 f"--workdir {path} holds a run with another config; use another directory, or "
                 f"undo the differences: {'; '.join(differences)}."
             )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not all(map(_is_left_by_a_kill, path.iterdir())):
         raise InputError(
             f"--workdir {path} is not empty and holds no {CONFIG}, so it is not a run of ours; "
             "use a new or empty directory."
         )
     return resumed
+
+
+def _is_left_by_a_kill(file):
+    """Whether that is what a run leaves that was killed before it had written its config."""
+    if file.name == "checkpoints" and file.is_dir():
+        return all(inner.name.startswith(PROBE_PREFIX) for inner in file.iterdir())
+    return file.name in (lock.NAME, CONFIG + ".tmp")
 
 
 def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:

@@ -1,0 +1,86 @@
+"""Standard output and error that cannot end a run: a reader may leave, a disk be full."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class Unfailing:
+    """A text stream that drops what it cannot write.
+
+    Everything else is that of the stream behind it.
+
+    Attributes:
+      failed: whether something was dropped.
+    """
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream
+        self.failed = stream is None
+
+    def write(self, text: str) -> int:
+        """Writes, or drops `text`; returns its length in both cases."""
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except UnicodeEncodeError:
+                self._write_escaped(text)
+            except (OSError, ValueError):
+                self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing: each text is flushed when it is written."""
+
+    def isatty(self) -> bool:
+        """As the stream's, and False where there is none."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:
+            return False
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def _write_escaped(self, text):
+        encoding = getattr(self._stream, "encoding", None) or "ascii"
+        try:
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self):
+        """What still lies in a buffer would fail again, at the latest when Python ends."""
+        self.failed = True
+        stream, self._stream = self._stream, None
+        if stream in (sys.__stdout__, sys.__stderr__):
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+
+
+@contextlib.contextmanager
+def unfailing() -> Iterator[tuple[Unfailing, Unfailing]]:
+    """Makes `sys.stdout` and `sys.stderr` streams that drop what they cannot write."""
+    former = sys.stdout, sys.stderr
+    streams = Unfailing(sys.stdout), Unfailing(sys.stderr)
+    sys.stdout, sys.stderr = streams
+    try:
+        yield streams
+    finally:
+        sys.stdout, sys.stderr = former
+
+
+def occupy_closed() -> None:
+    """Opens the null device for each standard descriptor that is closed.
+
+    The next file to be opened would get its number, and what a library prints would go into it.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
