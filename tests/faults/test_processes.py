@@ -39,27 +39,32 @@ def test_standard_error_that_is_closed(tmp_path):
     assert runs.newest(tmp_path / "run")[0] == runs.STEPS
 
 
-def no_large_files():
-    """As on a full disk, but for the word: nothing above 3,000 bytes can be written."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))
-
-
-def test_a_disk_that_takes_no_checkpoint(straight, tmp_path):
+def test_a_disk_that_takes_no_more(tmp_path):
     workdir = tmp_path / "run"
-    start = time.monotonic()
-    # The first checkpoint fits, and the snapshots of the second do not.
-    result = runs.finish(runs.command(workdir), preexec_fn=no_large_files)
-    assert time.monotonic() - start < 150
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
+    process = subprocess.Popen(
+        runs.command(workdir, training__num_steps=10**6),
+        cwd=runs.REPOSITORY,
+        env=runs.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(workdir / "checkpoints" / "8")
+    process.send_signal(signal.SIGSTOP)
+    # As on a full disk, but for the word: no file can grow over 100 bytes.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
     assert last.startswith("Failed: ")
     assert "File too large" in last
-    assert last.endswith("There is no checkpoint yet.")
-    assert "Traceback" not in result.stderr
-    assert "absl" not in result.stderr
-    again = runs.finish(runs.command(workdir))
+    assert "Traceback" not in errors
+    assert "absl" not in errors
+    step, _, _ = runs.newest(workdir)
+    assert last.endswith(f"The last checkpoint is that of step {step}.")
+    again = runs.finish(runs.command(workdir, training__num_steps=step + 8))
     assert again.returncode == 0, again.stderr
-    runs.assert_same(workdir, straight)
+    assert runs.newest(workdir)[0] == step + 8
 
 
 def test_two_runs_a_stop_a_kill_and_samples_beside(straight, tmp_path):
