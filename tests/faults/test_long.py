@@ -83,7 +83,6 @@ def remove(path):
 def test_each_file_of_the_newest_checkpoint(straight, tmp_path, make_config, monkeypatch):
     present = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: present)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     config = runs.configure(make_config("tiny"))
     newest = straight / "checkpoints" / str(runs.STEPS)
     files = sorted(p.relative_to(straight) for p in newest.rglob("*") if p.is_file())

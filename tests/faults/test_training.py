@@ -18,7 +18,6 @@ from gmm_diffusion.training import loop, metrics_log, signals, storage
 def config(make_config, monkeypatch):
     present = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: present)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     return runs.configure(make_config("tiny"))
 
 
