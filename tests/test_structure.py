@@ -18,7 +18,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "attribute_names": {"errors"},
-    "npz_files": set(),
+    "npz_files": {"errors"},
     "lazy_tensorflow": {"errors"},
     "config": {"errors"},
     "command_line": {"errors", "config", "standard_streams"},

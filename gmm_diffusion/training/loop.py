@@ -149,10 +149,7 @@ def _final_params(config, path, state):
 
 
 def _check_devices(config):
-    try:
-        count = len(devices.local())
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
-        raise RunError(f"JAX finds no devices: {str(error).splitlines()[0]}") from error
+    count = len(devices.local())
     if config.training.batch_size % count:
         raise InputError(
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
