@@ -1,10 +1,14 @@
 """Standard output and error that cannot end a run: a reader may leave, a disk be full."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
+
+# A pipe without a reader, a terminal that was closed, a descriptor that was.
+_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class Unfailing:
@@ -14,11 +18,13 @@ class Unfailing:
 
     Attributes:
       failed: whether something was dropped.
+      lost: why, where the system said so and it is not that nobody reads on.
     """
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream
         self.failed = stream is None
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
         """Writes, or drops `text`; returns its length in both cases."""
@@ -28,8 +34,8 @@ class Unfailing:
                 self._stream.flush()
             except UnicodeEncodeError:
                 self._write_escaped(text)
-            except (OSError, ValueError):
-                self._give_up()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
         return len(text)
 
     def flush(self) -> None:
@@ -50,12 +56,14 @@ class Unfailing:
         try:
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
 
-    def _give_up(self):
+    def _give_up(self, error):
         """What still lies in a buffer would fail again, at the latest when Python ends."""
         self.failed = True
+        if isinstance(error, OSError) and error.errno not in _NOBODY_READS:
+            self.lost = error
         stream, self._stream = self._stream, None
         if stream in (sys.__stdout__, sys.__stderr__):
             with contextlib.suppress(OSError, ValueError):
@@ -66,9 +74,12 @@ class Unfailing:
 
 @contextlib.contextmanager
 def unfailing() -> Iterator[tuple[Unfailing, Unfailing]]:
-    """Makes `sys.stdout` and `sys.stderr` streams that drop what they cannot write."""
+    """Makes `sys.stdout` and `sys.stderr` streams that drop what they cannot write.
+
+    Inside another such block they are those of that one.
+    """
     former = sys.stdout, sys.stderr
-    streams = Unfailing(sys.stdout), Unfailing(sys.stderr)
+    streams = tuple(s if isinstance(s, Unfailing) else Unfailing(s) for s in former)
     sys.stdout, sys.stderr = streams
     try:
         yield streams
