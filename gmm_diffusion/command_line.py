@@ -1,12 +1,14 @@
 """Settings from a config file and flags, and exit statuses, for every command with `--config`."""
 
 import ast
+import contextlib
 import logging
 import os
 import pathlib
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NamedTuple
@@ -91,7 +93,10 @@ def _run(argv, source, work):
     for noisy in ("orbax", "jax", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # orbax and TFDS log through it; what a person needs of that is in our own messages.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # orbax prints pages of what went wrong in its threads; its cause is in the error it raises.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _report_unraisable
     try:
         return work(argv) or 0
     except InputError as error:
@@ -104,6 +109,27 @@ def _run(argv, source, work):
         where = f"{error.filename}: " if error.filename else ""
         print(f"Failed: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
+
+
+def _report_unraisable(event):
+    """Python's own report, but for what orbax leaves behind where it could not read."""
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
+
+
+def leave(status: int) -> None:
+    """Ends the process with `status`.
+
+    A thread that a library has left waiting for a save that failed does not hold it up.
+    """
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    if status and any(not thread.daemon for thread in others):
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _take_config_path(argv):

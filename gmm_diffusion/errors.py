@@ -1,4 +1,6 @@
-"""The two ways in which a run ends other than well."""
+"""The two ways in which a run ends other than well, and when it is not a file's fault."""
+
+import os
 
 # Of a message. What is left out of a longer one is its middle: a value that it quotes.
 _MOST = 2000
@@ -28,3 +30,19 @@ def _cut(text):
     if len(text) <= _MOST:
         return text
     return f"{text[: _MOST // 2]} [{len(text) - _MOST} characters] {text[-_MOST // 2 :]}"
+
+
+def read_fault(path: str | os.PathLike) -> OSError | None:
+    """Why a file cannot be read; None if all its bytes can, or if there is none.
+
+    What cannot be read may be good, and is neither damaged nor to be written over.
+    """
+    try:
+        with open(path, "rb") as file:
+            while file.read(1 << 24):
+                pass
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error
+    return None

@@ -1,7 +1,9 @@
 """Scores of a trained model, each beside its floor: real data scored the same way."""
 
 import logging
+import os
 import pathlib
+import time
 from collections.abc import Callable
 
 import jax
@@ -275,7 +277,9 @@ def _judges(config, data, path):
                 found = judges.load(file)
                 return found if [judge.settings for judge in found] == settings else None
             except InputError as error:
-                log.warning("%s They are trained again.", error)
+                aside = file.with_name(f"judge_damaged_{os.getpid()}_{time.time_ns()}.npz")
+                os.rename(file, aside)
+                log.warning("%s They are trained again; the file is now %s.", error, aside)
         return None
 
     panel = kept()

@@ -12,6 +12,7 @@ the output that leaves, as in `| head`, changes none of it.
 """
 
 import pathlib
+import signal
 import sys
 
 from absl import flags
@@ -93,8 +94,10 @@ def _work(argv):
         modes[mode](config, workdir)
     except signals.Interrupted as interrupted:
         return interrupted.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    command_line.leave(run(sys.argv))

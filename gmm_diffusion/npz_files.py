@@ -6,6 +6,8 @@ import zipfile
 import numpy as np
 from flax import traverse_util
 
+from gmm_diffusion.errors import RunError, read_fault
+
 
 class Damaged(ValueError):
     """It is no intact `.npz` of plain arrays; the message says why, without a full stop."""
@@ -20,6 +22,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError: there is no such file.
       Damaged: it is another file, or a damaged one.
+      RunError: it cannot be read, and may be good.
     """
     try:
         with open(path, "rb") as file:
@@ -32,7 +35,13 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 return {name: np.asarray(arrays[name]) for name in arrays.files}
     except (FileNotFoundError, Damaged):
         raise
+    except MemoryError as error:
+        raise RunError(f"There is not enough memory to read {path}.") from error
     except Exception as error:  # zipfile and NumPy's parser of headers fail in many ways.
+        if fault := read_fault(path):
+            raise RunError(
+                f"{path} cannot be read, which need not be its fault: {fault.strerror}."
+            ) from error
         raise Damaged(str(error).rstrip(".") or type(error).__name__) from error
 
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "attribute_names": {"errors"},
-    "npz_files": set(),
+    "npz_files": {"errors"},
     "extras": set(),
     "paths": {"errors"},
     "standard_streams": set(),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gmm_diffusion.errors import InputError
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.training.state import TrainState
 from gmm_diffusion.types import Array, Batch, PyTree
 
@@ -20,10 +20,15 @@ def local() -> list[jax.Device]:
 
     Raises:
       InputError: there are several processes; each would train, or sample, a model of its own.
+      RunError: there are no devices of the platform that was asked for.
     """
-    if jax.process_count() > 1:
+    try:
+        processes = jax.process_count()
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
+        raise RunError(f"JAX finds no devices: {str(error).splitlines()[0]}") from error
+    if processes > 1:
         raise InputError(
-            f"JAX runs in {jax.process_count()} processes, which are not supported; start one "
+            f"JAX runs in {processes} processes, which are not supported; start one "
             "process, with all devices of one machine."
         )
     return jax.local_devices()

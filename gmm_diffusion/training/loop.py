@@ -1,5 +1,6 @@
 """A training run from a config: data, steps, logs, checkpoints, evaluation."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -11,7 +12,13 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from gmm_diffusion import __version__, build, classifier_evaluation, evaluation
+from gmm_diffusion import (
+    __version__,
+    build,
+    classifier_evaluation,
+    evaluation,
+    standard_streams,
+)
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_uint8
@@ -27,6 +34,7 @@ from gmm_diffusion.training import (
     storage,
     workdir,
 )
+from gmm_diffusion.training import lock as lock_lib
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.training.constants import Constants, from_arrays, to_arrays
 from gmm_diffusion.training.metrics_log import MetricsLog
@@ -66,15 +74,46 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
     """
     config_lib.validate(config)
     started = time.monotonic()
+    with standard_streams.unfailing() as streams:
+        try:
+            return _train(config, run_dir, started, streams)
+        except RunError as error:
+            raise RunError(f"{error} {_standing(run_dir)}") from error
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            cause = f"{error.strerror or error}{where}"
+            raise RunError(
+                f"The run was stopped by an error: {cause}. {_standing(run_dir)}"
+            ) from error
+        except MemoryError as error:
+            raise RunError(f"There is not enough memory. {_standing(run_dir)}") from error
+        except KeyboardInterrupt:
+            log.warning("Stopped at once, without saving. %s", _standing(run_dir))
+            raise
+
+
+def _standing(run_dir):
+    """What a run that failed can go on from, in a sentence."""
+    try:
+        step = storage.last_complete_step(pathlib.Path(run_dir) / "checkpoints")
+    except (RunError, OSError):
+        return "The checkpoints cannot be read now."
+    if step is None:
+        return "There is no checkpoint yet."
+    return f"The last checkpoint is that of step {step}."
+
+
+def _train(config, run_dir, started, streams):
     _check_devices(config)
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
-    data = build.dataset(config)
-    evaluation.check(config, data)
     path = pathlib.Path(run_dir)
-    with signals.graceful() as interrupt:
+    with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
+        data = build.dataset(config)
+        evaluation.check(config, data)
         constants = None
+        storage.check_saving(path / "checkpoints")
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
             constants = initial.constants(config, data)
@@ -82,7 +121,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
             workdir.write_config(config, path)
         data_fingerprint.keep(config, data, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
-            parts, state = _prepare(config, path, data, constants, store)
+            parts, state, window = _prepare(config, path, data, constants, store)
             worse = None
             if config.guidance.guide or config.guidance.classifier:
                 # Loaded before training, so that a wrong one is refused before training.
@@ -90,7 +129,9 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
             if resumed:
                 workdir.write_config(config, path)
             with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
-                state = _run(parts, state, store, metrics_log, interrupt, started)
+                state = _run(
+                    parts, state, store, metrics_log, interrupt, started, window, lock, streams
+                )
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
@@ -124,7 +165,10 @@ def _check_devices(config):
 
 
 def _prepare(config, path, data, constants, store):
-    """Constants and state: those given and new ones, or from the newest good checkpoint."""
+    """Constants and state: those given and new ones, or from the newest good checkpoint.
+
+    Beside them the window of metrics since the last line of the log, as it was saved.
+    """
     stored = store.restore_constants_and_meta() if constants is None else None
     if stored is not None:
         constants = from_arrays(stored.constants, stored.meta["settings"])
@@ -135,14 +179,16 @@ def _prepare(config, path, data, constants, store):
     optimizer = build.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
     log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
+    window = None
     if stored is not None:
         restored = store.restore(jax.device_get(state))
         state = restored.state
+        window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
-    return _Parts(config, path, data, constants), state
+    return _Parts(config, path, data, constants), state, window
 
 
-def _run(parts, state, store, metrics_log, interrupt, started):
+def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):
     """All remaining steps; returns the final state on the host."""
     config = parts.config
     num_steps = config.training.num_steps
@@ -151,10 +197,8 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     snapshots.truncate(parts.path / "snapshots", step)
     # What stopped the run may have come between a checkpoint and the sheet of its step.
     every = config.training.heldout_every
-    if (
-        _crossed(every, step - config.training.steps_per_call, step, num_steps)
-        and not _sheet_path(parts, step).exists()
-    ):
+    crossed = _crossed(every, step - config.training.steps_per_call, step, num_steps)
+    if crossed and not metrics_log.has(step, "heldout_loss/mean"):
         _make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
     if step >= num_steps:
         return jax.device_get(state)
@@ -162,11 +206,12 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     run_steps = devices.make_train_steps(build.train_step_fn(config, parts.constants))
     monitor = _make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)
-    save = functools.partial(_save, parts, store)
-
     state = devices.replicate(state)
     progress = Progress(num_steps, step)
-    window = _Window(step)
+    window = _Window(step, window)
+    save = functools.partial(_save, parts, store, lock, window)
+    sound = step  # The newest step whose updates are known to have been good.
+    noted = False
     try:
         upcoming = next_batches(step, num_steps)
         while step < num_steps:
@@ -179,8 +224,12 @@ def _run(parts, state, store, metrics_log, interrupt, started):
                 log.info("First steps done after %.1f s.", time.monotonic() - started)
             _check_finite(config, step, metrics)
             window.add(metrics)
+            sound = step
             loss = float(metrics[_HEADLINE[config.training.task]].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
+            if not noted and any(stream.failed for stream in streams):
+                noted = True
+                metrics_log.write(step, {"output_failed": 1})
             crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
             if crossed(config.training.log_every):
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
@@ -197,6 +246,10 @@ def _run(parts, state, store, metrics_log, interrupt, started):
     except signals.Interrupted:
         save(step, state)
         progress.note(f"Interrupted at step {step}; saved. The same command goes on from there.")
+        raise
+    except Exception:
+        if sound == step:
+            _rescue(store, save, step, state)
         raise
     finally:
         progress.close()
@@ -215,13 +268,35 @@ def _sheet_path(parts, step):
 
 
 def _write_snapshot(parts, step, state):
-    averages = devices.unreplicate(state.ema)
+    averages = _on_host(step, state.ema)
     widths = parts.config.training.ema_widths
     snapshots.write(parts.path / "snapshots", step, widths, averages)
 
 
-def _save(parts, store, step, state):
+def _rescue(store, save, step, state):
+    """Saves what was good before something failed; if that fails too, the first is what counts."""
+    # A call that failed has taken its state with it.
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        return
+    with contextlib.suppress(Exception):
+        save(step, state)
+        store.wait()
+
+
+def _on_host(step, tree):
+    """The first device's copy, which must be finite to be written anywhere."""
+    tree = devices.unreplicate(tree)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+        raise RunError(
+            f"The parameters or their averages are not finite at step {step}, and are not saved; "
+            "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
+        )
+    return tree
+
+
+def _save(parts, store, lock, window, step, state):
     """Saves unless this step is stored already."""
+    lock.check()
     if store.latest_step() == step:
         return
     arrays, settings = to_arrays(parts.constants)
@@ -230,8 +305,9 @@ def _save(parts, store, step, state):
         "shape": parts.data.shape,
         "version": __version__,
         "jax": jax.__version__,
+        "window": window.stored(),
     }
-    store.save(step, devices.unreplicate(state), arrays, meta)
+    store.save(step, _on_host(step, state), arrays, meta)
 
 
 def _check_finite(config, step, metrics):
@@ -240,8 +316,8 @@ def _check_finite(config, step, metrics):
     if worst > allowed:
         raise RunError(
             f"The loss or its gradient was not finite in {worst} updates in a row before step "
-            f"{step}; training.max_nonfinite allows {allowed}. The last checkpoint is intact; "
-            "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
+            f"{step}; training.max_nonfinite allows {allowed}; a lower optimizer.learning_rate or "
+            "a positive optimizer.clip_norm may help."
         )
 
 
@@ -273,11 +349,31 @@ def _batch_source(parts):
 
 
 class _Window:
-    """Means of the metrics since the last line of the log, and the time they took."""
+    """Means of the metrics since the last line of the log, and the time they took.
 
-    def __init__(self, first_step):
+    A checkpoint takes it along: the next line of a resumed run is that of a run never stopped.
+    """
+
+    def __init__(self, first_step, stored=None):
         self.first_step = first_step
         self._rows, self._last, self._time = [], first_step, time.monotonic()
+        if stored is not None:
+            self._last = stored["last"]
+            self._time -= stored["seconds"]
+            rows = stored["rows"]
+            row = {name: np.asarray(rows[name], stored["dtypes"][name]) for name in rows}
+            self._rows = [row] if row else []
+
+    def stored(self):
+        """What `__init__` takes, as JSON."""
+        names = self._rows[0] if self._rows else ()
+        joined = {name: np.concatenate([row[name] for row in self._rows]) for name in names}
+        return {
+            "last": self._last,
+            "seconds": time.monotonic() - self._time,
+            "rows": {name: values.tolist() for name, values in joined.items()},
+            "dtypes": {name: str(values.dtype) for name, values in joined.items()},
+        }
 
     def add(self, metrics):
         self._rows.append(metrics)
@@ -332,9 +428,10 @@ class _ClassifierMonitor:
             "heldout_accuracy": float(np.mean(seen == true)),
         }
         shares = classifier_evaluation.confusion(seen, true)
-        self.metrics_log.write(step, scores)
+        # The line last: where it is missing, a resumed run does it all again.
         image = image_grid.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
         image_grid.save_png(_sheet_path(self.parts, step), image)
+        self.metrics_log.write(step, scores)
         self.metrics_log.write_images(step, {"confusion": image})
 
 
@@ -356,13 +453,14 @@ class _Monitor:
         losses = self.heldout(params, poll=poll)
         losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
         samples = self.sheet(params, poll=poll)
-        # Nothing is written before the last poll: a run that stops there does it all again.
+        # Nothing is written before the last poll, and the line last: where it is missing, a resumed
+        # run does it all again.
         path = _sheet_path(self.parts, step)
         path.parent.mkdir(exist_ok=True)
-        self.metrics_log.write(step, losses)
         if self.parts.data.is_image:
             image = image_grid.grid(to_uint8(samples), scale=4)
             image_grid.save_png(path, image)
             self.metrics_log.write_images(step, {"samples": image})
         else:
             image_grid.scatter(samples, None, path)
+        self.metrics_log.write(step, losses)

@@ -73,6 +73,10 @@ class MetricsLog:
         """`truncate` in this log's directory."""
         truncate(self._workdir, step)
 
+    def has(self, step: int, name: str) -> bool:
+        """`has` in this log's directory."""
+        return has(self._workdir, step, name)
+
     def close(self) -> None:
         """Returns when everything is on disk."""
         if self._events is not None:
@@ -82,18 +86,27 @@ class MetricsLog:
 def truncate(workdir: str | os.PathLike, step: int) -> None:
     """Drops the lines of later steps, which a run resumed at `step` writes again.
 
-    A line cut short by a crash goes too. The file changes as a whole or not at all.
+    Lines that are cut short by a crash or otherwise not of ours go too, with one warning. The file
+    changes as a whole or not at all.
     """
     path = pathlib.Path(workdir) / _FILE
-    if not path.is_file():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
+    lines = _lines(path)
+    rows = [_row(line) for line in lines]
+    kept = [line for line, row in zip(lines, rows, strict=True) if row and row["step"] <= step]
     if kept == lines:
         return
+    broken = rows.count(None)
+    if broken:
+        log.warning("Dropping %d lines of %s that are not of ours or not whole.", broken, path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
+
+
+def has(workdir: str | os.PathLike, step: int, name: str) -> bool:
+    """Whether a line of this step has the metric `name`."""
+    rows = map(_row, _lines(pathlib.Path(workdir) / _FILE))
+    return any(row and row["step"] == step and name in row for row in rows)
 
 
 def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | None:
@@ -102,15 +115,24 @@ def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | Non
     The rates stand in the log itself, so that a resumed run counts no step twice.
     """
     path = pathlib.Path(workdir) / _FILE
-    seconds, last = 0.0, 0
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # Cut short by a crash.
+    try:
+        lines = _lines(path)
+    except OSError as error:
+        log.warning("Training's seconds are not known: %s cannot be read (%s).", path, error)
+        return None
+    seconds, last, broken = 0.0, 0, 0
+    for row in map(_row, lines):
+        broken += row is None
+        if row is None or "images_per_second" not in row:
             continue
-        if "images_per_second" in row:
-            seconds += (row["step"] - last) * batch_size / float(row["images_per_second"])
-            last = row["step"]
+        rate = _number(row["images_per_second"])
+        if not (math.isfinite(rate) and rate > 0):
+            broken += 1
+            continue
+        seconds += max(0, row["step"] - last) * batch_size / rate
+        last = row["step"]
+    if broken:
+        log.warning("Passing over %d lines of %s that cannot be read.", broken, path)
     return seconds or None
 
 
@@ -160,9 +182,25 @@ def _valid(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _step_of(line: str) -> float:
-    """The step of a line, infinite for one that is not whole."""
+def _lines(path: pathlib.Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+
+
+def _row(line: bytes) -> dict | None:
+    """What a line says; None for one that `MetricsLog` did not write as a whole."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    step = row.get("step")
+    return row if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+
+
+def _number(value: Any) -> float:
+    """A number, or a string that stands for one; NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

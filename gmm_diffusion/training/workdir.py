@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.training import lock
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+# How the folder begins that `storage.check_saving` makes and removes.
+PROBE_PREFIX = "probe-"
 _FOLDERS = ("checkpoints", "snapshots", "samples", "evaluations", "ema")
 _FILES = (CONFIG, "data.json", "metrics.jsonl", "evaluation.json", "judge.npz")
 
@@ -51,7 +54,6 @@ def directory(workdir: str | os.PathLike, name: str = "--workdir") -> pathlib.Pa
             )
     return path
 
-
 def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     """Whether `workdir` holds a run of ours already; writes nothing.
 
@@ -60,6 +62,13 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         change on resume.
     """
     path = directory(workdir)
+    try:
+        return _check(config, path)
+    except OSError as error:
+        raise InputError(f"--workdir {path} cannot be read: {error.strerror}.") from error
+
+
+def _check(config, path):
     resumed = (path / CONFIG).exists()
     if resumed:
         stored = read_config(path)
@@ -70,7 +79,7 @@ def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
                 f"undo the differences: {'; '.join(differences)}."
             )
         _say_new_rate(config, stored)
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not all(map(_is_left_by_a_kill, path.iterdir())):
         raise InputError(
             f"--workdir {path} is not empty and holds no {CONFIG}, so it is not a run of ours; "
             "use a new or empty directory."
@@ -108,6 +117,13 @@ def _say_new_rate(config, stored):
             min(old, new),
             *rates,
         )
+
+
+def _is_left_by_a_kill(file):
+    """Whether that is what a run leaves that was killed before it had written its config."""
+    if file.name == "checkpoints" and file.is_dir():
+        return all(inner.name.startswith(PROBE_PREFIX) for inner in file.iterdir())
+    return file.name in (lock.NAME, CONFIG + ".tmp")
 
 
 def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints that survive damage, exceptions and another number of devices."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -185,13 +186,155 @@ def test_resume_walks_back_over_damage(tmp_path, damage, caplog):
         for step, reason in ((3, DAMAGE[damage]), (999, "incomplete")):
             (message,) = [m for m in caplog.messages if f"Skipping checkpoint {step} " in m]
             assert any(word in message for word in reason.split("|")), message
-        assert storage.steps(tmp_path) == [1, 2, 3, 999]
+        assert storage.steps(tmp_path) == [1, 2]
         assert store.latest_step() == 2
+        assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"3", "999"}
+        assert f"The damaged checkpoint 3 is now {tmp_path / 'damaged' / '3'}." in caplog.messages
         store.save(3, make_state(3), CONSTANTS, META)
         store.save(4, make_state(4), CONSTANTS, META)
         assert store.latest_step() == 4
     assert storage.steps(tmp_path) == [1, 2, 3, 4]
     same(storage.restore_step(tmp_path, 3, make_state(0)).state, make_state(3))
+
+
+def tree(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and not p.is_symlink()}
+
+
+def test_what_is_damaged_is_moved_as_it_is_and_never_over_another(tmp_path):
+    for _ in range(3):
+        write(tmp_path, [1] if not storage.steps(tmp_path) else [])
+        write(tmp_path, [2])
+        flip_a_byte(tmp_path / "2")
+        before = {p.relative_to(tmp_path / "2"): b for p, b in tree(tmp_path / "2").items()}
+        with storage.open(tmp_path) as store:
+            assert store.restore(make_state(0)).step == 1
+        newest = max((tmp_path / "damaged").iterdir(), key=lambda p: p.stat().st_ctime_ns)
+        assert {p.relative_to(newest): b for p, b in tree(newest).items()} == before
+    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"2", "2-2", "2-3"}
+    assert storage.steps(tmp_path) == [1]
+    write(tmp_path, [2, 3, 4], keep=2)
+    assert len(list((tmp_path / "damaged").iterdir())) == 3
+
+
+def answer_no_more(step_directory):
+    """Reading it fails as on a disk that does not answer (EIO), whoever reads."""
+    path = max((step_directory / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
+    path.rename(step_directory.parent / "kept")
+    path.symlink_to("/proc/self/mem")
+
+
+def answer_in_no_way_that_json_can_be_read(step_directory):
+    path = step_directory / "meta" / "metadata"
+    path.rename(step_directory.parent / "kept")
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
+@pytest.mark.parametrize("fault", [answer_no_more, answer_in_no_way_that_json_can_be_read])
+def test_what_cannot_be_read_is_not_damaged(tmp_path, fault):
+    write(tmp_path, [1, 2])
+    fault(tmp_path / "2")
+    before = tree(tmp_path)
+    message = r"Checkpoint 2 in .* cannot be read.*nothing was touched: .*Input/output error"
+    with storage.open(tmp_path) as store, pytest.raises(RunError, match=message):
+        store.restore(make_state(0))
+    for step in (None, 2):
+        with pytest.raises(RunError, match=message):
+            storage.restore_constants_and_meta(tmp_path, step)
+    assert tree(tmp_path) == before
+    assert storage.steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "x"),
+        OSError(116, "Stale file handle"),
+        OSError(24, "Too many open files"),
+        MemoryError(),
+        RuntimeError("Unable to initialize backend 'tpu'"),
+        ImportError("no module"),
+        ValueError("PERMISSION_DENIED: Error opening"),
+        ValueError("RESOURCE_EXHAUSTED: Error reading"),
+    ],
+    ids=repr,
+)
+def test_faults_of_the_machine_are_not_damage(tmp_path, monkeypatch, error):
+    write(tmp_path, [1, 2])
+
+    def fail(*args, **kwargs):
+        raise error
+
+    with storage.open(tmp_path) as store:
+        monkeypatch.setattr(storage.ocp.Checkpointer, "restore", fail)
+        with pytest.raises(RunError, match=r"Checkpoint 2 in .* nothing was touched"):
+            store.restore(make_state(0))
+    assert storage.steps(tmp_path) == [1, 2]
+
+
+def test_a_fault_that_passes_is_no_fault(tmp_path, monkeypatch):
+    write(tmp_path, [1, 2])
+    original, failures = storage.ocp.Checkpointer.restore, [ValueError("DATA_LOSS: once")]
+
+    def fail_once(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(storage.ocp.Checkpointer, "restore", fail_once)
+    assert storage.restore_constants_and_meta(tmp_path).step == 2
+    assert not failures
+
+
+def test_a_damaged_step_that_cannot_be_moved_stays(tmp_path):
+    write(tmp_path, [1, 2])
+    flip_a_byte(tmp_path / "2")
+    (tmp_path / "damaged").write_text("")
+    before = tree(tmp_path)
+    message = "checkpoint 2 could not be moved .* nothing was lost: File exists"
+    with storage.open(tmp_path) as store, pytest.raises(RunError, match=message):
+        store.restore(make_state(0))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1]", "back\\slash", "st*r", "wh?t", "üñí✓", "sp ace", "no utf-8 \udcff", "{a}%20#"]
+)
+def test_any_path_will_do(tmp_path, name):
+    directory = tmp_path / name / "checkpoints"
+    storage.check_saving(directory)
+    assert not directory.exists()
+    write(directory, [1, 2])
+    with storage.open(directory) as store:
+        same(store.restore(make_state(0)).state, make_state(2))
+    flip_a_byte(directory / "2")
+    with storage.open(directory, keep=1) as store:
+        assert store.restore(make_state(0)).step == 1
+        store.save(3, make_state(3), CONSTANTS, META)
+    assert storage.steps(directory) == [3]
+    assert (directory / "damaged" / "2").is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_probe_leaves_steps_alone(tmp_path):
+    write(tmp_path, [1, 2])
+    (tmp_path / "probe-of-a-run-that-was-killed").mkdir()
+    before = tree(tmp_path)
+    storage.check_saving(tmp_path)
+    assert tree(tmp_path) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2"}
+
+
+def test_where_nothing_can_be_saved_a_probe_says_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    message = r"could not be saved to .*file and read back, so the run was not started: File exists"
+    with pytest.raises(RunError, match=message):
+        storage.check_saving(tmp_path / "file")
+    monkeypatch.setattr(storage, "_passable", contextlib.nullcontext)
+    with pytest.raises(RunError, match="so the run was not started"):
+        storage.check_saving(tmp_path / "a[1]")
+    assert not (tmp_path / "a[1]").exists()
 
 
 def test_damaged_constants_are_noticed(tmp_path):
@@ -278,11 +421,15 @@ def test_a_save_lands_although_the_run_fails(tmp_path):
 class FullDisk:
     """Stands in for orbax's manager where nothing can be written."""
 
+    tried = False
+
     def save(self, step, args):
+        self.tried = True
         raise OSError("No space left on device")
 
     def wait_until_finished(self):
-        raise OSError("No space left on device")
+        if self.tried:
+            raise OSError("No space left on device")
 
     def close(self):
         pass
@@ -297,8 +444,14 @@ def test_failed_writes_surface():
 
 
 def test_a_failed_write_does_not_hide_why_the_run_ended(caplog):
-    with pytest.raises(ZeroDivisionError), storage.Store(pathlib.Path("/run"), FullDisk()):
-        raise ZeroDivisionError
+    def run():
+        with storage.Store(pathlib.Path("/run"), FullDisk()) as store:
+            with contextlib.suppress(RunError):
+                store.save(1, {"w": jnp.zeros(2)}, {}, {})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
     assert "A checkpoint could not be written to /run: No space left on device" in caplog.text
 
 

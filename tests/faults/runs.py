@@ -1,0 +1,90 @@
+"""A run of two seconds on points in the plane, as a process or within this one."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from gmm_diffusion.training import storage
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+STEPS = 24
+SETTINGS = {
+    "data.name": "toy",
+    "data.num_train": 1000,
+    "data.num_heldout": 100,
+    "conditioning.kind": "none",
+    "network.name": "mlp",
+    "network.width": 8,
+    "training.tensorboard": False,
+    "training.num_steps": STEPS,
+    "training.steps_per_call": 2,
+    "training.log_every": 6,
+    "training.heldout_every": 0,
+    "checkpoint.every": 8,
+    "checkpoint.snapshot_every": 8,
+    "evaluation.at_end": False,
+}
+
+
+def configure(config, **changes):
+    """A config with these settings; `group__field=value` changes one."""
+    settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+    for name, value in settings.items():
+        group, field = name.split(".")
+        config[group][field] = value
+    return config
+
+
+def command(workdir, *more, **changes):
+    """The command line of such a run."""
+    settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    config = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
+    program = [sys.executable, "-m", "gmm_diffusion.main", config, f"--workdir={workdir}"]
+    return [*program, *flags, *more]
+
+
+def environment():
+    # One device: four pretended ones take longer to start than to train.
+    return os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def finish(arguments, **options):
+    """The finished process; its output is text unless `options` say where it goes."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.run(arguments, cwd=REPOSITORY, env=environment(), timeout=240, **options)
+
+
+def rows(workdir):
+    """The lines of the log without what is a time."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
+
+
+def newest(workdir):
+    """Step, arrays by name of the state and the constants of the newest good checkpoint."""
+    directory = workdir / "checkpoints"
+    step = storage.restore_constants_and_meta(directory).step
+    state, constants, _ = storage._read(directory, step)
+    return step, state, constants
+
+
+def assert_same(left, right):
+    """Two runs came to the same end, bit for bit, and say the same in their logs."""
+    (step, *trees), (other, *others) = newest(left), newest(right)
+    assert step == other
+    for a, b in zip(trees, others, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert rows(left) == rows(right)
+    assert snapshot_files(left) == snapshot_files(right)
+
+
+def snapshot_files(workdir):
+    return {file.name: file.read_bytes() for file in (workdir / "snapshots").iterdir()}

@@ -1,0 +1,100 @@
+"""The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
+
+N kills (a quarter of them while a checkpoint is being written), and each file of the newest
+checkpoint damaged in each way. It prints the figures of docs/reliability.md.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import jax
+import pytest
+import runs
+
+from gmm_diffusion.training import loop, storage
+
+NUMBER = int(os.environ.get("GMM_DIFFUSION_FAULTS", "0"))
+pytestmark = pytest.mark.skipif(not NUMBER, reason="GMM_DIFFUSION_FAULTS is not set")
+
+
+def is_saving(workdir):
+    return any((workdir / "checkpoints").glob("*tmp*"))
+
+
+def kill(workdir, seconds, in_a_save):
+    """Starts the run and kills it; whether that was before its end, and in a save."""
+    process = subprocess.Popen(
+        runs.command(workdir),
+        cwd=runs.REPOSITORY,
+        env=runs.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + (60 if in_a_save else seconds)
+    while time.monotonic() < end and process.poll() is None:
+        if in_a_save and is_saving(workdir):
+            break
+    lived = process.poll() is None
+    process.kill()
+    process.wait()
+    return lived, is_saving(workdir)
+
+
+def test_kills(straight, tmp_path):
+    draw = random.Random(0)
+    start = time.monotonic()
+    runs.finish(runs.command(tmp_path / "timed"))
+    whole = time.monotonic() - start
+    alive = saving = survived = 0
+    for number in range(NUMBER):
+        workdir = tmp_path / str(number)
+        lived, saved = kill(workdir, draw.uniform(0, whole), number % 4 == 0)
+        alive, saving = alive + lived, saving + saved
+        result = runs.finish(runs.command(workdir))
+        assert result.returncode == 0, result.stderr
+        runs.assert_same(workdir, straight)
+        survived += 1
+        shutil.rmtree(workdir)
+    print(f"\n{NUMBER} kills, {alive} before the end, {saving} in a save: {survived} survived")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def remove(path):
+    path.unlink()
+
+
+def test_each_file_of_the_newest_checkpoint(straight, tmp_path, make_config, monkeypatch):
+    present = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: present)
+    config = runs.configure(make_config("tiny"))
+    newest = straight / "checkpoints" / str(runs.STEPS)
+    files = sorted(p.relative_to(straight) for p in newest.rglob("*") if p.is_file())
+    tried = aside = 0
+    for file in files:
+        for damage in (flip, halve, empty, remove):
+            workdir = tmp_path / "run"
+            shutil.copytree(straight, workdir)
+            damage(workdir / file)
+            loop.train(config, workdir)
+            runs.assert_same(workdir, straight)
+            tried += 1
+            aside += bool(storage.steps(workdir / "checkpoints" / "damaged"))
+            shutil.rmtree(workdir)
+    print(f"\n{tried} damages of {len(files)} files, {aside} moved aside: {tried} survived")

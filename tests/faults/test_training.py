@@ -1,0 +1,190 @@
+"""Faults while training, within this process: what was good is saved, what is bad is not."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from gmm_diffusion.errors import RunError
+from gmm_diffusion.training import loop, metrics_log, signals, storage
+
+
+@pytest.fixture
+def config(make_config, monkeypatch):
+    present = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: present)
+    return runs.configure(make_config("tiny"))
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+    """The run of `config` that nothing happened to."""
+    loop.train(config, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def at_step(monkeypatch, step, act):
+    """Does `act()` once `step` updates are done."""
+
+    class Progress(loop.Progress):
+        def update(self, done, loss, examples):
+            super().update(done, loss, examples)
+            if done == step:
+                act()
+
+    monkeypatch.setattr(loop, "Progress", Progress)
+
+
+def test_stops_at_awkward_steps_leave_no_trace_in_the_log(config, tmp_path, monkeypatch, whole):
+    for step in (2, 10, 14, 22):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(signals.Interrupted):
+                loop.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
+    runs.assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("part", ["line", "sheet"])
+def test_a_kill_between_a_sheet_and_its_line(config, tmp_path, monkeypatch, part):
+    config.training.heldout_every = 12
+    config.training.num_steps = 12
+    config.sample.num = 4
+    config.sample.steps = 2
+    loop.train(config, tmp_path / "whole")
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt  # Nothing is saved after it.
+
+    with monkeypatch.context() as patch:
+        if part == "line":
+            original = metrics_log.MetricsLog.write
+
+            def write(self, step, scalars):
+                return die() if "heldout_loss/mean" in scalars else original(self, step, scalars)
+
+            patch.setattr(metrics_log.MetricsLog, "write", write)
+        else:
+            patch.setattr(loop.image_grid, "scatter", die)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
+    runs.assert_same(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run" / "samples" / "step_12.png").exists()
+
+
+def test_an_error_in_the_loop_saves_what_was_good(config, tmp_path, monkeypatch, whole):
+    with monkeypatch.context() as patch:
+        at_step(patch, 14, lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.train(config, tmp_path / "run")
+    assert storage.steps(tmp_path / "run" / "checkpoints") == [8, 14]
+    loop.train(config, tmp_path / "run")
+    runs.assert_same(tmp_path / "run", whole)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path, monkeypatch):
+    original = loop.devices.make_train_steps
+
+    def poisoned(step):
+        run = original(step)
+
+        def steps(state, batches, key):
+            state, metrics = run(state, batches, key)
+            if int(np.asarray(state.step).max()) >= 12:
+                state = state.replace(ema=jax.tree.map(lambda x: x * np.nan, state.ema))
+            return state, metrics
+
+        return steps
+
+    monkeypatch.setattr(loop.devices, "make_train_steps", poisoned)
+    with pytest.raises(RunError, match=r"not finite at step 16.* checkpoint is that of step 8\."):
+        loop.train(config, tmp_path / "run")
+    assert storage.steps(tmp_path / "run" / "checkpoints") == [8]
+    assert not list((tmp_path / "run" / "snapshots").glob("*_step_16*"))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_kept(config, tmp_path, whole):
+    directory = whole / "checkpoints"
+    file = max((directory / "24" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
+    shutil.move(file, tmp_path / "file")
+    file.symlink_to("/proc/self/mem")  # Input/output error, whoever reads.
+    before = sorted(whole.rglob("*"))
+    with pytest.raises(RunError, match="nothing was touched: Input/output error"):
+        loop.train(config, whole)
+    assert sorted(whole.rglob("*")) == before
+    file.unlink()
+    shutil.move(tmp_path / "file", file)
+    assert runs.newest(whole)[0] == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("checkpoints", "File exists"),
+        ("snapshots", "File exists|Not a directory"),
+        ("metrics.jsonl", "Is a directory"),
+        ("samples", "File exists|Not a directory"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_write(config, tmp_path, monkeypatch, name, cause):
+    config.training.heldout_every = 12
+    config.sample.num = 4
+    config.sample.steps = 2
+    run = tmp_path / "run"
+
+    def block():
+        if name.endswith(".jsonl"):
+            shutil.rmtree(run / name, ignore_errors=True)
+            (run / name).unlink(missing_ok=True)
+            (run / name).mkdir()
+        else:
+            (run / name).write_text("")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(signals.Interrupted):
+            loop.train(config, run)
+    if name == "checkpoints":
+        shutil.move(run / name, tmp_path / "aside")
+    block()
+    with pytest.raises(RunError, match=cause) as caught:
+        loop.train(config, run)
+    assert "\n" not in str(caught.value)
+    if name != "checkpoints":
+        assert "The last checkpoint is that of step" in str(caught.value)
+
+
+BAD_LINES = [
+    b"\xff\xfe\n",
+    b'{"step": null, "loss": 1}\n',
+    b'{"step": "8"}\n',
+    b"5\n",
+    b"[" * 100_000 + b"\n",
+    b'{"step": 6, "images_per_second": 0}\n',
+    b'{"step": 6, "images_per_second": "fast"}\n',
+    b'{"step": true}\n',
+    b'{"step": 1e400}\n',
+    b"\n",
+    b'{"step": 6',
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: repr(line[:20]))
+def test_a_damaged_log(tmp_path, bad, caplog):
+    good = json.dumps({"step": 10, "images_per_second": 50.0}).encode() + b"\n"
+    (tmp_path / "metrics.jsonl").write_bytes(good + bad)
+    assert metrics_log.training_seconds(tmp_path, 5) == 1.0
+    assert len(caplog.messages) == 1
+    caplog.clear()
+    metrics_log.truncate(tmp_path, 20)
+    text = (tmp_path / "metrics.jsonl").read_bytes()
+    assert text.startswith(good)
+    # A number that is no rate is still a line of ours.
+    assert text == good or b"images_per_second" in bad
+    assert len(caplog.messages) <= 1
