@@ -54,6 +54,7 @@ def directory(workdir: str | os.PathLike, name: str = "--workdir") -> pathlib.Pa
             )
     return path
 
+
 def check(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     """Whether `workdir` holds a run of ours already; writes nothing.
 
