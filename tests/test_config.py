@@ -137,6 +137,7 @@ EDGES = [
     ("contrastive.zeta", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(0.1, 0.1)]),
     ("contrastive.points", [0, 1], [2]),
     ("contrastive.num_points", [0, 3, -2], [2]),
+    ("contrastive.importance", [-0.1, 1.0], [0.0, 0.9]),
     ("contrastive.chunk", [0], [1]),
     ("training.task", ["sampler"], ["classifier"]),
     ("training.target", ["score", "exact"], ["data"]),
