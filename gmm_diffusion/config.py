@@ -172,7 +172,7 @@ def default() -> ConfigDict:
     contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, log-uniform, in data units
     contrastive.points = 32  # examples of a batch that take part, half of them smoothed
     # Evaluations of the integrand a point, two rows of network each. 8 do for images; points in the
-    # plane need 192, see contrastive_spread in the log: 0.3 adds about 0.01 to the loss.
+    # plane need 256, see contrastive_spread in the log: 0.3 adds up to 0.01 to the loss.
     contrastive.num_points = 8
     # Share of the noise levels taken where the learned uncertainty says that the ratio is decided.
     contrastive.importance = 0.8

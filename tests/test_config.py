@@ -292,6 +292,12 @@ def test_a_resumed_run_may_take_other_chunks_and_no_other_weight():
     assert config_lib.differences(ours, theirs) == ["contrastive.weight: 0.0 -> 1.0"]
 
 
+def test_runs_from_before_importance_go_on_with_even_levels():
+    old = {"contrastive": {"num_points": 8}}
+    assert config_lib.from_dict(old).contrastive.importance == 0
+    assert config_lib.as_written(config_lib.default(), old).contrastive.importance == 0
+
+
 def test_runs_from_before_a_field_existed(monkeypatch):
     """What they did then is read from them, and resumed unless the config says otherwise."""
     monkeypatch.setitem(config_lib.EARLIER, "sample.rho", 5.0)

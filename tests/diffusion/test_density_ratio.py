@@ -212,7 +212,7 @@ def test_what_training_in_the_plane_takes():
         return np.sqrt(ratios.var(axis=0, ddof=1)[undecided].mean())
 
     few, _ = drawn(8, 0.0)
-    ratios, spreads = drawn(192, 0.8)
+    ratios, spreads = drawn(256, 0.8)
     assert deviation(ratios) < asked < 0.9 < deviation(few)
     # The mean size of what the halves disagree by is a little below the root of its mean square.
     assert 0.7 < spreads[:, undecided].mean() / deviation(ratios) < 1.3
@@ -223,7 +223,7 @@ def test_what_training_in_the_plane_takes():
     assert losses[1] > losses[2] + allowed
 
 
-def test_importance_leaves_64_dimensions_as_they_were():
+def test_importance_costs_nothing_in_64_dimensions():
     x, expected = points_wide(0.2), exact_wide(points_wide(0.2), 0.2)
     low, high = density_ratio.sigma_bounds(ROUND, 1.05, 0.2)
     rows = [
@@ -232,8 +232,7 @@ def test_importance_leaves_64_dimensions_as_they_were():
         for i in range(30)
     ]
     even, drawn = np.asarray(rows).reshape(2, 30, -1).std(axis=1)[:, np.abs(expected) < 5]
-    assert drawn.max() < 0.3
-    assert drawn.mean() < even.mean()
+    assert drawn.mean() < even.mean() < 0.3
 
 
 def test_the_control_may_depend_on_the_noise_level():
