@@ -7,9 +7,10 @@
 The outline of a dinosaur with and without the loss from the start, and without it for twice the
 updates: these two stages come first and answer the question, in about half an hour on two quiet
 cores. Then two moons and thin branches, 25 minutes each, and digits, fine-tuned with and without
-from a common run. Five seeds, each sampled by Heun one step after another (sequential quality), and by Euler and ancestral
-steps all at once, on points by Euler one after another, too. The value in brackets of `rounds` and
-`evaluations` is that of one step after another. Results: docs/contrastive.md.
+from a common run. Five seeds, each sampled by Heun one step after another (sequential quality), and
+by Euler and ancestral steps all at once, on points by Euler one after another, too. The value in
+brackets of `rounds` and `evaluations` is that of one step after another. Results:
+docs/contrastive.md.
 """
 
 SEEDS = [0, 1, 2, 3, 4]
