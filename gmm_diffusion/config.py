@@ -46,6 +46,7 @@ PATH_FIELDS = (
 # dotted name -> value. `config.json` of such a run lacks the field.
 EARLIER: dict[str, object] = {
     "conditioning.one_hot_share": 0.0,
+    "contrastive.importance": 0.0,
     "data.validation_fraction": 0.0,
     "network.attention_middle": False,
     "sample.component": "literal",
@@ -170,7 +171,11 @@ def default() -> ConfigDict:
     contrastive.weight = 0.0  # of the contrastive loss in a denoiser's loss; 0 is none
     contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, log-uniform, in data units
     contrastive.points = 32  # examples of a batch that take part, half of them smoothed
-    contrastive.num_points = 8  # evaluations of the integrand a point, two rows of network each
+    # Evaluations of the integrand a point, two rows of network each. 8 do for images; points in the
+    # plane need 256, see contrastive_spread in the log: 0.3 adds up to 0.01 to the loss.
+    contrastive.num_points = 8
+    # Share of the noise levels taken where the learned uncertainty says that the ratio is decided.
+    contrastive.importance = 0.8
     contrastive.chunk = 2048  # most rows of network in one call; more are recomputed
 
     c.training = training = ConfigDict()
@@ -373,6 +378,7 @@ RULES: dict[str, tuple[Callable, str]] = {
         lambda v: 0 < v <= 65_536 and v % 2 == 0,
         "positive and even, at most 65536",
     ),
+    "contrastive.importance": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "contrastive.chunk": _range(1),
     "training.task": _one_of("denoiser", "classifier"),
     "training.target": _one_of("data", "exact"),

@@ -137,6 +137,7 @@ EDGES = [
     ("contrastive.zeta", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(0.1, 0.1)]),
     ("contrastive.points", [0, 1], [2]),
     ("contrastive.num_points", [0, 3, -2], [2]),
+    ("contrastive.importance", [-0.1, 1.0], [0.0, 0.9]),
     ("contrastive.chunk", [0], [1]),
     ("training.task", ["sampler"], ["classifier"]),
     ("training.target", ["score", "exact"], ["data"]),
@@ -289,6 +290,12 @@ def test_a_resumed_run_may_take_other_chunks_and_no_other_weight():
     assert config_lib.differences(changed(contrastive__chunk=64), theirs) == []
     ours = changed(contrastive__chunk=64, contrastive__weight=1.0)
     assert config_lib.differences(ours, theirs) == ["contrastive.weight: 0.0 -> 1.0"]
+
+
+def test_runs_from_before_importance_go_on_with_even_levels():
+    old = {"contrastive": {"num_points": 8}}
+    assert config_lib.from_dict(old).contrastive.importance == 0
+    assert config_lib.as_written(config_lib.default(), old).contrastive.importance == 0
 
 
 def test_runs_from_before_a_field_existed(monkeypatch):

@@ -48,6 +48,7 @@ def _contrast(config, constants):
         weight=float(group.weight),
         zeta=tuple(group.zeta),
         num_points=group.num_points,
+        importance=float(group.importance),
         stride=config.training.batch_size // group.points,
         chunk=group.chunk,
         sigma_data=float(constants.sigma_data),

@@ -8,7 +8,7 @@ data asks it exactly there.
 import jax
 import jax.numpy as jnp
 
-from gmm_diffusion.diffusion.density_ratio import log_density_ratio
+from gmm_diffusion.diffusion.density_ratio import log_density_ratio, ratio_and_spread
 from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array, DenoiseFn, PyTree
@@ -44,11 +44,12 @@ def contrastive_loss(
     zeta: tuple[float, float],
     num_points: int = 16,
     **options,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """`softplus(-label ratio)`, `ratio = log p_0 - log p_zeta` (arXiv 2407.08946, equation 9).
 
-    A noisy ratio biases the loss by up to an eighth of its variance, so few `num_points` need the
-    control variate (`variance` in the options).
+    A noisy ratio biases the loss by up to an eighth of its variance. In many dimensions few
+    `num_points` do with the control variate (`variance` in the options); in few there is more
+    chance in a ratio than it takes away, and `importance` and more points are needed.
 
     Args:
       denoise_fn: the denoiser.
@@ -61,7 +62,7 @@ def contrastive_loss(
       **options: of `density_ratio.integrate`; `sigma_max` may be a function of zeta `[B]`.
 
     Returns:
-      `[B]` losses, and `[B]` ratios.
+      `[B]` losses, `[B]` ratios, and `[B]` estimates of the ratios' standard deviations.
 
     Raises:
       InputError: an empty range of zeta, or as `density_ratio.integrate`.
@@ -75,5 +76,7 @@ def contrastive_loss(
     x = jnp.where(expand_like(label, x) > 0, x, x + expand_like(level, x) * noise)
     if callable(options.get("sigma_max")):
         options["sigma_max"] = options["sigma_max"](level)
-    ratio = log_density_ratio(denoise_fn, use(_RATIO), x, level, cond, num_points, **options)
-    return jax.nn.softplus(-label * ratio), ratio
+    ratio, spread = ratio_and_spread(
+        denoise_fn, use(_RATIO), x, level, cond, num_points, **options
+    )
+    return jax.nn.softplus(-label * ratio), ratio, spread

@@ -8,8 +8,9 @@ Training" (arXiv 2407.08946), after Kong et al. 2023 (arXiv 2302.03792). With `a
 
 The density smoothed by noise of standard deviation zeta has the denoiser of the data at the level
 `sqrt(sigma^2 + zeta^2)`, and a Gaussian has one in closed form. How the integral is taken is ours:
-alpha systematic with one random shift a point, the same noise in both terms, in pairs of both
-signs, and a control variate of mean 0.
+alpha systematic with one random shift a point, more often where Gaussian data of the variance
+given would have the two densities differ, the same noise in both terms, in pairs of both signs, and
+a control variate of mean 0.
 """
 
 import dataclasses
@@ -25,6 +26,8 @@ from gmm_diffusion.types import Array, DenoiseFn, PyTree
 
 # Each use of a point's key folds in a number of its own.
 _SHIFT, _NOISE = range(2)
+# Noise levels at which their density is tabulated: a twentieth of a power of e apart, or less.
+_TABLE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +93,32 @@ def log_density_ratio(
     Raises:
       InputError: zeta not positive, or as `integrate`.
     """
+    return ratio_and_spread(denoise_fn, key, x, zeta, cond, num_points, **options)[0]
+
+
+def ratio_and_spread(
+    denoise_fn: DenoiseFn,
+    key: Array,
+    x: Array,
+    zeta: Array | float,
+    cond: PyTree = None,
+    num_points: int = 128,
+    **options,
+) -> tuple[Array, Array]:
+    """`log_density_ratio`, and how much chance is in it.
+
+    Returns:
+      `[B]` ratios, and `[B]` estimates of their standard deviations from how far every other noise
+      level disagrees with the rest: of one point very noisy, in the mean over points about right
+      where the noise and too large where the number of levels decides. Both in nats.
+
+    Raises:
+      InputError: as `log_density_ratio`.
+    """
     if not isinstance(zeta, jax.core.Tracer) and not np.all(np.asarray(zeta) > 0):
         raise InputError(f"zeta is {zeta}; it must be positive.")
-    return integrate(denoise_fn, key, x, Smoothed(0.0), Smoothed(zeta), cond, num_points, **options)
+    laws = Smoothed(0.0), Smoothed(zeta)
+    return _integrate(denoise_fn, key, x, *laws, cond, num_points, **options)
 
 
 def integrate(
@@ -103,11 +129,7 @@ def integrate(
     q: Smoothed | Gaussian,
     cond: PyTree = None,
     num_points: int = 128,
-    *,
-    sigma_min: Array | float = 0.002,
-    sigma_max: Array | float = 80.0,
-    variance: Array | float | Callable | None = None,
-    chunk: int = 2**15,
+    **options,
 ) -> Array:
     """`log p(x) - log q(x)`, both normalised densities.
 
@@ -124,10 +146,14 @@ def integrate(
       cond: a pytree with leading B, or None.
       num_points: evaluations of the integrand a point, even: half as many noise levels, each with
         noise of both signs. Each takes a row of the denoiser for each density that is `Smoothed`.
+      **options: as follows.
       sigma_min: `[]` or `[B]`, lowest noise level of the integral.
       sigma_max: `[]` or `[B]`, highest.
       variance: of the data within a mode: a number, an array of the shape of one example, or a
         function of noise levels `[S] -> [S]`; None takes no control variate.
+      importance: in [0, 1), share of the noise levels that are drawn in proportion to
+        `|b_q^2 - b_p^2|`, what they add to the ratio of such Gaussian data; the others are evenly
+        spaced. Above 0 it needs a variance.
       chunk: most rows in one call of the denoiser. What does not fit in one call is recomputed for
         the gradient, so that memory does not grow with the number of rows.
 
@@ -136,9 +162,29 @@ def integrate(
 
     Raises:
       InputError: `num_points` not positive and even, an empty range of noise levels, a chunk below
-        1.
+        1, an importance that is no share or has no variance.
     """
+    return _integrate(denoise_fn, key, x, p, q, cond, num_points, **options)[0]
+
+
+def _integrate(
+    denoise_fn,
+    key,
+    x,
+    p,
+    q,
+    cond,
+    num_points,
+    *,
+    sigma_min: Array | float = 0.002,
+    sigma_max: Array | float = 80.0,
+    variance: Array | float | Callable | None = None,
+    importance: float = 0.0,
+    chunk: int = 2**15,
+) -> tuple[Array, Array]:
+    """The integral `[B]` and an estimate of its standard deviation `[B]`."""
     _check(num_points, sigma_min, sigma_max, chunk)
+    _check_importance(importance, variance)
     batch = x.shape[0]
     keys = key
     if key.ndim == 0:
@@ -156,32 +202,65 @@ def integrate(
         key, point, low, high, laws, row = arguments
         shift = jax.random.uniform(jax.random.fold_in(key, _SHIFT), dtype=point.dtype)
         noise_key = jax.random.fold_in(key, _NOISE)
+        place = _even(low, high)
+        if importance:
+            place = _by_weight(low, high, kinds, laws, point, variance, importance)
 
         def levels(numbers):
-            """Sum of the integrand over the noise levels with these numbers."""
-            fraction = (numbers + shift) / num_levels
-            sigma = high * (low / high) ** fraction
+            """The integrand at noise levels of these numbers, summed up and with turning signs."""
+            sigma, density = place((numbers + shift) / num_levels)
             eps = jax.vmap(
                 lambda n: jax.random.normal(jax.random.fold_in(noise_key, n), point.shape)
             )(numbers).astype(point.dtype)
             values = _integrand(denoise_fn, point, sigma, eps, kinds, laws, row, variance)
-            return jnp.sum(jnp.where(numbers < num_levels, values, 0.0))
+            values = jnp.where(numbers < num_levels, values / density, 0.0)
+            return jnp.stack([jnp.sum(values), jnp.sum(jnp.where(numbers % 2, -values, values))])
 
         if num_blocks == 1:
-            total = levels(jnp.arange(num_levels))
+            sums = levels(jnp.arange(num_levels))
         else:
             numbers = jnp.arange(num_blocks * block).reshape(num_blocks, block)
             body = jax.checkpoint(levels)
-            total, _ = lax.scan(
-                lambda sum_, n: (sum_ + body(n), None), jnp.zeros((), point.dtype), numbers
+            sums, _ = lax.scan(
+                lambda sums, n: (sums + body(n), None), jnp.zeros(2, point.dtype), numbers
             )
-        return jnp.log(high / low) * total / num_levels
+        total, turning = jnp.log(high / low) * sums / num_levels
+        # The mean size of a normal number is sqrt(2 / pi) of its standard deviation.
+        return total, lax.stop_gradient(jnp.sqrt(jnp.pi / 2) * jnp.abs(turning))
 
     points = max(1, chunk // (block * rows_a_level))
     arguments = (keys, x, low, high, laws, cond)
     if batch <= points:
         return jax.vmap(one)(arguments)
     return lax.map(jax.checkpoint(one), arguments, batch_size=points)
+
+
+def _even(low, high):
+    """`fraction [S]` -> noise levels `[S]` evenly in their logarithm, and their density, 1."""
+    return lambda fraction: (high * (low / high) ** fraction, 1.0)
+
+
+def _by_weight(low, high, kinds, laws, point, variance, importance):
+    """As `_even`, with a share of the levels where the control variate's weight is."""
+    grid = jnp.log(high) + jnp.linspace(0.0, 1.0, _TABLE) * jnp.log(low / high)
+    p, q = (
+        jnp.square(_left_of_noise(kind, law, jnp.exp(grid), point, variance))
+        for kind, law in zip(kinds, laws, strict=True)
+    )
+    weight = jnp.mean(jnp.abs(q - p).reshape(_TABLE, -1), axis=1)
+    smallest = jnp.finfo(weight.dtype).tiny
+    density = importance * weight / jnp.maximum(jnp.mean(weight), smallest) + (1.0 - importance)
+    steps = 0.5 * (density[1:] + density[:-1])
+    density = lax.stop_gradient(density / jnp.mean(steps))
+    share = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
+    share = lax.stop_gradient(share / share[-1])
+
+    def place(fraction):
+        position = jnp.interp(fraction, share, jnp.linspace(0.0, 1.0, _TABLE))
+        sigma = high * (low / high) ** position
+        return sigma, jnp.interp(position, jnp.linspace(0.0, 1.0, _TABLE), density)
+
+    return place
 
 
 def _integrand(denoise_fn, point, sigma, eps, kinds, laws, row, variance):
@@ -258,3 +337,10 @@ def _check(num_points, sigma_min, sigma_max, chunk):
             f"sigma_min is {sigma_min} and sigma_max is {sigma_max}; they must satisfy "
             "0 < sigma_min < sigma_max."
         )
+
+
+def _check_importance(importance, variance):
+    if not 0 <= importance < 1:
+        raise InputError(f"importance is {importance}; it must be at least 0 and below 1.")
+    if importance and variance is None:
+        raise InputError(f"importance is {importance} and variance is None; it needs a variance.")

@@ -41,6 +41,7 @@ class Problem:
       batch_size: fresh points an update.
       points: of these, those that take part in the contrastive loss.
       num_points: evaluations of its integrand a point.
+      importance: share of its noise levels that are not evenly spaced.
       width: hidden features of the network, of 2 blocks.
     """
 
@@ -51,6 +52,7 @@ class Problem:
     batch_size: int = 256
     points: int = 64
     num_points: int = 16
+    importance: float = 0.8
     width: int = 32
 
 
@@ -95,6 +97,7 @@ def _train(problem, params, key):
             weight=problem.weight,
             zeta=problem.zeta,
             num_points=problem.num_points,
+            importance=problem.importance,
             stride=problem.batch_size // problem.points,
             chunk=2**15,
             sigma_data=1.0,

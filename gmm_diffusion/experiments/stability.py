@@ -6,8 +6,11 @@ import numpy as np
 
 from gmm_diffusion.experiments.many_classifiers import Curves
 
-# A loss spikes where it is over this many times the median of this many losses before it.
-SPIKE, WINDOW = 3.0, 50
+# Losses and gradients are held against the median of this many before them: about one pass over
+# the digits, short beside the fall of either over a training.
+WINDOW = 25
+# A loss spikes where it is over this many times that median.
+SPIKE = 3.0
 # Below this share of the first loss nothing counts as a spike: near 0 any batch is one.
 _FLOOR = 0.01
 
@@ -19,8 +22,9 @@ class Measures:
     Attributes:
       diverged: bool; a loss or gradient that is not finite, or a final accuracy below twice chance.
       spikes: share of the steps.
-      variation: coefficient of variation of the gradient's norm over the steps.
-      largest: of the gradient's norm, divided by the run's median.
+      variation: coefficient of variation over the steps of the gradient's norm, divided by its
+        running median.
+      largest: of the gradient's norm, divided by its running median.
       raw_mean: of the gradient's norm.
       raw_largest: of the gradient's norm.
       accuracy: on held-out data.
@@ -38,34 +42,48 @@ class Measures:
 def measure(curves: Curves, chance: float) -> Measures:
     """The measures of every run; those of a gradient are NaN where it was not finite or vanished.
 
+    A loss that is fitted to nothing takes its gradient along, so a median over the whole run would
+    say how far training came, not how steady it was.
+
     Args:
       curves: of runs R.
       chance: accuracy of guessing.
     """
+    losses = np.asarray(curves.loss, np.float64)
     norms = np.asarray(curves.gradient_norm, np.float64)
-    finite = np.isfinite(curves.loss).all(axis=1) & np.isfinite(norms).all(axis=1)
+    finite = np.isfinite(losses).all(axis=1) & np.isfinite(norms).all(axis=1)
     with np.errstate(all="ignore"):
-        mean, median = norms.mean(axis=1), np.median(norms, axis=1)
-        usable = finite & (median > 0)
+        usual = running_median(norms)
+        relative = norms[:, 1:] / usual
+        usable = finite & (usual > 0).all(axis=1)
+        least = np.maximum(running_median(losses), _FLOOR * losses[:, :1])
         return Measures(
             diverged=~finite | (curves.accuracy < 2 * chance),
-            spikes=np.array([_spikes(loss) for loss in curves.loss]),
-            variation=np.where(usable, norms.std(axis=1) / mean, np.nan),
-            largest=np.where(usable, norms.max(axis=1) / median, np.nan),
-            raw_mean=np.where(usable, mean, np.nan),
+            spikes=(losses[:, 1:] > SPIKE * least).mean(axis=1),
+            variation=np.where(usable, relative.std(axis=1) / relative.mean(axis=1), np.nan),
+            largest=np.where(usable, relative.max(axis=1), np.nan),
+            raw_mean=np.where(usable, norms.mean(axis=1), np.nan),
             raw_largest=np.where(usable, norms.max(axis=1), np.nan),
             accuracy=np.asarray(curves.accuracy, np.float64),
         )
 
 
-def _spikes(loss: np.ndarray) -> float:
-    """Share of steps T whose loss is over `SPIKE` times the running median of those before."""
-    loss = np.asarray(loss, np.float64)
-    count = 0
-    for t in range(1, len(loss)):
-        median = np.median(loss[max(0, t - WINDOW) : t])
-        count += loss[t] > SPIKE * max(median, _FLOOR * loss[0])
-    return count / max(len(loss) - 1, 1)
+def running_median(values: np.ndarray) -> np.ndarray:
+    """Of the up to `WINDOW` values before each step: `[R, T] -> [R, T - 1]`, from the second on."""
+    columns = (values[:, max(0, t - WINDOW) : t] for t in range(1, values.shape[1]))
+    return np.stack([np.median(before, axis=1) for before in columns], axis=1)
+
+
+def shared_multiples(*diverged: np.ndarray) -> np.ndarray:
+    """Where no seed of any loss diverged, so that means of all are over the same rates.
+
+    Args:
+      *diverged: bool `[seeds, M]`, one a loss.
+
+    Returns:
+      `[M]`, bool.
+    """
+    return ~np.concatenate(diverged).any(axis=0)
 
 
 def best_rate(rates: np.ndarray, accuracy: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """The tables and the figure of the stability experiment."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -7,45 +8,68 @@ import numpy as np
 from gmm_diffusion.experiments import stability
 from gmm_diffusion.experiments.stability_plan import MULTIPLES, Cell
 
+_REFERENCE = "cross-entropy"
 _COLOURS = {"ngmg": "tab:blue", "ngmg log": "tab:cyan", "cross-entropy": "tab:orange"}
 
 
 def tables(cells: list[tuple[Cell, Cell]], chance: float) -> str:
-    """Markdown: the losses side by side, then every rate, then raw gradients.
+    """Markdown: the losses, each form of NGMG beside cross-entropy, every rate, raw gradients.
 
-    Numbers are means over seeds, with the standard deviation over seeds behind. Those of gradients
-    and spikes are of the runs that did not diverge.
+    Numbers are means over seeds, with the standard deviation over seeds behind. Side by side are
+    the multiples of the best rate at which no seed of either loss diverged. Of every rate, those of
+    gradients and spikes are of the runs that did not diverge.
     """
-    parts = [_summary(cells, chance), _by_rate(cells, chance), _raw(cells, chance)]
+    parts = [_summary(cells, chance), _side_by_side(cells, chance)]
+    parts += [_by_rate(cells, chance), _raw(cells, chance)]
     return "\n\n".join(parts) + "\n"
 
 
 def _summary(cells, chance):
     head = [
         "regime", "optimiser", "loss", "best rate", "range of rates, powers of ten",
-        "best accuracy", "diverged", "gradient variation", "largest / median", "spikes, %",
+        "best accuracy", "diverged",
     ]
     rows = []
     for found, compared in cells:
         accuracy = found.by_seed(found.curves.accuracy)
         widths = stability.width_of_range(found.rates, accuracy)
         at_best = accuracy[:, accuracy.mean(axis=0).argmax()]
-        m = stability.measure(compared.curves, chance)
-        # One number a seed: the mean over the rates at which it did not diverge.
-        per_seed = [
-            _mean_of_sound(compared, values, m.diverged)
-            for values in (m.variation, m.largest, 100 * m.spikes)
-        ]
+        diverged = stability.measure(compared.curves, chance).diverged
         rows.append(
             [
                 *_names(compared),
                 f"{stability.best_rate(found.rates, accuracy):.2g}",
                 _spread(widths, 2),
                 _spread(at_best, 3),
-                f"{m.diverged.sum()} of {m.diverged.size}",
-                *(_spread(values, 2) for values in per_seed),
+                f"{diverged.sum()} of {diverged.size}",
             ]
         )
+    return _markdown(head, rows)
+
+
+def _side_by_side(cells, chance):
+    head = ["regime", "optimiser", "form", "times the best rate"]
+    for name in ("gradient variation", "largest / median", "spikes, %"):
+        head += [f"{name}: ngmg", _REFERENCE]
+    by_setting = {compared.setting: compared for _, compared in cells}
+    rows = []
+    for setting, ours in by_setting.items():
+        other = by_setting.get(dataclasses.replace(setting, loss=_REFERENCE))
+        if other is None or other is ours:
+            continue
+        both = [stability.measure(cell.curves, chance) for cell in (ours, other)]
+        # A gradient that vanished has no measures.
+        lost = [ours.by_seed(m.diverged | np.isnan(m.largest)) for m in both]
+        shared = np.flatnonzero(stability.shared_multiples(*lost))
+        if not shared.size:
+            rows.append([*_names(ours), "none", *["-"] * 6])
+            continue
+        pairs = zip(*((m.variation, m.largest, 100 * m.spikes) for m in both), strict=True)
+        values = [ours.by_seed(v)[:, shared] for pair in pairs for v in pair]
+        for column, multiple in enumerate(shared):
+            numbers = [_spread(v[:, column], 2) for v in values]
+            rows.append([*_names(ours), f"{MULTIPLES[multiple]:.2g}", *numbers])
+        rows.append([*_names(ours), "mean", *(_spread(v.mean(axis=1), 2) for v in values)])
     return _markdown(head, rows)
 
 
@@ -113,8 +137,9 @@ def figure(
             m = stability.measure(compared.curves, chance)
             diverged = compared.by_seed(m.diverged)
             row[1].plot(MULTIPLES, diverged.mean(axis=0), **style)
+            survived = stability.shared_multiples(diverged)
             for axis, values in zip(row[2:], (m.variation, m.largest), strict=True):
-                _band(axis, MULTIPLES, np.where(diverged, np.nan, compared.by_seed(values)), style)
+                _band(axis, MULTIPLES, np.where(survived, compared.by_seed(values), np.nan), style)
         titles = ("accuracy, held out", "share of runs diverged", "gradient variation")
         for axis, title in zip(row, (*titles, "largest gradient / median"), strict=True):
             axis.set(xscale="log", title=f"{optimizer}: {title}", xlabel="rate / own best rate")
@@ -139,11 +164,6 @@ def _band(axis, x, values, style):
 def _names(cell):
     setting = cell.setting
     return [setting.regime, setting.optimizer, setting.loss]
-
-
-def _mean_of_sound(cell, values, diverged):
-    rows = zip(cell.by_seed(values), cell.by_seed(diverged), strict=True)
-    return np.array([_mean(v[~bad]) for v, bad in rows])
 
 
 def _mean(values):

@@ -12,6 +12,8 @@ from gmm_diffusion.types import Array, Batch, PyTree
 
 # Noise levels of the integral reach this many standard deviations of ln sigma in training.
 _REACH = 3.0
+# Where a ratio is larger, chance in it no longer moves the loss.
+_DECIDED = 5.0
 # Above this share of noise left over, the variance that it stands for is not to be had.
 _MOST = 0.999
 
@@ -28,6 +30,7 @@ def make_contrast(
     weight: float,
     zeta: tuple[float, float],
     num_points: int,
+    importance: float,
     stride: int,
     chunk: int,
     sigma_data: float,
@@ -36,8 +39,9 @@ def make_contrast(
 ) -> Callable:
     """The term, of every `stride`-th example: of these every other one is smoothed.
 
-    The control variate's variance is read off the learned uncertainty of the denoising loss: an
-    error `exp(u)` at noise level sigma is that of Gaussian data of one variance.
+    The control variate's variance, and with it where most noise levels are, is read off the learned
+    uncertainty of the denoising loss: an error `exp(u)` at noise level sigma is that of Gaussian
+    data of one variance.
 
     Args:
       denoise: `(params, x, sigma, cond) -> x0`.
@@ -45,6 +49,7 @@ def make_contrast(
       weight: of the term.
       zeta: range of the smoothing, in the units of the data.
       num_points: evaluations of the integrand a point.
+      importance: see `density_ratio.integrate`.
       stride: how many examples there are for each one that takes part.
       chunk: most rows in one call of the denoiser.
       sigma_data: RMS of the centred data.
@@ -52,9 +57,10 @@ def make_contrast(
       sigma_log_std: standard deviation of `ln sigma` in training.
 
     Returns:
-      `(params, batch, cond, keys [B]) -> ([B] losses, {"contrastive_loss", "contrastive_right"})`;
-      examples that take no part have 0, the others `stride` times their own, so that a mean over
-      the batch is the mean over points.
+      `(params, batch, cond, keys [B]) -> ([B] losses, diagnostics)`; the diagnostics are
+      "contrastive_loss", "contrastive_right" and "contrastive_spread", the standard deviation of a
+      ratio where it is below 5. Examples that take no part have 0, the others `stride` times their
+      own, so that a mean over the batch is the mean over points.
 
     Raises:
       InputError: when called with a batch that is no multiple of `stride`.
@@ -84,7 +90,7 @@ def make_contrast(
             lambda leaf: leaf[::stride], (batch.x, batch.index, keys, cond)
         )
         label = jnp.where((index // stride) % 2 == 0, 1.0, -1.0)
-        loss, ratio = contrastive_loss(
+        loss, ratio, deviation = contrastive_loss(
             denoise_fn,
             keys,
             x,
@@ -95,6 +101,7 @@ def make_contrast(
             sigma_min=low,
             sigma_max=upper,
             variance=variance,
+            importance=importance,
             chunk=chunk,
         )
 
@@ -102,7 +109,13 @@ def make_contrast(
             return jnp.zeros(batch.x.shape[0]).at[::stride].set(stride * values)
 
         right = (label * ratio > 0).astype(jnp.float32)
-        found = {"contrastive_loss": spread(loss), "contrastive_right": spread(right)}
+        undecided = jnp.abs(ratio) < _DECIDED
+        chance = jnp.sum(jnp.where(undecided, deviation, 0.0)) / jnp.maximum(jnp.sum(undecided), 1)
+        found = {
+            "contrastive_loss": spread(loss),
+            "contrastive_right": spread(right),
+            "contrastive_spread": jnp.full(batch.x.shape[0], chance),
+        }
         return weight * spread(loss), found
 
     return contrast

@@ -42,7 +42,7 @@ OPTIONS = {"num_points": 64, "sigma_min": 0.006, "sigma_max": 10.0, "variance": 
 def test_the_loss_is_the_logistic_loss_of_the_exact_ratio():
     n, zeta = 4000, 0.4
     label = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
-    loss, ratio = contrastive_loss(exact, keys(n), data(n), label, zeta=(zeta, zeta), **OPTIONS)
+    loss, ratio, _ = contrastive_loss(exact, keys(n), data(n), label, zeta=(zeta, zeta), **OPTIONS)
     rng = np.random.default_rng(5)
     clean = CENTERS[rng.integers(2, size=200_000)] + STD * rng.normal(size=(200_000, 1))
     noisy = clean + zeta * rng.normal(size=clean.shape)
@@ -59,7 +59,7 @@ def test_the_exact_denoiser_loses_less_than_wrong_ones():
     label = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
 
     def loss_of(denoise_fn):
-        loss, _ = contrastive_loss(denoise_fn, keys(n), data(n), label, zeta=(0.2, 0.8), **OPTIONS)
+        loss, *_ = contrastive_loss(denoise_fn, keys(n), data(n), label, zeta=(0.2, 0.8), **OPTIONS)
         return float(loss.mean())
 
     right = loss_of(exact)
@@ -76,7 +76,7 @@ def test_a_point_of_data_stays_and_its_upper_level_follows_zeta():
         return 7.4 * jnp.sqrt(1 + jnp.square(zeta))
 
     options = OPTIONS | {"sigma_max": bound, "num_points": 2048}
-    loss, ratio = contrastive_loss(
+    loss, ratio, _ = contrastive_loss(
         exact, keys(6), data(6), jnp.ones(6), zeta=(0.1, 1.0), **options
     )
     (zeta,) = seen

@@ -9,6 +9,7 @@ import pytest
 from scipy import special, stats
 
 from gmm_diffusion import mixture
+from gmm_diffusion.data import toy
 from gmm_diffusion.diffusion import density_ratio
 from gmm_diffusion.diffusion.density_ratio import Gaussian, Smoothed, log_density_ratio
 from gmm_diffusion.errors import InputError
@@ -55,10 +56,11 @@ def error(ratio, expected):
     return np.abs(np.asarray(ratio) - expected) / np.maximum(1, np.abs(expected))
 
 
-@functools.partial(jax.jit, static_argnames=("denoise_fn", "num_points"))
-def ratio_of(denoise_fn, key, x, zeta, low, high, num_points, variance=None):
+@functools.partial(jax.jit, static_argnames=("denoise_fn", "num_points", "importance"))
+def ratio_of(denoise_fn, key, x, zeta, low, high, num_points, variance=None, importance=0.0):
+    options = {"sigma_min": low, "sigma_max": high, "variance": variance}
     return log_density_ratio(
-        denoise_fn, key, x, zeta, None, num_points, sigma_min=low, sigma_max=high, variance=variance
+        denoise_fn, key, x, zeta, None, num_points, importance=importance, **options
     )
 
 
@@ -67,10 +69,15 @@ NEAR = np.array(
 )
 
 
-@pytest.mark.parametrize("zeta", [0.1, 0.5])
-def test_in_the_plane_in_and_outside_the_data(zeta):
+@pytest.mark.parametrize(
+    ("zeta", "variance", "importance"),
+    # Importance changes the chance in a ratio and not the ratio, whatever the variance.
+    [(0.1, VARIANCE, 0.0), (0.5, VARIANCE, 0.0), (0.5, VARIANCE, 0.8), (0.1, 0.3 * VARIANCE, 0.8)],
+)
+def test_in_the_plane_in_and_outside_the_data(zeta, variance, importance):
     low, high = density_ratio.sigma_bounds(STDS.min(), RMS, zeta)
-    ratio = ratio_of(flat, jax.random.key(0), NEAR, zeta, low, high, 131_072, VARIANCE)
+    args = jax.random.key(0), NEAR, zeta, low, high, 131_072
+    ratio = ratio_of(flat, *args, variance, importance)
     assert error(ratio, exact_flat(NEAR, zeta)).max() < 0.03
 
 
@@ -125,6 +132,107 @@ def test_few_points_suffice_with_the_control_variate():
         mean, standard_error = rows.mean(0), rows.std(0, ddof=1) / np.sqrt(len(rows))
         allowed = 5 * standard_error + 0.02 * np.maximum(1, np.abs(expected))
         assert (np.abs(mean - expected) < allowed).all()
+
+
+DINO = toy.MIXTURES["dino"]()
+
+
+def dino(x, sigma, cond=None):
+    mix = GaussianMixture.create(DINO.weights, DINO.means, DINO.covariances, "full")
+    return mixture.denoise(mix, x, sigma)
+
+
+def dino_draws(rng, num):
+    component = rng.choice(len(DINO.weights), size=num, p=DINO.weights)
+    factor = np.linalg.cholesky(DINO.covariances)[component]
+    return DINO.means[component] + np.einsum("nij,nj->ni", factor, rng.normal(size=(num, 2)))
+
+
+def dino_ratio(x, zeta):
+    """By SciPy, along the axes of each Gaussian."""
+    variances, axes = np.linalg.eigh(DINO.covariances)
+    offset = np.einsum("nki,kij->nkj", x[:, None].astype(float) - DINO.means, axes)
+
+    def log_prob(width):
+        total = np.sqrt(variances + width**2)
+        joint = stats.norm.logpdf(offset, scale=total).sum(-1)
+        return special.logsumexp(joint + np.log(DINO.weights), axis=1)
+
+    return log_prob(0.0) - log_prob(zeta[:, None, None])
+
+
+def dino_variance():
+    """What a learned uncertainty says: noise levels -> the variance whose error is dino's."""
+    x = jnp.asarray(dino_draws(np.random.default_rng(5), 256), jnp.float32)
+    log_sigma = jnp.linspace(jnp.log(1e-3), jnp.log(20.0), 48)
+
+    def left(number):
+        sigma = jnp.exp(log_sigma[number])
+        noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), number), x.shape)
+        found = dino(x + sigma * noise, jnp.full(len(x), sigma))
+        return jnp.mean(jnp.square((found - x) / sigma))
+
+    table = jnp.minimum(jax.lax.map(left, jnp.arange(48)), 0.999)
+
+    def variance(sigma):
+        share = jnp.interp(jnp.log(sigma), log_sigma, table)
+        return jnp.square(sigma) * share / (1 - share)
+
+    return variance
+
+
+def test_what_training_in_the_plane_takes():
+    """Where the ratio is below 5 its deviation is below 0.3, which biases the loss by 0.3^2 / 8."""
+    num, repeats, asked = 32, 16, 0.3
+    rng = np.random.default_rng(0)
+    label = np.where(np.arange(num) % 2, -1.0, 1.0)
+    zeta = np.exp(rng.uniform(np.log(0.05), np.log(0.5), num)).astype(np.float32)
+    noise = np.where(label < 0, zeta, 0.0)[:, None] * rng.normal(size=(num, 2))
+    x = (dino_draws(rng, num) + noise).astype(np.float32)
+    expected = dino_ratio(x, zeta)
+    thinnest = np.sqrt(np.linalg.eigvalsh(DINO.covariances).min())
+    options = {
+        "sigma_min": 0.1 * thinnest,
+        "sigma_max": jnp.asarray(3 * np.sqrt(1 + zeta**2)),
+        "variance": dino_variance(),
+    }
+
+    def drawn(num_points, importance):
+        def draw(key):
+            return density_ratio.ratio_and_spread(
+                dino, key, x, zeta, None, num_points, importance=importance, **options
+            )
+
+        keys = jax.random.split(jax.random.key(2), repeats)
+        return [np.asarray(v) for v in jax.jit(lambda: jax.lax.map(draw, keys))()]
+
+    undecided = np.abs(expected) < 5
+
+    def deviation(ratios):
+        return np.sqrt(ratios.var(axis=0, ddof=1)[undecided].mean())
+
+    few, _ = drawn(8, 0.0)
+    ratios, spreads = drawn(256, 0.8)
+    assert deviation(ratios) < asked < 0.9 < deviation(few)
+    # The mean size of what the halves disagree by is a little below the root of its mean square.
+    assert 0.7 < spreads[:, undecided].mean() / deviation(ratios) < 1.3
+    losses = [np.logaddexp(0, -label * r).mean() for r in (ratios, few, expected)]
+    # A loss moves by no more than its ratio.
+    allowed = asked**2 / 8 + 4 * asked / np.sqrt(num * repeats)
+    assert losses[0] == pytest.approx(losses[2], abs=allowed)
+    assert losses[1] > losses[2] + allowed
+
+
+def test_importance_costs_nothing_in_64_dimensions():
+    x, expected = points_wide(0.2), exact_wide(points_wide(0.2), 0.2)
+    low, high = density_ratio.sigma_bounds(ROUND, 1.05, 0.2)
+    rows = [
+        ratio_of(wide, jax.random.key(i), x, 0.2, low, high, 8, ROUND**2, importance)
+        for importance in (0.0, 0.8)
+        for i in range(30)
+    ]
+    even, drawn = np.asarray(rows).reshape(2, 30, -1).std(axis=1)[:, np.abs(expected) < 5]
+    assert drawn.mean() < even.mean() < 0.3
 
 
 def test_the_control_may_depend_on_the_noise_level():
@@ -219,6 +327,8 @@ def test_a_gaussian_as_the_second_density():
         ({"sigma_min": 3.0, "sigma_max": 2.0}, r"sigma_min is 3\.0 and sigma_max is 2\.0"),
         ({"sigma_min": 0.0}, r"sigma_min is 0\.0"),
         ({"chunk": 0}, "chunk is 0; it must be at least 1"),
+        ({"importance": 1.0, "variance": 1.0}, r"importance is 1\.0; it must be at least 0 and"),
+        ({"importance": 0.5}, r"importance is 0\.5 and variance is None; it needs a variance"),
     ],
 )
 def test_bad_input_is_named(changes, message):

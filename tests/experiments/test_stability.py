@@ -94,24 +94,58 @@ def test_labels_are_replaced_in_training_alone(data):
 
 
 def test_measures_by_hand():
-    steps = 200
+    steps = 201
     flat = np.ones(steps)
     spiky = flat.copy()
     spiky[[100, 150]] = [3.1, 2.9]
     broken = flat.copy()
     broken[-1] = np.nan
-    norms = np.tile(np.where(np.arange(steps) % 2, 1.0, 3.0), (4, 1))
-    norms[1, 6] = 50.0
+    norms = np.ones((4, steps))
+    norms[1, 60] = 101.0
     curves = many.Curves(np.stack([flat, spiky, broken, flat]), norms, np.array([1, 0.9, 0.8, 0.1]))
     m = stability.measure(curves, chance=0.1)
     assert m.diverged.tolist() == [False, False, True, True]
-    np.testing.assert_allclose(m.spikes[:2], [0, 1 / (steps - 1)])
-    assert m.variation[0] == pytest.approx(0.5)  # Ones and threes: mean 2, deviation 1.
-    assert m.largest[:2] == pytest.approx([1.5, 25.0])
-    assert (m.raw_mean[0], m.raw_largest[0]) == (2.0, 3.0)
+    np.testing.assert_allclose(m.spikes[:2], [0, 1 / 200])
+    # 199 ones and 101: mean 1.5, mean square (199 + 101^2) / 200 = 52.
+    np.testing.assert_allclose(m.variation[:2], [0, np.sqrt(52 - 1.5**2) / 1.5])
+    np.testing.assert_allclose(m.largest[:2], [1, 101])
+    assert (m.raw_mean[1], m.raw_largest[1]) == (pytest.approx(1 + 100 / steps), 101)
     assert np.isnan(m.variation[2])
     vanished = many.Curves(flat[None], np.zeros((1, steps)), np.array([0.1]))
     assert np.isnan(stability.measure(vanished, 0.1).largest[0])
+
+
+def test_a_gradient_that_falls_steadily_is_steady():
+    """Over the median of the whole run its largest would be 2^12 times the usual."""
+    norms = 2.0 ** (-np.arange(601) / 25)[None]
+    m = stability.measure(many.Curves(norms, norms, np.ones(1)), 0.1)
+    # Half a step before the middle of a geometric row at first, 13 steps after it from step 25 on.
+    assert m.largest[0] == pytest.approx(2 ** (-1 / 25))
+    relative = norms[0, 1:] / stability.running_median(norms)[0]
+    np.testing.assert_allclose(relative[24:], 2 ** (-13 / 25))
+
+
+def test_losses_are_compared_where_both_survive():
+    """Two losses that are alike where both survive are alike, whatever others of their rates do."""
+    steps, chance = 101, 0.1
+
+    def cell(loss, largest, accuracy):
+        norms = np.ones((10, steps))
+        norms[:, 50] = largest
+        setting_ = setting(loss=loss)
+        curves = many.Curves(np.ones((10, steps)), norms, np.asarray(accuracy, float))
+        rates = np.array(stability_plan.MULTIPLES)
+        compared = stability_plan.Cell(setting_, rates, curves)
+        return compared, compared
+
+    # Two seeds at five multiples. One loses a seed at the last but one, the other all at the last.
+    ours = cell("ngmg", [2, 4, 6, 900, 900] * 2, [1, 1, 1, 1, 1, 1, 1, 1, 0, 1])
+    other = cell("cross-entropy", [2, 4, 6, 8, 900] * 2, [1, 1, 1, 0, 0, 1, 1, 1, 1, 0])
+    parts = stability_report.tables([ours, other], chance).split("\n\n")
+    rows = [[field.strip() for field in line.split("|")[3:-1]] for line in parts[1].split("\n")[2:]]
+    assert [row[1] for row in rows] == ["0.1", "0.32", "1", "mean"]
+    assert [row[4] for row in rows] == [f"{n:.2f} ± 0.00" for n in (2, 4, 6, 4)]
+    assert all(row[2] == row[3] and row[4] == row[5] for row in rows)
 
 
 def test_a_loss_near_zero_does_not_spike():
@@ -152,7 +186,7 @@ def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch
     np.testing.assert_allclose(compared.rates / best, np.sqrt(10.0) ** np.arange(-2, 3))
     assert compared.curves.accuracy.shape == (10,)
     text = stability_report.tables(cells, 1 / 3)
-    assert text.count("\n\n") == 2
+    assert text.count("\n\n") == 3
     assert text.count("| clean |") == 1 + 5 + 5
     stability_report.figure(cells, 1 / 3, "clean", tmp_path / "clean.png")
     assert (tmp_path / "clean.png").stat().st_size > 1000

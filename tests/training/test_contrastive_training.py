@@ -106,6 +106,7 @@ def test_the_loss_of_a_gaussian_and_its_best_denoiser():
         weight=3.0,
         zeta=(zeta, zeta),
         num_points=16,
+        importance=0.8,
         stride=2,
         chunk=2**15,
         sigma_data=std,
@@ -127,6 +128,8 @@ def test_the_loss_of_a_gaussian_and_its_best_denoiser():
         right.append((label * (laws[0] - laws[1]) > 0).mean())
     assert float(found["contrastive_loss"].mean()) == pytest.approx(np.mean(expected), abs=0.05)
     assert float(losses.mean()) == pytest.approx(3 * np.mean(expected), abs=0.15)
+    # The control variate takes away all chance of Gaussian data but that of few noise levels.
+    assert 0 < float(found["contrastive_spread"].mean()) < 0.3
     assert float(found["contrastive_right"].mean()) == pytest.approx(np.mean(right), abs=0.06)
 
 
