@@ -28,9 +28,9 @@ from gmm_diffusion import mixture
 from gmm_diffusion.diffusion import density_ratio
 from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
+from gmm_diffusion.model.denoiser import make_denoise
 from gmm_diffusion.networks import MLP
 from gmm_diffusion.networks.initialisation import initialise
-from gmm_diffusion.training.loss import make_denoise
 
 DIM, WIDTH, BLOCKS = 2, 96, 2
 
@@ -83,9 +83,7 @@ def programs(points: int, num_points: int, chunks: list[int]) -> tuple[dict, int
 def spread(dim: int = 64, std: float = 0.3, zeta: float = 0.2) -> None:
     """Prints the standard deviation of ratios by their number of evaluations, exact denoiser."""
     centers = np.random.default_rng(0).normal(size=(4, dim))
-    mix = mixture.GaussianMixture.create(
-        np.full(4, 0.25), centers, np.full(4, std**2), "spherical"
-    )
+    mix = mixture.GaussianMixture.create(np.full(4, 0.25), centers, np.full(4, std**2), "spherical")
     clean = mixture.sample(mix, jax.random.key(1), 32)
     x = jnp.concatenate([clean, clean + zeta * jax.random.normal(jax.random.key(2), clean.shape)])
     low, high = density_ratio.sigma_bounds(std, 1.04, zeta)

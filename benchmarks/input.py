@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from gmm_diffusion import build
+from gmm_diffusion import assembly
 from gmm_diffusion.data import batches
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.training import state as state_lib
@@ -55,7 +55,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (arguments.examples, 32, 32, 3), dtype=np.uint8)
     data = Dataset("random images", Split(x), Split(x[:100]))
-    constants = build.constants(config, data)
+    constants = assembly.constants(config, data)
     host = jax.device_get(constants.transform)
 
     def host_input(i):
@@ -65,9 +65,9 @@ def main() -> None:
     def whole_input(i):
         return jax.block_until_ready(jax.device_put(host_input(i)))
 
-    params = build.init_params(config, data.shape, constants)
-    state = state_lib.create(params, build.optimizer(config), len(config.training.ema_widths))
-    step = jax.jit(build.train_step_fn(config, constants), donate_argnums=0)
+    params = assembly.init_params(config, data.shape, constants)
+    state = state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
+    step = jax.jit(assembly.train_step_fn(config, constants), donate_argnums=0)
     batch = Batch(
         x=whole_input(0),
         index=np.arange(arguments.batch, dtype=np.int32),

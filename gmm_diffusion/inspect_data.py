@@ -36,9 +36,9 @@ def _work(argv):
     out = paths.folder(parsed.flags.out, "--out") if parsed.flags.out else None
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion import build
+    from gmm_diffusion import assembly
 
-    data = build.dataset(parsed.config)
+    data = assembly.dataset(parsed.config)
     lines = describe(parsed.config, data)
     if out is not None:
         lines.append(str(_write_sheet(data, out / "sheet.png")))
@@ -46,7 +46,7 @@ def _work(argv):
 
 
 def describe(config: ConfigDict, data) -> list[str]:
-    """Lines of text about a `data.Dataset` that `build.dataset` made of `config`."""
+    """Lines of text about a `data.Dataset` that `assembly.dataset` made of `config`."""
     from gmm_diffusion.data import batches
 
     transform, sigma_data = batches.fit_transform_stats(data.train.x)
@@ -148,15 +148,15 @@ def _condition(config, data):
 
 
 def _write_sheet(data, path):
-    from gmm_diffusion.training import image_grid
+    from gmm_diffusion import pictures
 
     try:
         if not data.is_image:
-            image_grid.scatter(data.train.x, data.train.label, path)
+            pictures.scatter(data.train.x, data.train.label, path)
             return path
         scale = max(1, -(-_SHEET_PIXELS // min(data.shape[:2])))
         chosen = data.train.x[_chosen(data)]
-        image_grid.save_png(path, image_grid.grid(chosen, _SHEET_COLUMNS, scale))
+        pictures.save_png(path, pictures.grid(chosen, _SHEET_COLUMNS, scale))
     except OSError as error:
         raise InputError(f"--out {path.parent} cannot be written: {error.strerror}.") from error
     return path

@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
 
 def _merge(mode, workdir, path, config, overrides):
     """Flags over the config file over the stored settings; the model's groups stay as stored."""
-    from gmm_diffusion.training.workdir import CONFIG, as_written, read_config
+    from gmm_diffusion.runs.workdir import CONFIG, as_written, read_config
 
     if mode == "train" and path is not None:
         return config
@@ -81,11 +81,12 @@ def _work(argv):
     config_lib.validate(config)
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion.training import devices, loop, offline, signals
+    from gmm_diffusion import devices, signals
+    from gmm_diffusion.commands import offline, train
 
     devices.local()
     modes = {
-        "train": loop.train,
+        "train": train.train,
         "sample": offline.sample,
         "evaluate": offline.evaluate,
         "ema": offline.ema,

@@ -41,11 +41,11 @@ def _work(argv):
     path = paths.file(parsed.flags.out, "--out")
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion import build
+    from gmm_diffusion import assembly
     from gmm_diffusion.metrics import frechet
 
     paths.check_writable(path)
-    data = build.dataset(parsed.config)
+    data = assembly.dataset(parsed.config)
     extractor = _extractor(parsed.config, data)
     train = split_statistics(extractor, data, "train")
     with paths.writing(path):

@@ -24,7 +24,7 @@ PARALLEL=${PARALLEL:-2}
 IMAGES="defect_rate recall coverage frechet memorisation"
 
 sweep() {
-    "$PYTHON" launch/sweep.py "$@"
+    "$PYTHON" -m gmm_diffusion.sweep "$@"
 }
 # Tables, and the differences from classes, seed by seed.
 report() {
@@ -39,7 +39,7 @@ report "$OUT/faces" --metric attribute_agreement attribute_defects $IMAGES
 "$PYTHON" -m gmm_diffusion.report "$OUT/faces" --where conditioning.kind=attributes \
     --metric unseen_attribute_agreement unseen_attribute_defects --out "$OUT/faces/unseen"
 report "$OUT/digits" --metric $IMAGES agreement
-"$PYTHON" launch/idea_figure.py --out="$OUT"
+"$PYTHON" -m experiments.run_idea_figure --out="$OUT"
 if [[ $TFDS ]]; then
     sweep --out="$OUT/$TFDS" --parallel="$PARALLEL" configs/sweeps/comparison_tfds.py \
         "data.tfds_name=$TFDS"

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 OUT=${1:-runs/tree}
 PYTHON=${PYTHON:-python}
 
-"$PYTHON" launch/sweep.py --out="$OUT" configs/sweeps/tree.py
+"$PYTHON" -m gmm_diffusion.sweep --out="$OUT" configs/sweeps/tree.py
 "$PYTHON" -m gmm_diffusion.report "$OUT/tune" --out "$OUT/tuning" \
     --metric condition_defects condition_log_density sliced_wasserstein
 "$PYTHON" -m gmm_diffusion.report "$OUT/tune" --out "$OUT/heatmap" \
@@ -16,4 +16,4 @@ PYTHON=${PYTHON:-python}
     --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
 "$PYTHON" -m gmm_diffusion.report "$OUT/target" --out "$OUT/target_report" \
     --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
-"$PYTHON" launch/tree_figure.py --out="$OUT"
+"$PYTHON" -m experiments.run_tree_figure --out="$OUT"

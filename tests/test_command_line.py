@@ -16,9 +16,9 @@ from PIL import Image
 
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import updates
+from gmm_diffusion.assembly.load import load_params, load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
-from gmm_diffusion.training import snapshots, storage
-from gmm_diffusion.training.checkpoint import load_params, load_run
+from gmm_diffusion.runs import snapshots, storage
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 TINY = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from gmm_diffusion import build, mixture
+from gmm_diffusion import assembly, mixture
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import fitting
 from gmm_diffusion.data import DATASETS, Dataset, Split
+from gmm_diffusion.sweep import __main__ as sweep
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
@@ -96,9 +97,9 @@ def test_its_training_step_fits_its_data(config, monkeypatch):
     if config.data.name == "faces":
         # Ten for each combination of attributes, and seconds less to draw.
         config.data.num_train, config.data.num_heldout = 6000, 200
-    data = build.dataset(config)
-    constants = build.constants(config, data)
-    step = build.train_step_fn(config, constants)
+    data = assembly.dataset(config)
+    constants = assembly.constants(config, data)
+    step = assembly.train_step_fn(config, constants)
     size, widths = 4, config.training.ema_widths
     weights = None
     if constants.conditioner is not None:
@@ -111,8 +112,8 @@ def test_its_training_step_fits_its_data(config, monkeypatch):
     )
 
     def one_step(batch):
-        params = build.init_params(config, data.shape, constants)
-        state = state_lib.create(params, build.optimizer(config), len(widths))
+        params = assembly.init_params(config, data.shape, constants)
+        state = state_lib.create(params, assembly.optimizer(config), len(widths))
         return state, step(state, batch, jax.random.key(0))
 
     state, (after, metrics) = jax.eval_shape(one_step, batch)
@@ -129,7 +130,6 @@ SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.py"))
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_is_a_plan_of_valid_runs(path, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    sweep = runpy.run_path(str(REPOSITORY / "launch" / "sweep.py"))
-    assert sweep["run"]([f"--out={tmp_path / 'out'}", str(path), "--dry_run"]) == 0
+    assert sweep.run([f"--out={tmp_path / 'out'}", str(path), "--dry_run"]) == 0
     assert "to do" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

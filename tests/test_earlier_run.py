@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gmm_diffusion import build
+from gmm_diffusion import assembly
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import train
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.training import checkpoint, loop, snapshots, workdir
+from gmm_diffusion.runs import snapshots, workdir
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "earlier_run"
 
@@ -22,12 +24,12 @@ def run_dir(tmp_path):
 
 
 def test_it_samples_what_it_sampled_then(run_dir):
-    run = checkpoint.load_run(run_dir)
+    run = load_lib.load_run(run_dir)
     assert run.step == 100
     then = np.load(run_dir / "samples.npz")
     asked = requests.weights(run.conditioner, "train", len(then["x"]), seed=0)
     np.testing.assert_array_equal(asked.weights, then["weights"])
-    generate = build.generator(run.config, run.constants, run.shape)
+    generate = assembly.generator(run.config, run.constants, run.shape)
     x = generate(run.params, then["weights"], seed=0, num=len(then["x"]))
     # Pixels of about 1 after 11 calls in float32, whose sums other processors and versions of the
     # compiler add in another order: some 1e-6 a call. Any change of what is computed shows.
@@ -40,7 +42,7 @@ def test_it_samples_what_it_sampled_then(run_dir):
 
 def test_its_snapshot_is_its_average(run_dir):
     made = snapshots.reconstruct(run_dir / "snapshots", None, 0.05)
-    stored = checkpoint.load_run(run_dir, ema=0.05).params
+    stored = load_lib.load_run(run_dir, ema=0.05).params
     assert made.step == 100
     for part, name in (("network", "out_gain"), ("log_variance", "gain")):
         assert made.params[part][name] == stored[part][name]
@@ -49,7 +51,7 @@ def test_its_snapshot_is_its_average(run_dir):
 def test_it_goes_on_as_it_did_then(run_dir):
     config = workdir.read_config(run_dir)
     config.training.num_steps = 104
-    loop.train(config, run_dir)
+    train.train(config, run_dir)
     now = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     then = json.loads((run_dir / "resumed.jsonl").read_text())
     assert now.keys() == then.keys()

@@ -10,8 +10,10 @@ import pytest
 
 from gmm_diffusion import command_line, main
 from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import offline
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import checkpoint, offline, storage, workdir
+from gmm_diffusion.runs import storage, workdir
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 # As JAX 0.10 fails: with an empty AssertionError for CUDA without a CUDA plugin.
@@ -35,7 +37,7 @@ def test_devices_that_are_not_there(platform, run_main, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", platform)
     monkeypatch.setattr(jax, "devices", no_devices)
     monkeypatch.setattr(storage, "_read", None)
-    monkeypatch.setattr(checkpoint, "load_run", None)
+    monkeypatch.setattr(load_lib, "load_run", None)
     for mode in ("train", "sample", "evaluate", "ema"):
         status, out, err = run_main(f"--mode={mode}", f"--workdir={tmp_path / 'run'}")
         assert (status, out) == (2, "")

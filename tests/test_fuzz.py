@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from gmm_diffusion import attribute_names, build, command_line
+from gmm_diffusion import assembly, attribute_names, command_line
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import datasets
 from gmm_diffusion.conditioning import requests
@@ -29,13 +29,13 @@ from gmm_diffusion.data import attribute_table, cifar_archive, image_folder
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet, judge
+from gmm_diffusion.model.fitted import Constants
 from gmm_diffusion.report import __main__ as report
 from gmm_diffusion.report import results
+from gmm_diffusion.runs import snapshots, workdir
+from gmm_diffusion.runs.param_files import export_params, load_params
 from gmm_diffusion.sampling import samplers
 from gmm_diffusion.sweep import assignments
-from gmm_diffusion.training import snapshots, workdir
-from gmm_diffusion.training.constants import Constants
-from gmm_diffusion.training.param_files import export_params, load_params
 
 WANTED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 DEFAULT = config_lib.default()
@@ -191,7 +191,7 @@ def test_networks_of_accepted_configs_can_be_built(digits, chosen):
         refused(error)
         return
     constants = types.SimpleNamespace(conditioner=None, spec=Constants)
-    jax.eval_shape(lambda: build.init_params(config, digits.shape, constants))
+    jax.eval_shape(lambda: assembly.init_params(config, digits.shape, constants))
 
 
 PIECES = st.lists(

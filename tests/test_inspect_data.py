@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from gmm_diffusion import inspect_data, make_stats
+from gmm_diffusion.assembly.load import load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet
-from gmm_diffusion.training.checkpoint import load_run
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 TINY = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
@@ -132,7 +132,7 @@ def test_attributes_and_how_they_go_together(monkeypatch):
     split = Split(x, None, attributes)
     known = {"attribute_names": names, "exclusive": (names[:2],)}
     data = Dataset("made up", split, split, unseen=split.take([1]), **known)
-    monkeypatch.setattr("gmm_diffusion.build.combination_classes", lambda d: d, raising=False)
+    monkeypatch.setattr("gmm_diffusion.assembly.datasets.combination_classes", lambda d: d)
     stand_in(monkeypatch, data)
     status, out, err = command(inspect_data, TINY, NONE)
     assert status == 0, err

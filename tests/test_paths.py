@@ -8,7 +8,7 @@ import pytest
 from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.training import workdir
+from gmm_diffusion.runs import workdir
 
 
 @pytest.fixture

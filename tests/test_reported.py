@@ -31,10 +31,10 @@ from gmm_diffusion.mixture import (
     to_sklearn,
 )
 from gmm_diffusion.networks.unet import UNet
+from gmm_diffusion.runs import snapshots
+from gmm_diffusion.runs.param_files import load_params
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.sweep import assignments, plan
-from gmm_diffusion.training import snapshots
-from gmm_diffusion.training.param_files import load_params
 
 PACKAGE = pathlib.Path(gmm_diffusion.__file__).parent
 
@@ -334,7 +334,7 @@ def test_a_comma_inside_a_condition(text, values):
 
 
 def test_nothing_in_the_package_unpickles():
-    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "launch").glob("*.py")]:
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "experiments").glob("*.py")]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":

@@ -1,6 +1,6 @@
 """Does the contrastive loss improve samples, and does it let parallel sampling take fewer rounds?
 
-    python launch/sweep.py --out=runs/contrastive configs/sweeps/contrastive.py
+    python -m gmm_diffusion.sweep --out=runs/contrastive configs/sweeps/contrastive.py
     python -m gmm_diffusion.report runs/contrastive/dino \
         --metric density_defects sliced_wasserstein mmd rounds evaluations
 

@@ -1,6 +1,6 @@
 """Three kinds of guidance of one model of digits, against their scale, by three training seeds.
 
-    python launch/sweep.py --out=runs/digits_guidance configs/sweeps/digits_guidance.py
+    python -m gmm_diffusion.sweep --out=runs/digits_guidance configs/sweeps/digits_guidance.py
     python -m gmm_diffusion.report runs/digits_guidance/main --x guidance.scale \
         --metric defect_rate recall agreement memorisation
 

@@ -1,9 +1,9 @@
 """Denoisers of digits with a classifier beside, by NGMG and by cross-entropy, and without.
 
-    python launch/ngmg_denoiser.py --out=runs/ngmg_denoiser
+    python -m experiments.run_denoiser --out=runs/ngmg_denoiser
 
 Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
-`launch/ngmg_stability.py` (Adam, ordinary layers). Beside them the term at ten times the weight, at
+`experiments/run_stability.py` (Adam, ordinary layers). Beside them the term at ten times the weight, at
 the best rate.
 """
 

@@ -1,6 +1,6 @@
 """Which law of training noise suits which points, and from which noise level to sample.
 
-    python launch/sweep.py --out=runs/noise_law configs/sweeps/noise_law.py
+    python -m gmm_diffusion.sweep --out=runs/noise_law configs/sweeps/noise_law.py
     python -m gmm_diffusion.report runs/noise_law/points --metric density_defects sliced_wasserstein
 
 Every set of points under EDM's law for images and under the law that is fitted to the points; each

@@ -1,1 +1,43 @@
-"""What `build` puts together, one file a stage; see `gmm_diffusion.build` for the public names."""
+"""From a config to the parts of a run; the only reader of the groups that define a model."""
+
+from gmm_diffusion.assembly.classifiers import (
+    classify,
+    encoder,
+    has_classifier,
+    objective,
+    pull,
+    trains_classifier,
+)
+from gmm_diffusion.assembly.conditioners import constants, semantics_options, split_weights
+from gmm_diffusion.assembly.datasets import dataset
+from gmm_diffusion.assembly.networks import denoise, init_params, network
+from gmm_diffusion.assembly.noise import fit as fit_noise_law
+from gmm_diffusion.assembly.noise import law as noise_law
+from gmm_diffusion.assembly.sampling import evaluations, generator, guidance, parallel_cost, sampler
+from gmm_diffusion.assembly.updates import loss_fn, optimizer, train_step_fn
+
+__all__ = [
+    "classify",
+    "constants",
+    "dataset",
+    "denoise",
+    "encoder",
+    "evaluations",
+    "fit_noise_law",
+    "generator",
+    "guidance",
+    "has_classifier",
+    "init_params",
+    "loss_fn",
+    "network",
+    "noise_law",
+    "objective",
+    "optimizer",
+    "parallel_cost",
+    "pull",
+    "sampler",
+    "semantics_options",
+    "split_weights",
+    "train_step_fn",
+    "trains_classifier",
+]

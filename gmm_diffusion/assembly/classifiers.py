@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from gmm_diffusion.generation import Pull
 from gmm_diffusion.mixture import ngmg
+from gmm_diffusion.model import classifier as classifier_lib
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.generation import Pull
 from gmm_diffusion.networks.encoder import ENCODERS
-from gmm_diffusion.training import classifier_loss
-from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import PyTree
 
 
@@ -24,20 +24,18 @@ def trains_classifier(config: ConfigDict) -> bool:
 
 def objective(
     config: ConfigDict, constants: Constants
-) -> classifier_loss.Objective | classifier_loss.AttributeObjective:
+) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
     group = config.classifier
     mix = constants.conditioner.mixture
     if config.conditioning.kind == "attributes":
         num = mix.num_components // 2
         # The centres of an attribute are 1 apart.
-        return classifier_loss.AttributeObjective(
-            group.loss, num, tuple(group.scales), group.form
-        )
+        return classifier_lib.AttributeObjective(group.loss, num, tuple(group.scales), group.form)
     scale = mix
     if group.scales:
         scale = ngmg.scales(mix.means, tuple(group.scales))
-    return classifier_loss.Objective(group.loss, mix, scale, group.form)
+    return classifier_lib.Objective(group.loss, mix, scale, group.form)
 
 
 def encoder(config: ConfigDict, constants: Constants):
@@ -50,7 +48,7 @@ def encoder(config: ConfigDict, constants: Constants):
 
 def classify(config: ConfigDict, constants: Constants) -> Callable:
     """`(params of the part, x, sigma=None) -> (out, embedding)`, of centred data."""
-    return classifier_loss.make_classify(
+    return classifier_lib.make_classify(
         encoder(config, constants), float(constants.sigma_data), config.classifier.noisy
     )
 

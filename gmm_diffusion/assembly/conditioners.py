@@ -15,7 +15,7 @@ from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
 from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
-from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.model.fitted import Constants
 
 
 def constants(config: ConfigDict, data: Dataset) -> Constants:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import mixture
 from gmm_diffusion.data import Dataset, toy
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.model.fitted import Constants
 
 
 def check(config: ConfigDict, data: Dataset) -> None:

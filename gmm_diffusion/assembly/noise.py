@@ -10,7 +10,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.noise_levels import NoiseLaw
 from gmm_diffusion.mixture import selection
-from gmm_diffusion.training.constants import Constants
+from gmm_diffusion.model.fitted import Constants
 
 log = logging.getLogger(__name__)
 

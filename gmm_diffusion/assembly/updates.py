@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from gmm_diffusion.assembly.classifiers import classify, objective, trains_classifier
 from gmm_diffusion.assembly.conditioners import semantics_options
 from gmm_diffusion.assembly.exact import target
-from gmm_diffusion.assembly.model import denoise, log_variance
+from gmm_diffusion.assembly.networks import denoise, log_variance
 from gmm_diffusion.assembly.noise import law
+from gmm_diffusion.model import denoiser as denoiser_lib
+from gmm_diffusion.model.fitted import Constants
 from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
-from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
 from gmm_diffusion.training.step import train_step
 from gmm_diffusion.types import LossFn
@@ -44,7 +45,7 @@ def _contrast(config, constants):
     log_mean, log_std = law(config, constants)
     return contrastive_term.make_contrast(
         denoise(config, constants),
-        loss_lib.make_log_variance(log_variance(config)),
+        denoiser_lib.make_log_variance(log_variance(config)),
         weight=float(group.weight),
         zeta=tuple(group.zeta),
         num_points=group.num_points,
@@ -70,7 +71,7 @@ def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
         )
     return loss_lib.make_loss_fn(
         denoise(config, constants),
-        loss_lib.make_log_variance(log_variance(config)),
+        denoiser_lib.make_log_variance(log_variance(config)),
         constants.conditioner,
         sigma_data=float(constants.sigma_data),
         sigma_log_mean=log_mean,

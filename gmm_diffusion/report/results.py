@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, printable
-from gmm_diffusion.training.workdir import read_config
+from gmm_diffusion.runs.workdir import read_config
 
 SEED = "training.seed"
 # Settings that change no metric.

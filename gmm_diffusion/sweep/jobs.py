@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import workdir as workdir_lib
+from gmm_diffusion.runs import workdir as workdir_lib
 
 # What says where a result goes, and not how it was made.
 _NOT_COMPARED = ("evaluation.name", "evaluation.at_end")

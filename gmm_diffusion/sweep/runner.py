@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import gmm_diffusion
+from gmm_diffusion.signals import Interrupt
 from gmm_diffusion.sweep import times
 from gmm_diffusion.sweep.jobs import Job, fraction_left, is_done
-from gmm_diffusion.training.signals import Interrupt
 
 _POLL_SECONDS = 0.2
 

@@ -5,8 +5,8 @@ import json
 import pathlib
 from collections.abc import Iterable
 
+from gmm_diffusion.runs.workdir import write_json
 from gmm_diffusion.sweep.jobs import Job, fraction_left
-from gmm_diffusion.training.workdir import write_json
 
 SOURCES = ("measured", "declared", "probed")
 

@@ -1,1 +1,1 @@
-"""Training: state, optimiser, parameter averages, checkpoints, and what a person watches."""
+"""Training on arrays: state, losses, optimiser, averages and the train step."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.diffusion import noise_levels, preconditioning
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.denoising_loss import loss_and_denoised, uncertainty_weighted
 from gmm_diffusion.types import Array, Batch, LossFn
 
@@ -92,25 +92,3 @@ def make_loss_fn(
         return weighted, found
 
     return loss_fn
-
-
-def make_denoise(network, sigma_data: float) -> Callable:
-    """`(params, x, sigma, cond, keys=None) -> x0` of a linen network; `params` a dict of parts."""
-
-    def denoise(params, x, sigma, cond=None, keys=None):
-        def network_fn(x, c_noise, cond):
-            return network.apply({"params": params["network"]}, x, c_noise, cond, keys)
-
-        return preconditioning.precondition(network_fn, sigma_data)(x, sigma, cond)
-
-    return denoise
-
-
-def make_log_variance(network) -> Callable:
-    """`(params, sigma [B]) -> u [B]` of the linen module `LogVariance`."""
-
-    def log_variance(params, sigma):
-        c_noise = preconditioning.c_noise(sigma)
-        return network.apply({"params": params["log_variance"]}, c_noise)
-
-    return log_variance

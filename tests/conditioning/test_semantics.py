@@ -18,6 +18,7 @@ from gmm_diffusion.conditioning.features import fit_raw
 from gmm_diffusion.conditioning.weights import mixture_semantics
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.model import denoiser as denoiser_lib
 from gmm_diffusion.networks import MLP, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
@@ -59,9 +60,7 @@ def pairs(dim, n, shares, key):
     base, group = jnp.asarray(BASE, jnp.float32), jnp.asarray(GROUP)
     own = mixture.responsibilities(toy, x)
     *shares, one_hot_share = shares
-    return x, mixture_semantics(
-        keys, own, base, group, shares=shares, one_hot_share=one_hot_share
-    )
+    return x, mixture_semantics(keys, own, base, group, shares=shares, one_hot_share=one_hot_share)
 
 
 def largest_z(residual, tests):
@@ -228,10 +227,10 @@ def test_a_small_network_learns_the_reweighted_mixture(embedding):
         ),
         "log_variance": initialise(lambda key: log_variance.init(key, jnp.zeros(1)), 0),
     }
-    denoise = loss_lib.make_denoise(network, sd)
+    denoise = denoiser_lib.make_denoise(network, sd)
     loss_fn = loss_lib.make_loss_fn(
         denoise,
-        loss_lib.make_log_variance(log_variance),
+        denoiser_lib.make_log_variance(log_variance),
         conditioner,
         sigma_data=sd,
         sigma_log_mean=-1.0,

@@ -1,8 +1,6 @@
 """Faces depend on their number alone, show what they are said to show, and nothing held out."""
 
 import dataclasses
-import pathlib
-import runpy
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import scipy.stats
 from PIL import Image
 from sklearn.linear_model import Ridge
 
+from experiments import run_faces_figure
 from gmm_diffusion.data import faces
 from gmm_diffusion.errors import InputError
 
@@ -253,16 +252,18 @@ def test_draw_refuses_attributes(wrong):
 
 
 def test_the_figure_has_a_row_a_person_and_a_column_an_attribute(tmp_path, capsys):
-    script = pathlib.Path(__file__).parents[2] / "launch" / "faces_figure.py"
-    run, out = runpy.run_path(str(script))["run"], tmp_path / "faces.png"
-    assert run([f"--out={out}", "--seed=2", "--people", "4", "9", "--resolution=24"]) == 0
+    out = tmp_path / "faces.png"
+    assert (
+        run_faces_figure.run([f"--out={out}", "--seed=2", "--people", "4", "9", "--resolution=24"])
+        == 0
+    )
     with Image.open(out) as image:
         page = np.asarray(image)
     assert page.shape[1] == 11 * 26 + 2
     smiling = faces.draw(2, np.array([9]), rows(1, Smiling=1), 24)[0]
     left = 2 + 26 * (1 + COLUMN["Smiling"])
     np.testing.assert_array_equal(page[-26:-2, left : left + 24], smiling)
-    assert run([f"--out={out}", "--resolution=30"]) == 2
+    assert run_faces_figure.run([f"--out={out}", "--resolution=30"]) == 2
     assert "data.resolution is 30" in capsys.readouterr().err
 
 

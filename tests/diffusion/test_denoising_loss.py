@@ -12,6 +12,7 @@ from gmm_diffusion import mixture
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss, uncertainty_weighted
 from gmm_diffusion.diffusion.preconditioning import precondition
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.model import denoiser as denoiser_lib
 from gmm_diffusion.networks import MLP, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.training import loss as loss_lib
@@ -155,10 +156,10 @@ def test_a_small_network_approaches_the_exact_denoiser_and_score():
         "network": initialise(lambda key: network.init(key, jnp.zeros((1, 2)), jnp.zeros(1)), 0),
         "log_variance": initialise(lambda key: log_variance.init(key, jnp.zeros(1)), 0),
     }
-    denoise = loss_lib.make_denoise(network, sd)
+    denoise = denoiser_lib.make_denoise(network, sd)
     loss_fn = loss_lib.make_loss_fn(
         denoise,
-        loss_lib.make_log_variance(log_variance),
+        denoiser_lib.make_log_variance(log_variance),
         None,
         sigma_data=sd,
         sigma_log_mean=-1.0,

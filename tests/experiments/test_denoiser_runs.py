@@ -1,16 +1,12 @@
 """What is read from the logs of denoisers with a classifier: by hand, from files made by hand."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 
+from experiments import denoiser_runs, run_denoiser
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.experiments import denoiser_runs
-
-LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 def make_run(path, weight, loss, norms, losses, agreement, nonfinite=0):
@@ -58,6 +54,5 @@ def test_no_runs_are_refused(tmp_path):
 
 
 def test_the_command_plans_every_run(tmp_path, capsys):
-    run = runpy.run_path(str(LAUNCH / "ngmg_denoiser.py"))["run"]
-    assert run([f"--out={tmp_path}", "--dry_run"]) == 0
+    assert run_denoiser.run([f"--out={tmp_path}", "--dry_run"]) == 0
     assert "27 of 27 to do" in capsys.readouterr().out

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import runpy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from experiments import manifold, manifold_report, run_manifold
 from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.experiments import manifold, manifold_report
 from gmm_diffusion.mixture import ngmg
 
-LAUNCH = Path(__file__).parents[2] / "launch"
 PROBLEM = manifold.Problem(dim=4, batch_size=32, num_steps=60, num_seeds=2, rates=(0.03, 0.3))
 DISTANCES = np.array([0.0, 0.05, 0.4, 2.0])
 
@@ -138,20 +135,22 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, capsys)
         manifold, "COSTS", {name: manifold.COSTS[name] for name in ("W1", "NGMG, scale 1")}
     )
     small = functools.partial(
-        manifold.Problem, **{k: v for k, v in dataclasses.asdict(PROBLEM).items() if k in (
-            "dim", "batch_size", "num_seeds", "rates"
-        )}
+        manifold.Problem,
+        **{
+            k: v
+            for k, v in dataclasses.asdict(PROBLEM).items()
+            if k in ("dim", "batch_size", "num_seeds", "rates")
+        },
     )
     monkeypatch.setattr(manifold, "Problem", small)
-    run = runpy.run_path(str(LAUNCH / "ngmg_manifold.py"))["run"]
     arguments = [f"--out={tmp_path}", "--shapes=line", "--steps=3"]
-    assert run([*arguments, "--dry_run"]) == 0
+    assert run_manifold.run([*arguments, "--dry_run"]) == 0
     assert "2 costs left" in capsys.readouterr().out
-    assert run(arguments) == 0
+    assert run_manifold.run(arguments) == 0
     assert (tmp_path / "line.png").stat().st_size > 1000
     table = (tmp_path / "line.md").read_text()
     monkeypatch.setattr(manifold, "learn", None)
-    assert run(arguments) == 0
+    assert run_manifold.run(arguments) == 0
     assert "0 costs left" in capsys.readouterr().out
     assert (tmp_path / "line.md").read_text() == table
-    assert run([f"--out={tmp_path}", "--shapes=line", "--steps=4"]) == 2
+    assert run_manifold.run([f"--out={tmp_path}", "--shapes=line", "--steps=4"]) == 2

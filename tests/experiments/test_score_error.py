@@ -1,15 +1,10 @@
 """The experiment on the score's error: its mixtures, its error by hand, and its command."""
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from experiments import run_score_error, score_error, score_error_report
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.experiments import score_error, score_error_report
-
-LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 def test_mixtures_are_standardised():
@@ -49,12 +44,11 @@ def test_the_table_by_hand():
 
 
 def test_the_command(tmp_path, capsys):
-    run = runpy.run_path(str(LAUNCH / "contrastive_score.py"))["run"]
     arguments = [f"--out={tmp_path}", "--data=two modes", "--weights=0,0.5", "--seeds=1"]
-    assert run([*arguments, "--steps=2"]) == 0
+    assert run_score_error.run([*arguments, "--steps=2"]) == 0
     assert (tmp_path / "two_modes.png").stat().st_size > 1000
     assert (tmp_path / "two_modes.md").read_text().count("\n") == 2 + 3 * 8
-    assert run([*arguments, "--steps=2"]) == 0
+    assert run_score_error.run([*arguments, "--steps=2"]) == 0
     assert "is there already" in capsys.readouterr().out
-    assert run([*arguments, "--steps=3"]) == 2
-    assert run([f"--out={tmp_path}", "--data=moon"]) == 2
+    assert run_score_error.run([*arguments, "--steps=3"]) == 2
+    assert run_score_error.run([f"--out={tmp_path}", "--data=moon"]) == 2

@@ -1,21 +1,16 @@
 """The stability experiment: measures by hand, runs together as one by one, its files."""
 
-import runpy
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import many_classifiers as many
+from experiments import run_stability, stability, stability_plan, stability_report
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.experiments import many_classifiers as many
-from gmm_diffusion.experiments import stability, stability_plan, stability_report
 from gmm_diffusion.networks.encoder import MLPEncoder
 from gmm_diffusion.networks.initialisation import initialise
-
-LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +159,7 @@ def test_ranges_by_hand():
 
 @pytest.mark.parametrize("change", [{"loss": "mse"}, {"optimizer": "lion"}, {"regime": "odd"}])
 def test_an_unknown_name_is_refused(data, change):
-    (name, value), = change.items()
+    ((name, value),) = change.items()
     with pytest.raises(InputError, match=f"{name} is '{value}'; valid are "):
         many.train(setting(**change), data, [0], [0.1])
 
@@ -196,8 +191,9 @@ def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch
 
 
 def test_the_command_says_how_long_it_takes(capsys, tmp_path):
-    run = runpy.run_path(str(LAUNCH / "ngmg_stability.py"))["run"]
-    assert run([f"--out={tmp_path}", "--regimes=clean", "--seeds=1", "--dry_run"]) == 0
+    assert (
+        run_stability.run([f"--out={tmp_path}", "--regimes=clean", "--seeds=1", "--dry_run"]) == 0
+    )
     assert "12 cells left, about" in capsys.readouterr().out
-    assert run([f"--out={tmp_path}", "--regimes=clan"]) == 2
+    assert run_stability.run([f"--out={tmp_path}", "--regimes=clan"]) == 2
     assert "regime is 'clan'" in capsys.readouterr().err

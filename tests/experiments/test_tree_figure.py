@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import tree_figure
 from gmm_diffusion.data import toy
-from gmm_diffusion.experiments import tree_figure
 from gmm_diffusion.metrics.vector_scores import VectorScores
 
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from gmm_diffusion.training import storage
+from gmm_diffusion.runs import storage
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 24

@@ -14,7 +14,8 @@ import jax
 import pytest
 import runs
 
-from gmm_diffusion.training import loop, storage
+from gmm_diffusion.commands import train
+from gmm_diffusion.runs import storage
 
 NUMBER = int(os.environ.get("GMM_DIFFUSION_FAULTS", "0"))
 pytestmark = pytest.mark.skipif(not NUMBER, reason="GMM_DIFFUSION_FAULTS is not set")
@@ -92,7 +93,7 @@ def test_each_file_of_the_newest_checkpoint(straight, tmp_path, make_config, mon
             workdir = tmp_path / "run"
             shutil.copytree(straight, workdir)
             damage(workdir / file)
-            loop.train(config, workdir)
+            train.train(config, workdir)
             runs.assert_same(workdir, straight)
             tried += 1
             aside += bool(storage.steps(workdir / "checkpoints" / "damaged"))

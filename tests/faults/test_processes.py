@@ -9,7 +9,8 @@ import time
 import pytest
 import runs
 
-from gmm_diffusion.training import checkpoint, storage
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.runs import storage
 
 
 def wait_for(path):
@@ -129,7 +130,7 @@ def test_an_odd_path(straight, tmp_path, name):
     result = runs.finish(runs.command(workdir))
     assert result.returncode == 0, result.stderr
     runs.assert_same(workdir, straight)
-    assert checkpoint.load_run(workdir).step == runs.STEPS
+    assert load_lib.load_run(workdir).step == runs.STEPS
 
 
 def test_a_platform_that_is_not_there(straight, tmp_path):

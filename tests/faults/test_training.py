@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import runs
 
+from gmm_diffusion import signals
+from gmm_diffusion.commands import train
 from gmm_diffusion.errors import RunError
-from gmm_diffusion.training import loop, metrics_log, signals, storage
+from gmm_diffusion.runs import metrics_log, storage
 
 
 @pytest.fixture
@@ -24,20 +26,20 @@ def config(make_config, monkeypatch):
 @pytest.fixture
 def whole(config, tmp_path):
     """The run of `config` that nothing happened to."""
-    loop.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "whole")
     return tmp_path / "whole"
 
 
 def at_step(monkeypatch, step, act):
     """Does `act()` once `step` updates are done."""
 
-    class Progress(loop.Progress):
+    class Progress(train.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if done == step:
                 act()
 
-    monkeypatch.setattr(loop, "Progress", Progress)
+    monkeypatch.setattr(train, "Progress", Progress)
 
 
 def test_stops_at_awkward_steps_leave_no_trace_in_the_log(config, tmp_path, monkeypatch, whole):
@@ -45,8 +47,8 @@ def test_stops_at_awkward_steps_leave_no_trace_in_the_log(config, tmp_path, monk
         with monkeypatch.context() as patch:
             at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(signals.Interrupted):
-                loop.train(config, tmp_path / "run")
-    loop.train(config, tmp_path / "run")
+                train.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     runs.assert_same(tmp_path / "run", whole)
 
 
@@ -56,7 +58,7 @@ def test_a_kill_between_a_sheet_and_its_line(config, tmp_path, monkeypatch, part
     config.training.num_steps = 12
     config.sample.num = 4
     config.sample.steps = 2
-    loop.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "whole")
 
     def die(*args, **kwargs):
         raise KeyboardInterrupt  # Nothing is saved after it.
@@ -70,10 +72,10 @@ def test_a_kill_between_a_sheet_and_its_line(config, tmp_path, monkeypatch, part
 
             patch.setattr(metrics_log.MetricsLog, "write", write)
         else:
-            patch.setattr(loop.image_grid, "scatter", die)
+            patch.setattr(train.pictures, "scatter", die)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(config, tmp_path / "run")
-    loop.train(config, tmp_path / "run")
+            train.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     runs.assert_same(tmp_path / "run", tmp_path / "whole")
     assert (tmp_path / "run" / "samples" / "step_12.png").exists()
 
@@ -82,14 +84,14 @@ def test_an_error_in_the_loop_saves_what_was_good(config, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         at_step(patch, 14, lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            loop.train(config, tmp_path / "run")
+            train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [8, 14]
-    loop.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     runs.assert_same(tmp_path / "run", whole)
 
 
 def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path, monkeypatch):
-    original = loop.devices.make_train_steps
+    original = train.devices.make_train_steps
 
     def poisoned(step):
         run = original(step)
@@ -102,9 +104,9 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path, monkeypa
 
         return steps
 
-    monkeypatch.setattr(loop.devices, "make_train_steps", poisoned)
+    monkeypatch.setattr(train.devices, "make_train_steps", poisoned)
     with pytest.raises(RunError, match=r"not finite at step 16.* checkpoint is that of step 8\."):
-        loop.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [8]
     assert not list((tmp_path / "run" / "snapshots").glob("*_step_16*"))
 
@@ -116,7 +118,7 @@ def test_a_checkpoint_that_cannot_be_read_is_kept(config, tmp_path, whole):
     file.symlink_to("/proc/self/mem")  # Input/output error, whoever reads.
     before = sorted(whole.rglob("*"))
     with pytest.raises(RunError, match="nothing was touched: Input/output error"):
-        loop.train(config, whole)
+        train.train(config, whole)
     assert sorted(whole.rglob("*")) == before
     file.unlink()
     shutil.move(tmp_path / "file", file)
@@ -149,12 +151,12 @@ def test_what_stands_in_the_way_of_a_write(config, tmp_path, monkeypatch, name, 
     with monkeypatch.context() as patch:
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(signals.Interrupted):
-            loop.train(config, run)
+            train.train(config, run)
     if name == "checkpoints":
         shutil.move(run / name, tmp_path / "aside")
     block()
     with pytest.raises(RunError, match=cause) as caught:
-        loop.train(config, run)
+        train.train(config, run)
     assert "\n" not in str(caught.value)
     if name != "checkpoints":
         assert "The last checkpoint is that of step" in str(caught.value)

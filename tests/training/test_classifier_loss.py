@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.training import classifier_loss, loss
 from gmm_diffusion.types import Batch
 
@@ -36,19 +37,19 @@ def squared(points):
 
 def test_what_an_output_costs(batch):
     out = RNG.normal(size=(SIZE, K)).astype(np.float32)
-    objective = classifier_loss.Objective("cross_entropy", MIXTURE)
+    objective = classifier_lib.Objective("cross_entropy", MIXTURE)
     assert objective.out_dim == K
     expected = -(batch.weights * log_softmax(out.astype(float), axis=1)).sum(axis=1)
     np.testing.assert_allclose(objective(out, batch.weights), expected, rtol=1e-5)
     out = out[:, :DIM]
     for scale, parts in (((0.7, 2.0), (0.7, 2.0)), (MIXTURE, (np.sqrt(0.5),))):
         peaks = [(batch.weights * np.exp(-squared(out) / (2 * s**2))).sum(axis=1) for s in parts]
-        density = classifier_loss.Objective("ngmg", MIXTURE, scale)
+        density = classifier_lib.Objective("ngmg", MIXTURE, scale)
         assert density.out_dim == DIM
         np.testing.assert_allclose(
             density(out, batch.weights), -np.mean(peaks, axis=0), rtol=1e-4, atol=1e-7
         )
-        log = classifier_loss.Objective("ngmg", MIXTURE, scale, "log")
+        log = classifier_lib.Objective("ngmg", MIXTURE, scale, "log")
         expected = -np.mean(np.log(peaks), axis=0)
         np.testing.assert_allclose(log(out, batch.weights), expected, rtol=1e-4)
 
@@ -57,13 +58,13 @@ def test_a_point_is_read_as_its_nearest_centre():
     points = RNG.normal(size=(50, DIM)).astype(np.float32) * 3
     nearest = squared(points).argmin(axis=1)
     for scale in ((0.3, 1.0, 4.0), (0.3,)):
-        shares = classifier_loss.Objective("ngmg", MIXTURE, scale).components(points)
+        shares = classifier_lib.Objective("ngmg", MIXTURE, scale).components(points)
         np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
         assert np.mean(np.asarray(shares).argmax(axis=1) == nearest) > 0.9
-    own = classifier_loss.Objective("ngmg", MIXTURE, (0.3,)).components(MIXTURE.means)
+    own = classifier_lib.Objective("ngmg", MIXTURE, (0.3,)).components(MIXTURE.means)
     assert np.array_equal(np.asarray(own).argmax(axis=1), np.arange(K))
     logits = RNG.normal(size=(5, K)).astype(np.float32)
-    shares = classifier_loss.Objective("cross_entropy", MIXTURE).components(logits)
+    shares = classifier_lib.Objective("cross_entropy", MIXTURE).components(logits)
     np.testing.assert_allclose(shares, np.exp(log_softmax(logits, axis=1)), rtol=1e-5)
 
 
@@ -72,12 +73,12 @@ def test_what_attributes_cost_and_how_they_are_read():
     pairs = np.stack([1 - attributes, attributes], axis=-1)
     weights = (pairs / 3).reshape(SIZE, 6).astype(np.float32)
     out = RNG.normal(size=(SIZE, 3)).astype(np.float32)
-    binary = classifier_loss.AttributeObjective("cross_entropy", 3)
+    binary = classifier_lib.AttributeObjective("cross_entropy", 3)
     p = 1 / (1 + np.exp(-out.astype(float)))
     expected = -np.log(np.where(attributes, p, 1 - p)).sum(axis=1)
     np.testing.assert_allclose(binary(out, weights), expected, rtol=1e-5)
     np.testing.assert_allclose(binary.components(out)[:, 1::2], p / 3, rtol=1e-5)
-    density = classifier_loss.AttributeObjective("ngmg", 3, (0.5, 2.0))
+    density = classifier_lib.AttributeObjective("ngmg", 3, (0.5, 2.0))
     away = out.astype(float) - attributes
     expected = -np.mean([np.exp(-(away**2) / (2 * s**2)) for s in (0.5, 2.0)], axis=0).sum(axis=1)
     np.testing.assert_allclose(density(out, weights), expected, rtol=1e-5)
@@ -96,10 +97,10 @@ class Recorder:
 
 def test_what_the_network_sees():
     x = RNG.normal(size=(3, 2, 2, 1)).astype(np.float32)
-    clean = classifier_loss.make_classify(Recorder, SIGMA_DATA, False)
+    clean = classifier_lib.make_classify(Recorder, SIGMA_DATA, False)
     np.testing.assert_allclose(clean({}, x)[0], x / SIGMA_DATA, rtol=1e-6)
     assert clean({}, x, jnp.ones(3))[1] is None
-    noisy = classifier_loss.make_classify(Recorder, SIGMA_DATA, True)
+    noisy = classifier_lib.make_classify(Recorder, SIGMA_DATA, True)
     sigma = np.array([0.0, 0.5, 2.0], np.float32)
     seen, level = noisy({}, x, sigma)
     scale = np.sqrt(sigma.astype(float) ** 2 + SIGMA_DATA**2)[:, None, None, None]
@@ -113,7 +114,7 @@ def linear(params, x, sigma=None):
     return x * params["b"], None
 
 
-OBJECTIVE = classifier_loss.Objective("ngmg", MIXTURE, (1.0, 3.0))
+OBJECTIVE = classifier_lib.Objective("ngmg", MIXTURE, (1.0, 3.0))
 
 
 def test_a_classifier_alone(batch):

@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gmm_diffusion import build, evaluation
+from gmm_diffusion import assembly, devices
+from gmm_diffusion.assembly import initial
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import train
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.training import checkpoint, contrastive_term, devices, initial, loop, storage
+from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.runs import storage
+from gmm_diffusion.training import contrastive_term
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
 
 @pytest.fixture
 def no_evaluation(monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate_and_report", lambda *args: {})
+    monkeypatch.setattr(evaluation_report, "evaluate_and_report", lambda *args: {})
 
 
 def toy(make_config, **changes):
@@ -39,18 +44,18 @@ def same(left, right):
 
 def steps(config, num_devices=1):
     """State and metrics after three steps."""
-    data = build.dataset(config)
-    constants = build.constants(config, data)
-    params = build.init_params(config, data.shape, constants)
-    state = state_lib.create(params, build.optimizer(config), len(config.training.ema_widths))
-    weights = build.split_weights(config, constants, data.train)[0]
+    data = assembly.dataset(config)
+    constants = assembly.constants(config, data)
+    params = assembly.init_params(config, data.shape, constants)
+    state = state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
+    weights = assembly.split_weights(config, constants, data.train)[0]
     batch = Batch(
         x=np.stack([data.train.x[32 * i : 32 * i + 32] for i in range(3)]),
         index=np.tile(np.arange(32, dtype=np.int32), (3, 1)),
         mask=np.ones((3, 32), np.float32),
         weights=np.stack([weights[32 * i : 32 * i + 32] for i in range(3)]),
     )
-    run = devices.make_train_steps(build.train_step_fn(config, constants), num_devices)
+    run = devices.make_train_steps(assembly.train_step_fn(config, constants), num_devices)
     state, metrics = run(devices.replicate(state, num_devices), batch, jax.random.key(3))
     return devices.unreplicate(state), jax.device_get(metrics)
 
@@ -139,7 +144,7 @@ def first_run(make_config, tmp_path_factory):
     path = tmp_path_factory.mktemp("first") / "run"
     config = toy(make_config)
     config.evaluation.at_end = False
-    loop.train(config, path)
+    train.train(config, path)
     return path
 
 
@@ -148,8 +153,8 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
     config.training.seed = 5
     config.optimizer.learning_rate = 1e-12
     config.optimizer.decay_steps = 1
-    loop.train(config, tmp_path / "run")
-    theirs, ours = (checkpoint.load_run(path) for path in (first_run, tmp_path / "run"))
+    train.train(config, tmp_path / "run")
+    theirs, ours = (load_lib.load_run(path) for path in (first_run, tmp_path / "run"))
     assert storage.steps(tmp_path / "run" / "checkpoints") == [4]
     for part in ("network", "log_variance"):
         jax.tree.map(
@@ -159,14 +164,14 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
         )
     same(ours.constants, theirs.constants)
     # Its own constants would have been others: the embedding's frequencies come from the seed.
-    fitted = build.constants(config, build.dataset(config))
+    fitted = assembly.constants(config, assembly.dataset(config))
     pairs = zip(jax.tree.leaves(fitted), jax.tree.leaves(ours.constants), strict=True)
     assert max(np.abs(a - b).max() for a, b in pairs) > 0.1
     # A resumed run needs the other directory no more.
     config.training.num_steps = 6
     first_run.rename(tmp_path / "away")
     try:
-        loop.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run")
     finally:
         (tmp_path / "away").rename(first_run)
     assert storage.steps(tmp_path / "run" / "checkpoints")[-1] == 6
@@ -183,13 +188,13 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
 def test_another_model_is_refused(make_config, first_run, tmp_path, changes, message):
     config = toy(make_config, **({"training__init_from": str(first_run)} | changes))
     with pytest.raises(InputError, match=message):
-        initial.constants(config, build.dataset(config))
+        initial.constants(config, assembly.dataset(config))
     with pytest.raises(InputError, match=message):
-        loop.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_points_that_devices_cannot_share_are_refused(make_config, tmp_path):
     config = toy(make_config, contrastive__weight=1.0, contrastive__points=2)
     with pytest.raises(InputError, match=r"contrastive\.points is 2; it must be a multiple of t"):
-        loop.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run")

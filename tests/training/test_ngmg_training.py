@@ -9,15 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion import build, classifier_evaluation, conditioning, evaluation, generation
+from gmm_diffusion import assembly, conditioning, devices, signals
+from gmm_diffusion.assembly import initial
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import offline, train
 from gmm_diffusion.data import Split, batches, to_float
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import classifier as classifier_evaluation
+from gmm_diffusion.evaluation import judge as judge_lib
+from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import features
 from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.model import generation
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.runs import storage
 from gmm_diffusion.sampling import samplers
-from gmm_diffusion.training import checkpoint, devices, frozen, loop, offline, signals, storage
 from gmm_diffusion.training import state as state_lib
-from gmm_diffusion.training.constants import Constants
 from gmm_diffusion.types import Batch
 
 STEPS = 4
@@ -25,7 +32,7 @@ STEPS = 4
 
 @pytest.fixture
 def no_evaluation(monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate_and_report", lambda *args: {})
+    monkeypatch.setattr(evaluation_report, "evaluate_and_report", lambda *args: {})
 
 
 def toy(make_config, **changes):
@@ -59,32 +66,32 @@ def near(left, right, tolerance=1e-6):
 
 def steps(config, constants=None, num_devices=1):
     """State and metrics after three steps."""
-    data = build.dataset(config)
-    constants = build.constants(config, data) if constants is None else constants
-    params = build.init_params(config, data.shape, constants)
+    data = assembly.dataset(config)
+    constants = assembly.constants(config, data) if constants is None else constants
+    params = assembly.init_params(config, data.shape, constants)
     widths = config.training.ema_widths
-    state = state_lib.create(params, build.optimizer(config), len(widths))
-    weights = build.split_weights(config, constants, data.train)[0]
+    state = state_lib.create(params, assembly.optimizer(config), len(widths))
+    weights = assembly.split_weights(config, constants, data.train)[0]
     batch = Batch(
         x=np.stack([to_float(data.train.x[16 * i : 16 * i + 16]) for i in range(3)]),
         index=np.tile(np.arange(16, dtype=np.int32), (3, 1)),
         mask=np.ones((3, 16), np.float32),
         weights=np.stack([weights[16 * i : 16 * i + 16] for i in range(3)]),
     )
-    run = devices.make_train_steps(build.train_step_fn(config, constants), num_devices)
+    run = devices.make_train_steps(assembly.train_step_fn(config, constants), num_devices)
     state, metrics = run(devices.replicate(state, num_devices), batch, jax.random.key(3))
     return devices.unreplicate(state), jax.device_get(metrics)
 
 
 def newest(config, path):
     """Everything in the newest checkpoint."""
-    data = build.dataset(config)
+    data = assembly.dataset(config)
     stored = storage.restore_constants_and_meta(path / "checkpoints")
-    constants = loop.from_arrays(stored.constants, stored.meta["settings"])
+    constants = train.from_arrays(stored.constants, stored.meta["settings"])
 
     def make():
-        params = build.init_params(config, data.shape, constants)
-        return state_lib.create(params, build.optimizer(config), len(config.training.ema_widths))
+        params = assembly.init_params(config, data.shape, constants)
+        return state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
 
     restored = storage.restore_step(path / "checkpoints", stored.step, jax.eval_shape(make))
     return restored.state, stored.constants
@@ -139,7 +146,7 @@ def test_a_term_that_teaches_no_denoiser_leaves_it_as_it_is(make_config, plain):
     for part in ("network", "log_variance"):
         near(state.params[part], plain[0].params[part])
     np.testing.assert_allclose(metrics["denoising_loss"], plain[1]["denoising_loss"], rtol=1e-5)
-    start = build.init_params(config, (2,), build.constants(config, build.dataset(config)))
+    start = assembly.init_params(config, (2,), assembly.constants(config, assembly.dataset(config)))
     start, end = (p["classifier"]["hidden_0"]["weight"] for p in (start, state.params))
     assert np.abs(end - start).max() > 1e-3
 
@@ -155,20 +162,20 @@ def test_two_halves_are_bit_identical_to_the_whole(
 ):
     config = toy(make_config, ngmg__weight=0.5, classifier__noisy=True)
     config.classifier.optimizer = "sgd"
-    loop.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "whole")
 
-    class Progress(loop.Progress):
+    class Progress(train.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if done == 2:
                 raise signals.Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Progress", Progress)
+        patch.setattr(train, "Progress", Progress)
         with pytest.raises(signals.Interrupted):
-            loop.train(config, tmp_path / "halves")
+            train.train(config, tmp_path / "halves")
     assert storage.steps(tmp_path / "halves" / "checkpoints") == [2]
-    loop.train(config, tmp_path / "halves")
+    train.train(config, tmp_path / "halves")
     whole, halves = (newest(config, tmp_path / name) for name in ("whole", "halves"))
     assert whole[0].step == STEPS
     assert "classifier" in whole[0].params
@@ -181,7 +188,7 @@ def classifier_run(make_config, tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "run"
     config = alone(make_config)
     config.evaluation.at_end = False
-    loop.train(config, path)
+    train.train(config, path)
     return path
 
 
@@ -191,22 +198,22 @@ def test_a_frozen_classifier_is_a_constant_of_the_run(
     away = tmp_path / "classifier"
     shutil.copytree(classifier_run, away)
     config = toy(make_config, ngmg__weight=0.5, ngmg__workdir=str(away))
-    loop.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     state, constants = newest(config, tmp_path / "run")
     assert set(state.params) == {"network", "log_variance"}
-    theirs = checkpoint.load_run(away).params["classifier"]
-    ours = loop.from_arrays(constants, {}).frozen_classifier
+    theirs = load_lib.load_run(away).params["classifier"]
+    ours = train.from_arrays(constants, {}).frozen_classifier
     same(jax.device_get(ours), jax.device_get(theirs))
     # The other directory is not needed any more.
     shutil.rmtree(away)
     config.training.num_steps = STEPS + 2
-    loop.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints")[-1] == STEPS + 2
 
 
 def test_a_frozen_classifier_teaches(make_config, classifier_run, plain):
     config = toy(make_config, ngmg__weight=1.0, ngmg__workdir=str(classifier_run))
-    constants = frozen.constants(config, build.dataset(config))
+    constants = initial.constants(config, assembly.dataset(config))
     state, metrics = steps(config, constants)
     assert np.isfinite(metrics["ngmg_term"]).all()
     differences = [
@@ -233,27 +240,27 @@ def test_a_classifier_that_does_not_fit_is_refused(make_config, classifier_run, 
     changes = {"ngmg__workdir": str(classifier_run), "ngmg__weight": 1.0} | changes
     config = toy(make_config, **changes)
     with pytest.raises(InputError, match=message):
-        frozen.constants(config, build.dataset(config))
+        initial.constants(config, assembly.dataset(config))
 
 
 def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_path, monkeypatch):
     config = toy(make_config, ngmg__weight=1.0, ngmg__workdir=str(tmp_path))
-    data = build.dataset(config)
+    data = assembly.dataset(config)
     denoiser = types.SimpleNamespace(params={"network": {}})
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: denoiser)
+    monkeypatch.setattr(load_lib, "load_run", lambda path: denoiser)
     with pytest.raises(InputError, match="a run without a classifier"):
-        frozen.constants(config, data)
+        initial.constants(config, data)
     panel = judges.fit_judges(data, 2, num_epochs=1)
     judges.save(panel, tmp_path / "judge.npz")
     config.ngmg.workdir = str(tmp_path / "judge.npz")
     with pytest.raises(InputError, match="A judge takes no part in training or guidance"):
-        frozen.constants(config, data)
+        initial.constants(config, data)
     other = jax.tree.map(lambda leaf: leaf + 1, panel[0].params)
-    frozen.refuse_judge(panel, None, other, other["network"])
+    judge_lib.refuse_judge(panel, None, other, other["network"])
     for params in (judge.params for judge in panel):
         for forbidden in (params, params["network"]):
             with pytest.raises(InputError, match="the judge must be another one"):
-                frozen.refuse_judge(panel, None, other, forbidden)
+                judge_lib.refuse_judge(panel, None, other, forbidden)
 
 
 def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp_path):
@@ -281,8 +288,8 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
     assert (path / "samples" / "step_24.png").stat().st_size > 100
 
     # The same by hand: the nearest centre to what the network says.
-    run = checkpoint.load_run(path)
-    data = build.dataset(run.config)
+    run = load_lib.load_run(path)
+    data = assembly.dataset(run.config)
     centers = np.asarray(run.conditioner.mixture.means)
     # While training it is validation that is read, and at the end the test split.
     for split, value in (
@@ -291,7 +298,7 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
     ):
         read = split.take(np.linspace(0, len(split) - 1, 100).astype(int))
         x = to_float(read.x) - np.asarray(run.transform.mean)
-        point, embedding = build.classify(run.config, run.constants)(run.params["classifier"], x)
+        point, embedding = assembly.classify(run.config, run.constants)(run.params["classifier"], x)
         nearest = ((np.asarray(point)[:, None] - centers) ** 2).sum(axis=-1).argmin(axis=1)
         assert np.mean(nearest == read.label) == pytest.approx(value)
     space = features.make_extractor(f"file:{path / 'embedding.jaxexport'}", data)
@@ -352,9 +359,9 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
     make_config, classifier_run, tmp_path, no_evaluation
 ):
     config = toy(make_config, sample__num=24, sample__condition="class:1")
-    loop.train(config, tmp_path / "run")
-    judged = checkpoint.load_run(classifier_run)
-    pull = build.pull(judged.config, judged.constants)
+    train.train(config, tmp_path / "run")
+    judged = load_lib.load_run(classifier_run)
+    pull = assembly.pull(judged.config, judged.constants)
     costs = []
     for energy in (0.0, 30.0):
         config.guidance.energy = energy
@@ -371,14 +378,14 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
 
 def test_components_stand_for_classes_where_there_are_none(make_config):
     config = alone(make_config, conditioning__per_class=False, classifier__loss="cross_entropy")
-    data = build.dataset(config)
-    constants = build.constants(config, data)
-    params = {"classifier": build.init_params(config, data.shape, constants)["classifier"]}
+    data = assembly.dataset(config)
+    constants = assembly.constants(config, data)
+    params = {"classifier": assembly.init_params(config, data.shape, constants)["classifier"]}
     read = classifier_evaluation.make_reader(config, constants)
     cost, seen, true = read(params, Split(data.train.x[:70]), 50)
     assert cost.shape == seen.shape == true.shape == (50,)
     assert set(true) <= set(range(4))
-    weights = build.split_weights(config, constants, data.train)[0, :50]
+    weights = assembly.split_weights(config, constants, data.train)[0, :50]
     np.testing.assert_array_equal(true, weights.argmax(axis=1))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from gmm_diffusion import build
+from gmm_diffusion import assembly, devices
 from gmm_diffusion.data import batches
-from gmm_diffusion.training import devices, state, step
+from gmm_diffusion.training import state, step
 from gmm_diffusion.types import Batch
 
 KEY = jax.random.key(5)
@@ -21,16 +21,16 @@ class Parts:
 
     def __init__(self, config):
         self.config = config
-        self.data = build.dataset(config)
-        self.constants = build.constants(config, self.data)
-        self.step = build.train_step_fn(config, self.constants)
-        self.weights = build.split_weights(config, self.constants, self.data.train)
+        self.data = assembly.dataset(config)
+        self.constants = assembly.constants(config, self.data)
+        self.step = assembly.train_step_fn(config, self.constants)
+        self.weights = assembly.split_weights(config, self.constants, self.data.train)
 
     def state(self):
         config = self.config
-        params = build.init_params(config, self.data.shape, self.constants)
+        params = assembly.init_params(config, self.data.shape, self.constants)
         widths = config.training.ema_widths
-        return state.create(params, build.optimizer(config), len(widths))
+        return state.create(params, assembly.optimizer(config), len(widths))
 
     def batch(self, number, size=16, padding=0):
         """The data of one step, the last `padding` examples of it masked."""
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(toy):
         return jnp.sqrt(params["network"]["w"] * jnp.ones(len(batch.x))), {}
 
     params = {"network": {"w": jnp.zeros(())}}
-    optimizer = {"network": build.optimizer(toy.config)["network"]}
+    optimizer = {"network": assembly.optimizer(toy.config)["network"]}
     start = state.create(params, optimizer, 2)
     after, metrics = step.train_step(start, toy.batch(0), KEY, loss_fn=loss_fn, optimizer=optimizer)
     assert metrics["loss"] == 0
@@ -244,7 +244,7 @@ def test_every_convolution_in_a_loop_has_the_forward_layout(image):
     if jax.default_backend() != "cpu":
         pytest.skip("other platforms keep XLA's own gradients")
 
-    loss_fn = build.loss_fn(image.config, image.constants)
+    loss_fn = assembly.loss_fn(image.config, image.constants)
     batch, keys = image.batch(0), jax.random.split(KEY, 16)
 
     def steps(params):

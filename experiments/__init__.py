@@ -1,0 +1,1 @@
+"""Experiments on the claims of the papers, each with a command, `python -m experiments.run_...`."""

@@ -1,0 +1,38 @@
+"""Denoisers of digits with a classifier beside, by NGMG and by cross-entropy: how stable, how good.
+
+  python -m experiments.run_denoiser --out=runs/ngmg_denoiser [training.num_steps=300 ...]
+
+Runs configs/sweeps/ngmg.py by gmm_diffusion.sweep, whose options it takes, and writes
+OUT/table.md; the same command goes on with what is left. About 25 minutes on two CPU cores; the
+time comes first.
+
+Exit status: that of gmm_diffusion.sweep.
+"""
+
+import pathlib
+import sys
+
+from experiments import denoiser_runs
+from gmm_diffusion.sweep import __main__ as sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    if any(argument in ("--help", "-h") for argument in argv):
+        print(__doc__)
+        return 0
+    plan = ROOT / "configs" / "sweeps" / "ngmg.py"
+    status = sweep.run([str(plan), *argv])
+    if status or "--dry_run" in argv:
+        return status
+    out = next(a.removeprefix("--out=") for a in argv if a.startswith("--out="))
+    text = denoiser_runs.table(denoiser_runs.read(pathlib.Path(out)))
+    (pathlib.Path(out) / "table.md").write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

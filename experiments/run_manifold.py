@@ -1,0 +1,108 @@
+"""Does NGMG follow the geometry of distributions on a line or circle, as W1 does and KL does not?
+
+  python -m experiments.run_manifold --out=runs/ngmg_manifold
+
+Learns the position of a circle (or a line) in 10 dimensions by gradient descent on W1, NGMG, KL and
+JS, each at 14 rates and 5 seeds. Writes OUT/SHAPE.md, OUT/SHAPE.png and OUT/SHAPE/*.npz; the same
+command goes on with what is left. A minute on two CPU cores.
+
+  --out=DIR         of the whole experiment
+  --shapes=A,B      line, circle
+  --steps=300       updates of a run
+  --dry_run         prints the time, and runs nothing
+
+Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+import numpy as np
+
+from experiments import manifold, manifold_report
+from gmm_diffusion import signals
+from gmm_diffusion.errors import InputError
+
+DISTANCES = np.append(0.0, np.geomspace(1e-3, 10, 33))
+# On two CPU cores: seconds for an update of one cost in all its runs, and to compile.
+_SECONDS, _START = 0.02, 3.0
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--shapes", default=",".join(manifold.SHAPES))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--dry_run", action="store_true")
+    arguments = parser.parse_args(argv)
+    problems = [
+        manifold.Problem(shape=shape, num_steps=arguments.steps)
+        for shape in arguments.shapes.split(",")
+    ]
+    todo = [
+        (p, name)
+        for p in problems
+        for name in manifold.COSTS
+        if not _file(arguments.out, p, name).exists()
+    ]
+    minutes = len(todo) * (_START + _SECONDS * arguments.steps) / 60
+    print(f"{len(todo)} costs left, about {minutes:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return 0
+    try:
+        with signals.graceful() as interrupt:
+            for problem in problems:
+                _run_shape(arguments.out, problem, interrupt.check)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except signals.Interrupted as interrupted:
+        print("Stopped. The same command goes on from here.")
+        return interrupted.exit_status
+    print(f"Written to {arguments.out}.")
+    return 0
+
+
+def _run_shape(out, problem, poll):
+    curves, learned = {}, {}
+    for name in manifold.COSTS:
+        poll()
+        curves[name], learned[name] = _cost(out, problem, name)
+    text = manifold_report.table(learned, problem)
+    (out / f"{problem.shape}.md").write_text(text + "\n")
+    manifold_report.figure(curves, DISTANCES, learned, out / f"{problem.shape}.png")
+    print(f"{problem.shape}\n\n{text}\n")
+
+
+def _file(out, problem, name):
+    return out / problem.shape / (name.replace(" ", "_").replace(",", "") + ".npz")
+
+
+def _cost(out, problem, name):
+    """Curve and runs of one cost, computed or read."""
+    file = _file(out, problem, name)
+    header = json.dumps([name, dataclasses.asdict(problem)])
+    if file.exists():
+        with np.load(file) as stored:
+            if stored["header"].item() != header:
+                raise InputError(
+                    f"{file} was made with other settings; use another --out, or delete it."
+                )
+            return (stored["cost"], stored["slope"]), stored["learned"]
+    cost, slope = manifold.curve(name, problem, DISTANCES)
+    learned = manifold.learn(name, problem)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("wb") as handle:
+        np.savez(handle, header=np.array(header), cost=cost, slope=slope, learned=learned)
+    os.replace(temporary, file)
+    return (cost, slope), learned
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""Is training by NGMG more stable than by cross-entropy? Many small classifiers of the digits.
+
+  python -m experiments.run_stability --out=runs/ngmg_stability
+
+NGMG in both forms and cross-entropy, SGD and Adam, no clipping, four regimes; for each a search for
+the best rate and 8 seeds at 5 multiples of it. Writes OUT/tables.md, OUT/REGIME.png and OUT/cells;
+the same command goes on with what is left. Minutes on two CPU cores; the time comes first.
+
+  --out=DIR         of the whole experiment
+  --regimes=A,B     some of: clean, label noise, two dimensions, normalised
+  --seeds=8         of a cell
+  --steps=600       updates of a run
+  --dry_run         prints the time, and runs nothing
+
+Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+
+from experiments import stability_plan, stability_report
+from experiments.many_classifiers import REGIMES
+from gmm_diffusion import signals
+from gmm_diffusion.data import digits
+from gmm_diffusion.errors import InputError
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--regimes", default=",".join(REGIMES))
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--dry_run", action="store_true")
+    arguments = parser.parse_args(argv)
+    regimes = tuple(arguments.regimes.split(","))
+    plan = stability_plan.Plan(regimes, arguments.seeds, arguments.steps)
+    data = digits.load()
+    chance = float(np.bincount(data.heldout.label).max() / len(data.heldout))
+    try:
+        with signals.graceful() as interrupt:
+            minutes = stability_plan.estimate(plan, data, arguments.out)
+            todo = len(stability_plan.left(plan, arguments.out))
+            print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
+            if arguments.dry_run:
+                return 0
+            cells = stability_plan.run(plan, data, arguments.out, interrupt.check)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except signals.Interrupted as interrupted:
+        print("Stopped. The same command goes on from here.")
+        return interrupted.exit_status
+    text = stability_report.tables(cells, chance)
+    (arguments.out / "tables.md").write_text(text)
+    for regime in regimes:
+        file = arguments.out / f"{regime.replace(' ', '_')}.png"
+        stability_report.figure(cells, chance, regime, file)
+    print(text.split("\n\n")[0])
+    print(f"\nWritten to {arguments.out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

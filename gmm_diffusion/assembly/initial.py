@@ -1,0 +1,74 @@
+"""What a new run starts from: fitted constants and fresh parameters, or those of another run."""
+
+import jax
+from ml_collections import ConfigDict
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths
+from gmm_diffusion.assembly import conditioners, guides, networks, noise
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.types import PyTree
+
+# What two runs must share for the parameters of one to mean the same in the other.
+_SHARED = ("data", "conditioning", "network")
+
+
+def constants(config: ConfigDict, data: Dataset) -> Constants:
+    """Those fitted to the data, or where `training.init_from` names a run, that run's.
+
+    With the classifier that `ngmg.workdir` names where one takes part.
+
+    Raises:
+      InputError: as `conditioners.constants` and `guides.load_classifier`, or for a run of another
+        model.
+    """
+    if config.training.init_from:
+        noise_law = noise.fit(config, data.train.x)
+        made = _run(config).constants.replace(frozen_classifier=None, noise_law=noise_law)
+    else:
+        made = conditioners.constants(config, data)
+    if not (config.ngmg.weight and config.ngmg.workdir):
+        return made
+    classifier = guides.load_classifier(config, config.ngmg.workdir, made)
+    return made.replace(frozen_classifier=classifier)
+
+
+def params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+    """A dict of parts at step 0; parts that the other run has too are its average `sample.ema`.
+
+    Raises:
+      InputError: for a run of another model.
+    """
+    fresh = networks.init_params(config, shape, constants)
+    if not config.training.init_from:
+        return fresh
+    theirs = jax.device_get(_run(config).params)
+    for part in fresh.keys() & theirs.keys():
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree[part]) for tree in (fresh, theirs)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"training.init_from is {config.training.init_from!r}, whose {part} has other "
+                "parameters; it must be a run of the same model."
+            )
+    return {part: theirs.get(part, own) for part, own in fresh.items()}
+
+
+def _run(config):
+    workdir = config.training.init_from
+    paths.folder(workdir, "training.init_from", exists="the workdir of a run")
+    run = load_lib.load_run(workdir)
+    ours, theirs = (config_lib.plain_fields(c, _SHARED) for c in (config, run.config))
+    different = [
+        f"{f}: {theirs[f]!r} -> {ours[f]!r}"
+        for f in ours
+        if ours[f] != theirs[f] and f not in config_lib.FREE_FIELDS
+    ]
+    if different:
+        raise InputError(
+            f"training.init_from is {workdir!r}, a run of another model; it must be one of the "
+            f"same: {'; '.join(different)}."
+        )
+    return run

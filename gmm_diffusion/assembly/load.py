@@ -1,0 +1,126 @@
+"""Trained models on disk: loading a run for sampling, evaluation, guides and notebooks.
+
+`storage.py` and `snapshots.py` are the storage underneath, which the training loop writes to.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax
+from ml_collections import ConfigDict
+
+from gmm_diffusion.assembly import networks
+from gmm_diffusion.conditioning import Conditioner
+from gmm_diffusion.data.batches import Transform
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.model.fitted import Constants, from_arrays
+from gmm_diffusion.runs import snapshots, storage
+from gmm_diffusion.runs import workdir as workdir_lib
+from gmm_diffusion.runs.param_files import export_params, load_params
+from gmm_diffusion.types import DenoiseFn, PyTree
+
+__all__ = ["Run", "export_params", "load_params", "load_run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model.
+
+    Attributes:
+      config: as stored, or as given to `load_run`.
+      step: updates made.
+      shape: of one example.
+      constants: everything fitted to data before training.
+      params: the chosen average, a dict of parts.
+      denoise: `(params, x, sigma, cond=None) -> x0`; jit a function that takes `params`.
+    """
+
+    config: ConfigDict
+    step: int
+    shape: tuple[int, ...]
+    constants: Constants
+    params: PyTree
+    denoise: Callable
+
+    @property
+    def denoise_fn(self) -> DenoiseFn:
+        """`(x, sigma, cond=None) -> x0`, in centred units, with the parameters bound."""
+        return lambda x, sigma, cond=None: self.denoise(self.params, x, sigma, cond)
+
+    @property
+    def conditioner(self) -> Conditioner | None:
+        """The constants of the conditioning; see `conditioning.encode`."""
+        return self.constants.conditioner
+
+    @property
+    def transform(self) -> Transform:
+        """The centring of the data; `data.batches.invert` takes samples back."""
+        return self.constants.transform
+
+
+def load_run(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    ema: float | None = None,
+    config: ConfigDict | None = None,
+) -> Run:
+    """Loads a run without its data and without its optimiser.
+
+    Averages come from the checkpoint of that step where it holds them, and from snapshots where it
+    does not: any width, and steps whose checkpoint is gone.
+
+    Args:
+      workdir: directory of the run.
+      step: of a checkpoint or a snapshot; None takes the newest good checkpoint, or for a width
+        that is not tracked the newest snapshot.
+      ema: width of the average, below 0.28; 0 takes the raw parameters, None what `sample.ema`
+        says.
+      config: in place of the stored one, for example with other settings of `sample`.
+
+    Raises:
+      InputError: no run, no good checkpoint, no such step or average.
+    """
+    workdir = workdir_lib.directory(workdir)
+    config = workdir_lib.read_config(workdir) if config is None else config
+    directory = workdir / "checkpoints"
+    ema = config.sample.ema if ema is None else ema
+    widths = tuple(config.training.ema_widths)
+    in_checkpoint = not ema or (ema in widths and _has_checkpoint(workdir, step))
+    # Constants never change in a run: any checkpoint has them.
+    stored = storage.restore_constants_and_meta(directory, step if in_checkpoint else None)
+    if stored is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train the run first.")
+    constants = from_arrays(stored.constants, stored.meta["settings"])
+    shape = tuple(stored.meta["shape"])
+    params = jax.eval_shape(lambda: networks.init_params(config, shape, constants))
+    if in_checkpoint:
+        step = stored.step
+        target = {"ema": {str(widths.index(ema)): params}} if ema else {"params": params}
+        restored = storage.restore_step(directory, step, target, partial=True).state
+        chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
+    else:
+        made = snapshots.reconstruct(workdir / "snapshots", step, ema)
+        step, chosen = made.step, made.params
+        _check_fit(workdir, chosen, params)
+    return Run(config, step, shape, constants, chosen, networks.denoise(config, constants))
+
+
+def _has_checkpoint(workdir, step):
+    """Whether a tracked average is to be read from a checkpoint, and not from a snapshot."""
+    checkpoints = storage.steps(workdir / "checkpoints")
+    if step is None or step in checkpoints:
+        return True
+    both = {*checkpoints, *snapshots.steps(workdir / "snapshots")}
+    if step not in both:
+        raise InputError(
+            f"There is neither a checkpoint nor a snapshot of step {step} in {workdir}; available: "
+            f"{', '.join(map(str, sorted(both))) or 'none'}."
+        )
+    return False
+
+
+def _check_fit(workdir, params, expected):
+    shapes, wanted = (jax.tree.map(lambda x: x.shape, tree) for tree in (params, expected))
+    if shapes != wanted:
+        raise InputError(f"The snapshots in {workdir} do not fit this model.")

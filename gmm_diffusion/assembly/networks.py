@@ -1,0 +1,63 @@
+"""The networks, their parameters at step 0, and the denoiser."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gmm_diffusion import conditioning
+from gmm_diffusion.assembly.classifiers import encoder, trains_classifier
+from gmm_diffusion.model import denoiser as denoiser_lib
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.networks import NETWORKS, LogVariance
+from gmm_diffusion.networks.initialisation import initialise
+from gmm_diffusion.types import PyTree
+
+
+def network(config: ConfigDict):
+    """The linen network."""
+    group = config.network
+    dtype = jnp.dtype(group.dtype)
+    if group.name == "mlp":
+        return NETWORKS["mlp"](group.width, group.num_blocks, group.dropout, dtype)
+    return NETWORKS["unet"](
+        group.channels,
+        tuple(group.channel_mult),
+        group.num_blocks,
+        tuple(group.attention_resolutions),
+        group.attention_middle,
+        group.head_channels,
+        group.dropout,
+        dtype,
+    )
+
+
+def log_variance(config: ConfigDict) -> LogVariance:
+    """The network of the loss's learned log-variance."""
+    return LogVariance(config.network.log_variance_features)
+
+
+def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+    """Parameters at step 0, a dict of parts; a pure function of `training.seed`."""
+    x, c_noise, cond = jnp.zeros((1, *shape)), jnp.zeros(1), None
+    conditioner = constants.conditioner
+    if conditioner is not None:
+        keys = jax.random.split(jax.random.key(0), 1)
+        cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
+        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
+    inits = {}
+    if config.training.task == "denoiser":
+        inits = {
+            "network": lambda key: network(config).init(key, x, c_noise, cond),
+            "log_variance": lambda key: log_variance(config).init(key, c_noise),
+        }
+    if trains_classifier(config):
+        level = c_noise if config.classifier.noisy else None
+        inits["classifier"] = lambda key: encoder(config, constants).init(key, x, level)
+    return {part: initialise(init, config.training.seed) for part, init in inits.items()}
+
+
+def denoise(config: ConfigDict, constants: Constants) -> Callable:
+    """`(params, x, sigma, cond=None, keys=None) -> x0` in centred units."""
+    return denoiser_lib.make_denoise(network(config), float(constants.sigma_data))

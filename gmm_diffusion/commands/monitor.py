@@ -1,0 +1,74 @@
+"""What a person watches while a run trains: losses and accuracy on held-out data, and sheets."""
+
+import numpy as np
+
+from gmm_diffusion import pictures
+from gmm_diffusion.data import to_uint8
+from gmm_diffusion.evaluation import classifier as classifier_evaluation
+from gmm_diffusion.evaluation import heldout
+
+
+def make_monitor(parts, metrics_log):
+    kinds = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
+    return kinds[parts.config.training.task](parts, metrics_log)
+
+
+class _ClassifierMonitor:
+    """Loss and accuracy on `Dataset.watched`, and how often each class is read as each."""
+
+    def __init__(self, parts, metrics_log):
+        self.parts, self.metrics_log = parts, metrics_log
+        self.read = classifier_evaluation.make_reader(parts.config, parts.constants)
+
+    def __call__(self, step, state, poll):
+        config, split = self.parts.config, self.parts.data.watched
+        params = heldout.choose_params(config, state)
+        num = config.evaluation.max_samples
+        cost, seen, true = self.read(params, split, num, poll)
+        raw, _, _ = self.read(state.params, split, num, poll)
+        scores = {
+            "heldout_loss/mean": float(cost.mean()),
+            "heldout_loss/raw": float(raw.mean()),
+            "heldout_accuracy": float(np.mean(seen == true)),
+        }
+        shares = classifier_evaluation.confusion(seen, true)
+        # The line last: where it is missing, a resumed run does it all again.
+        image = pictures.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
+        pictures.save_png(_sheet_path(self.parts, step), image)
+        self.metrics_log.write(step, scores)
+        self.metrics_log.write_images(step, {"confusion": image})
+
+
+class _Monitor:
+    """Losses on `Dataset.watched` and a sheet of samples, of the average that sampling uses.
+
+    If that is not tracked, of the nearest one. The raw parameters' mean loss stands beside, to
+    show what averaging gains.
+    """
+
+    def __init__(self, parts, metrics_log):
+        self.parts, self.metrics_log = parts, metrics_log
+        config = parts.config
+        self.heldout = heldout.make_heldout_losses(config, parts.data, parts.constants)
+        self.sheet = heldout.make_sheet(config, parts.data, parts.constants)
+
+    def __call__(self, step, state, poll):
+        params = heldout.choose_params(self.parts.config, state)
+        losses = self.heldout(params, poll=poll)
+        losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
+        samples = self.sheet(params, poll=poll)
+        # Nothing is written before the last poll, and the line last: where it is missing, a resumed
+        # run does it all again.
+        path = _sheet_path(self.parts, step)
+        path.parent.mkdir(exist_ok=True)
+        if self.parts.data.is_image:
+            image = pictures.grid(to_uint8(samples), scale=4)
+            pictures.save_png(path, image)
+            self.metrics_log.write_images(step, {"samples": image})
+        else:
+            pictures.scatter(samples, None, path)
+        self.metrics_log.write(step, losses)
+
+
+def _sheet_path(parts, step):
+    return parts.path / "samples" / f"step_{step}.png"

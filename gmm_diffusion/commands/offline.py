@@ -1,0 +1,128 @@
+"""What is done with a finished run: samples, another evaluation, an average of another width."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gmm_diffusion import assembly, paths, pictures, signals
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import guides
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import to_uint8
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.runs import data_fingerprint, snapshots, workdir
+
+
+def sample(config: ConfigDict, run_dir: str) -> None:
+    """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
+
+    Writes `samples.npz` with `x` (uint8 `[N, H, W, C]` or float32 `[N, D]`), and where the model
+    is conditioned `weights [N, K]` as the network was told them (one-hot for drawn components),
+    `label [N]` (-1 where no single class was asked for) and, of data with attributes,
+    `attributes [N, A]`; and `samples.png`.
+
+    Raises:
+      InputError: a condition that the model does not know, or no good checkpoint.
+      RunError: the files cannot be written, which is tried before drawing.
+    """
+    config, path = config_lib.with_paths(config), workdir.directory(run_dir)
+    terms = requests.parse(config.sample.condition)
+    if config.training.task == "classifier":
+        raise InputError(
+            "training.task is 'classifier'; --mode=sample needs the run of a denoiser."
+        )
+    run = load_lib.load_run(path, config.sample.step or None, config=config)
+    arrays = {}
+    weights = None
+    if run.conditioner is not None:
+        group = config.sample
+        asked = requests.weights(
+            run.conditioner, group.condition, group.num, group.seed, group.component
+        )
+        weights = asked.weights
+        # What there is none of is left out.
+        arrays = {name: value for name, value in asked._asdict().items() if value is not None}
+    else:
+        requests.check(terms, 0, 0)
+    worse = guides.load(config, path, run.constants, run.shape)
+    guidance = assembly.guidance(config, worse)
+    generate = assembly.generator(config, run.constants, run.shape, guidance)
+    took = []
+    file, picture = path / "samples" / "samples.npz", path / "samples" / "samples.png"
+    paths.check_writable(file)
+    paths.check_writable(picture)
+    with signals.graceful() as interrupt:
+        x = generate(
+            run.params,
+            weights,
+            config.sample.seed,
+            config.sample.num,
+            poll=interrupt.check,
+            took=took,
+        )
+    is_image = len(run.shape) == 3
+    x = to_uint8(x) if is_image else x
+    with paths.replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, x=x, **arrays)
+    with paths.replacing(picture) as temporary:
+        if is_image:
+            pictures.save_png(temporary, pictures.grid(x, scale=4))
+        else:
+            pictures.scatter(x, arrays.get("label"), temporary)
+    print(f"{len(x)} samples in {file} and {picture}")
+    if took:
+        print(
+            evaluation_report.rounds_line(
+                config, assembly.parallel_cost(config, run.constants, took)
+            )
+        )
+
+
+def evaluate(config: ConfigDict, run_dir: str) -> dict:
+    """Evaluates the run, writes the result (see `evaluate_and_report`) and returns it.
+
+    Raises:
+      InputError: other data than the run's, no good checkpoint, or settings that do not fit.
+      RunError: the result cannot be written, which is tried before drawing.
+    """
+    config, path = config_lib.with_paths(config), workdir.directory(run_dir)
+    data = assembly.dataset(config)
+    denoiser_evaluation.check(config, data)
+    data_fingerprint.check(config, data, path)
+    run = load_lib.load_run(path, config.sample.step or None, config=config)
+    worse = guides.load(config, path, run.constants, run.shape)
+    paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
+    with signals.graceful() as interrupt:
+        return evaluation_report.evaluate_and_report(
+            config,
+            path,
+            data,
+            run.constants,
+            run.params,
+            run.step,
+            interrupt.check,
+            worse,
+        )
+
+
+def ema(config: ConfigDict, run_dir: str) -> None:
+    """Writes the average of width `sample.ema` at `sample.step` to `run_dir/ema`.
+
+    The file is plain, `width_0.15_step_1200.npz`; see `assembly.load.load_params`.
+
+    Raises:
+      InputError: `sample.ema` is 0, or there are no snapshots of that step.
+      RunError: the file cannot be written.
+    """
+    if not config.sample.ema:
+        raise InputError("sample.ema is 0.0; --mode=ema needs the width of an average.")
+    path = workdir.directory(run_dir)
+    made = snapshots.reconstruct(path / "snapshots", config.sample.step or None, config.sample.ema)
+    file = path / "ema" / snapshots.file_name(made.width, made.step)
+    with paths.writing(file):
+        load_lib.export_params(made.params, file)
+    print(
+        f"{file}\n{made.num_snapshots} snapshots, profile error {100 * made.profile_error:.2g} %."
+    )

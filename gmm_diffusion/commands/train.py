@@ -1,0 +1,389 @@
+"""A training run from a config: data, steps, logs, checkpoints, evaluation."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from gmm_diffusion import __version__, assembly, devices, signals, standard_streams
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import guides, initial
+from gmm_diffusion.commands import monitor as monitor_lib
+from gmm_diffusion.commands.progress import Progress
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import Dataset, batches
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import heldout
+from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.model.fitted import Constants, from_arrays, to_arrays
+from gmm_diffusion.runs import data_fingerprint, snapshots, storage, workdir
+from gmm_diffusion.runs import lock as lock_lib
+from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.training import state as state_lib
+from gmm_diffusion.types import Batch
+
+log = logging.getLogger(__name__)
+
+# The diagnostic that the progress bar shows.
+_HEADLINE = {"denoiser": "denoising_loss", "classifier": "classifier_loss"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a run is made of once everything that can be refused has been checked."""
+
+    config: ConfigDict
+    path: pathlib.Path
+    data: Dataset
+    constants: Constants
+
+
+def train(config: ConfigDict, run_dir: str) -> dict | None:
+    """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
+
+    Args:
+      config: see `config.default`.
+      run_dir: created if absent; resumed if it holds a run with the same model.
+
+    Returns:
+      The evaluation, as written to `evaluation.json`; None without `evaluation.at_end`.
+
+    Raises:
+      InputError: bad input, before training; nothing on disk is lost.
+      RunError: the run itself failed; the last good checkpoint stands.
+      signals.Interrupted: stopped by Ctrl-C or SIGTERM, saved.
+    """
+    config_lib.validate(config)
+    started = time.monotonic()
+    with standard_streams.unfailing() as streams:
+        try:
+            return _train(config, run_dir, started, streams)
+        except RunError as error:
+            raise RunError(f"{error} {_standing(run_dir)}") from error
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            cause = f"{error.strerror or error}{where}"
+            raise RunError(
+                f"The run was stopped by an error: {cause}. {_standing(run_dir)}"
+            ) from error
+        except MemoryError as error:
+            raise RunError(f"There is not enough memory. {_standing(run_dir)}") from error
+        except KeyboardInterrupt:
+            log.warning("Stopped at once, without saving. %s", _standing(run_dir))
+            raise
+
+
+def _standing(run_dir):
+    """What a run that failed can go on from, in a sentence."""
+    try:
+        step = storage.last_complete_step(pathlib.Path(run_dir) / "checkpoints")
+    except (RunError, OSError):
+        return "The checkpoints cannot be read now."
+    if step is None:
+        return "There is no checkpoint yet."
+    return f"The last checkpoint is that of step {step}."
+
+
+def _train(config, run_dir, started, streams):
+    _check_devices(config)
+    requests.parse(config.sample.condition)
+    config = workdir.as_written(config, run_dir)
+    resumed = workdir.check(config, run_dir)
+    path = pathlib.Path(run_dir)
+    with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
+        data = assembly.dataset(config)
+        denoiser_evaluation.check(config, data)
+        constants = None
+        storage.check_saving(path / "checkpoints")
+        if not resumed:
+            # Before the directory changes: data that cannot be fitted are bad input, too.
+            constants = initial.constants(config, data)
+            interrupt.check()
+            workdir.write_config(config, path)
+        data_fingerprint.keep(config, data, path)
+        with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
+            parts, state, window = _prepare(config, path, data, constants, store)
+            worse = None
+            if config.guidance.guide or config.guidance.classifier:
+                # Loaded before training, so that a wrong one is refused before training.
+                worse = guides.load(config, path, parts.constants, data.shape)
+            if resumed:
+                workdir.write_config(config, path)
+            with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
+                state = _run(
+                    parts, state, store, metrics_log, interrupt, started, window, lock, streams
+                )
+        if not config.evaluation.at_end:
+            print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
+            return None
+        if worse is None:
+            worse = guides.load(config, path, parts.constants, data.shape)
+        params = _final_params(config, path, state)
+        return evaluation_report.evaluate_and_report(
+            config, path, data, parts.constants, params, int(state.step), interrupt.check, worse
+        )
+
+
+def _final_params(config, path, state):
+    """The parameters that `sample.ema` names, if need be from snapshots."""
+    if config.sample.ema in (0, *config.training.ema_widths):
+        return heldout.choose_params(config, state)
+    return snapshots.reconstruct(path / "snapshots", int(state.step), config.sample.ema).params
+
+
+def _check_devices(config):
+    count = len(devices.local())
+    if config.training.batch_size % count:
+        raise InputError(
+            f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
+            f"{count} devices."
+        )
+    if config.contrastive.weight and config.contrastive.points % count:
+        raise InputError(
+            f"contrastive.points is {config.contrastive.points}; it must be a multiple of the "
+            f"{count} devices."
+        )
+
+
+def _prepare(config, path, data, constants, store):
+    """Constants and state: those given and new ones, or from the newest good checkpoint.
+
+    Beside them the window of metrics since the last line of the log, as it was saved.
+    """
+    stored = store.restore_constants_and_meta() if constants is None else None
+    if stored is not None:
+        constants = from_arrays(stored.constants, stored.meta["settings"])
+    elif constants is None:  # The run was stopped before its first checkpoint.
+        constants = initial.constants(config, data)
+    make = assembly.init_params if stored is not None else initial.params
+    params = make(config, data.shape, constants)
+    optimizer = assembly.optimizer(config)
+    state = state_lib.create(params, optimizer, len(config.training.ema_widths))
+    log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
+    window = None
+    if stored is not None:
+        restored = store.restore(jax.device_get(state))
+        state = restored.state
+        window = restored.meta.get("window")  # Absent from older runs.
+        log.info("Resumed %s from step %d.", path, restored.step)
+    return _Parts(config, path, data, constants), state, window
+
+
+def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):
+    """All remaining steps; returns the final state on the host."""
+    config = parts.config
+    num_steps = config.training.num_steps
+    step = int(state.step)
+    metrics_log.truncate(step)
+    snapshots.truncate(parts.path / "snapshots", step)
+    # What stopped the run may have come between a checkpoint and the sheet of its step.
+    every = config.training.heldout_every
+    crossed = _crossed(every, step - config.training.steps_per_call, step, num_steps)
+    if crossed and not metrics_log.has(step, "heldout_loss/mean"):
+        monitor_lib.make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
+    if step >= num_steps:
+        return jax.device_get(state)
+    key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
+    run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.constants))
+    monitor = monitor_lib.make_monitor(parts, metrics_log)
+    next_batches = _batch_source(parts)
+    state = devices.replicate(state)
+    progress = Progress(num_steps, step)
+    window = _Window(step, window)
+    save = functools.partial(_save, parts, store, lock, window)
+    sound = step  # The newest step whose updates are known to have been good.
+    noted = False
+    try:
+        upcoming = next_batches(step, num_steps)
+        while step < num_steps:
+            state, metrics = run_steps(state, upcoming, key)
+            previous, step = step, step + jax.tree.leaves(upcoming)[0].shape[0]
+            # The host prepares the next call while the devices work on this one.
+            upcoming = next_batches(step, num_steps)
+            metrics = jax.device_get(metrics)
+            if previous == window.first_step:
+                log.info("First steps done after %.1f s.", time.monotonic() - started)
+            _check_finite(config, step, metrics)
+            window.add(metrics)
+            sound = step
+            loss = float(metrics[_HEADLINE[config.training.task]].mean())
+            progress.update(step, loss, (step - previous) * config.training.batch_size)
+            if not noted and any(stream.failed for stream in streams):
+                noted = True
+                metrics_log.write(step, {"output_failed": 1})
+            crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
+            if crossed(config.training.log_every):
+                metrics_log.write(step, window.flush(step, config.training.batch_size))
+            # Before the checkpoint: a run that resumes from it does not come by here again.
+            if crossed(config.checkpoint.snapshot_every):
+                with window.paused():
+                    _write_snapshot(parts, step, state)
+            if crossed(config.checkpoint.every):
+                save(step, state)
+            interrupt.check()
+            if crossed(config.training.heldout_every):
+                with window.paused():
+                    monitor(step, devices.unreplicate(state), poll=interrupt.check)
+    except signals.Interrupted:
+        save(step, state)
+        progress.note(f"Interrupted at step {step}; saved. The same command goes on from there.")
+        raise
+    except Exception:
+        if sound == step:
+            _rescue(store, save, step, state)
+        raise
+    finally:
+        progress.close()
+    return devices.unreplicate(state)
+
+
+def _crossed(every, previous, step, num_steps):
+    """Whether something that happens every so many steps, and at the end, happens at `step`."""
+    if not every or step <= 0:
+        return False
+    return step // every > max(previous, 0) // every or step == num_steps
+
+
+def _write_snapshot(parts, step, state):
+    averages = _on_host(step, state.ema)
+    widths = parts.config.training.ema_widths
+    snapshots.write(parts.path / "snapshots", step, widths, averages)
+
+
+def _rescue(store, save, step, state):
+    """Saves what was good before something failed; if that fails too, the first is what counts."""
+    # A call that failed has taken its state with it.
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        return
+    with contextlib.suppress(Exception):
+        save(step, state)
+        store.wait()
+
+
+def _on_host(step, tree):
+    """The first device's copy, which must be finite to be written anywhere."""
+    tree = devices.unreplicate(tree)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+        raise RunError(
+            f"The parameters or their averages are not finite at step {step}, and are not saved; "
+            "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
+        )
+    return tree
+
+
+def _save(parts, store, lock, window, step, state):
+    """Saves unless this step is stored already."""
+    lock.check()
+    if store.latest_step() == step:
+        return
+    arrays, settings = to_arrays(parts.constants)
+    meta = {
+        "settings": settings,
+        "shape": parts.data.shape,
+        "version": __version__,
+        "jax": jax.__version__,
+        "window": window.stored(),
+    }
+    store.save(step, _on_host(step, state), arrays, meta)
+
+
+def _check_finite(config, step, metrics):
+    allowed = config.training.max_nonfinite
+    worst = int(metrics["nonfinite_in_a_row"].max())
+    if worst > allowed:
+        raise RunError(
+            f"The loss or its gradient was not finite in {worst} updates in a row before step "
+            f"{step}; training.max_nonfinite allows {allowed}; a lower optimizer.learning_rate or "
+            "a positive optimizer.clip_norm may help."
+        )
+
+
+def _batch_source(parts):
+    """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only."""
+    config, split = parts.config, parts.data.train
+    weights = assembly.split_weights(config, parts.constants, split)
+    size = config.training.batch_size
+    transform = jax.device_get(parts.constants.transform)
+
+    def one(step):
+        index, flipped = batches.indices(
+            config.training.seed, step, size, len(split), config.data.flip
+        )
+        return Batch(
+            x=batches.make_batch(split.x, index, flipped, transform),
+            index=np.arange(size, dtype=np.int32),
+            mask=np.ones(size, np.float32),
+            weights=None if weights is None else weights[flipped.astype(int), index],
+        )
+
+    def source(step, num_steps):
+        steps = range(step, min(step + config.training.steps_per_call, num_steps))
+        if not steps:
+            return None
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *[one(s) for s in steps])
+
+    return source
+
+
+class _Window:
+    """Means of the metrics since the last line of the log, and the time they took.
+
+    A checkpoint takes it along: the next line of a resumed run is that of a run never stopped.
+    """
+
+    def __init__(self, first_step, stored=None):
+        self.first_step = first_step
+        self._rows, self._last, self._time = [], first_step, time.monotonic()
+        if stored is not None:
+            self._last = stored["last"]
+            self._time -= stored["seconds"]
+            rows = stored["rows"]
+            row = {name: np.asarray(rows[name], stored["dtypes"][name]) for name in rows}
+            self._rows = [row] if row else []
+
+    def stored(self):
+        """What `__init__` takes, as JSON."""
+        names = self._rows[0] if self._rows else ()
+        joined = {name: np.concatenate([row[name] for row in self._rows]) for name in names}
+        return {
+            "last": self._last,
+            "seconds": time.monotonic() - self._time,
+            "rows": {name: values.tolist() for name, values in joined.items()},
+            "dtypes": {name: str(values.dtype) for name, values in joined.items()},
+        }
+
+    def add(self, metrics):
+        self._rows.append(metrics)
+
+    def flush(self, step, batch_size):
+        seconds = time.monotonic() - self._time
+        means = {
+            name: float(np.concatenate([row[name] for row in self._rows]).mean())
+            for name in self._rows[0]
+            if not name.startswith("nonfinite")
+        }
+        means["nonfinite"] = int(self._rows[-1]["nonfinite"][-1])
+        means["images_per_second"] = (step - self._last) * batch_size / seconds
+        self._rows, self._last, self._time = [], step, time.monotonic()
+        return means
+
+    def paused(self):
+        """Time inside does not count as training."""
+        window = self
+
+        class Paused:
+            def __enter__(self):
+                self.start = time.monotonic()
+
+            def __exit__(self, *_):
+                window._time += time.monotonic() - self.start
+
+        return Paused()

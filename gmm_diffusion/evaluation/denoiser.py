@@ -1,0 +1,179 @@
+"""Scores of a trained model, each beside its floor: real data scored the same way."""
+
+import logging
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gmm_diffusion import assembly
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import Dataset, to_uint8
+from gmm_diffusion.data.dataset import evenly_spaced
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.evaluation.images import ImageScores, reference
+from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.metrics.vector_scores import VectorScores
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.generation import Guide
+from gmm_diffusion.types import PyTree
+
+log = logging.getLogger(__name__)
+
+
+def check(config: ConfigDict, data: Dataset) -> None:
+    """Raises InputError for what only the evaluation, hours later, would stumble over."""
+    group = config.evaluation
+    if not data.is_image:
+        return
+    if data.shape[-1] not in (1, 3):
+        raise InputError(
+            f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
+        )
+    fewest = min(len(getattr(data, group.split)), group.max_samples, len(reference(config, data)))
+    if group.neighbours >= fewest:
+        raise InputError(
+            f"evaluation.neighbours is {group.neighbours}; it must be below the {fewest} images "
+            "that are compared."
+        )
+    if group.features.startswith("file:"):
+        make_extractor(group.features, data)
+
+
+def evaluate(
+    config: ConfigDict,
+    data: Dataset,
+    constants: Constants,
+    params: PyTree,
+    path: pathlib.Path,
+    poll: Callable | None = None,
+    guide: Guide | None = None,
+) -> dict:
+    """All metrics that the dataset allows.
+
+    `evaluation.blocks` independent sets of samples, each as large as `evaluation.split`, are scored
+    one by one: a metric's value is their mean, and its floor is that split. What depends on a judge
+    is a mean over judges.
+
+    Returns:
+      {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed. Metrics of
+      several judges also have "judges" and "floor_judges", the standard deviations over judges of
+      value and floor; coverage has "ceiling", what real data would be expected to have.
+    """
+    group = config.evaluation
+    real = getattr(data, group.split)
+    real = real.take(evenly_spaced(len(real), group.max_samples))
+    num = len(real)
+    guidance = assembly.guidance(config, guide)
+    generate = assembly.generator(config, constants, data.shape, guidance)
+    named = bool(data.attribute_names)
+    labelled = data.num_classes > 1 and real.label is not None and not named
+    panel = ()
+    if data.is_image and judges.can_judge(data):
+        panel = panel_of(config, data, path)
+        pull = None if guide is None or guide.pull is None else guide.pull.params
+        own = params.get("classifier")
+        refuse_judge(panel, constants.frozen_classifier, own, pull)
+    score = ImageScores(config, data, panel, real.x) if data.is_image else VectorScores(data)
+    floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
+    # Nothing is chosen on combinations that count as never seen.
+    unseen = None
+    if panel and group.split == "heldout":
+        unseen = _unseen(data, constants.conditioner, num)
+    if unseen is not None:
+        floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
+    blocks, took = [], []
+
+    def draw(asked, seed, count):
+        if poll is not None:
+            poll()
+        weights = None if asked is None else asked.weights
+        samples = generate(params, weights, seed, count, poll=poll, took=took)
+        if not np.isfinite(samples).all():
+            raise RunError("Samples are not finite; the model cannot be evaluated.")
+        return to_uint8(samples) if data.is_image else samples
+
+    for block in range(group.blocks):
+        seed = config.sample.seed + 1 + block
+        asked = None
+        if constants.conditioner is not None:
+            asked = requests.weights(
+                constants.conditioner, "train", num, seed, config.sample.component
+            )
+        told = asked is not None and asked.label.min() >= 0 and labelled
+        scores = score(
+            draw(asked, seed, num),
+            asked.label if told else None,
+            asked.attributes if named and asked is not None else None,
+        )
+        if unseen is not None:
+            new = requests.of_attributes(constants.conditioner, unseen.attributes)
+            scores |= score.attributes("unseen_", draw(new, seed, len(unseen)), new.attributes)
+        blocks.append(scores)
+    metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
+    for name, metric in metrics.items():
+        if name.startswith("coverage_"):
+            metric["ceiling"] = score.coverage_ceiling(num)
+    return {
+        "dataset": data.name,
+        "floor_split": group.split,
+        "reference_split": "train",
+        "shape": list(data.shape),
+        "samples_per_block": num,
+        "condition": "train",
+        "sampler": config.sample.sampler,
+        "steps": config.sample.steps,
+        "ema": config.sample.ema,
+        "features": score.features,
+        "judges": [
+            {"hash": judge.hash, "heldout_accuracy": judge.heldout_accuracy} for judge in panel
+        ],
+        "metrics": metrics,
+        "verdicts": verdicts(metrics),
+        **({"parallel": assembly.parallel_cost(config, constants, took)} if took else {}),
+    }
+
+
+def _unseen(data, conditioner, num):
+    """Real data of combinations that training never shows, where a model can be asked for them."""
+    if data.unseen is None or conditioner is None:
+        return None
+    if conditioner.attributes is None or not conditioner.attributes.laid_out:
+        return None
+    return data.unseen.take(evenly_spaced(len(data.unseen), num))
+
+
+def _metric(blocks, floor):
+    """A metric from its scores in each block, numbers or `[J]`, one a judge, and its floor's."""
+    blocks, floor = np.array(blocks, np.float64), np.array(floor, np.float64)
+    blocks, floor = blocks.reshape(len(blocks), -1), floor.reshape(-1)
+    metric = {
+        "value": float(blocks.mean()),
+        "blocks": blocks.mean(axis=1).tolist(),
+        "floor": float(floor.mean()),
+    }
+    if len(floor) > 1:
+        metric["judges"] = float(blocks.mean(axis=0).std(ddof=1))
+        metric["floor_judges"] = float(floor.std(ddof=1))
+    return metric
+
+
+def verdicts(metrics: dict) -> list[str]:
+    """What the metrics say of copying: memorised samples score a perfect precision.
+
+    A share of memorised samples above 10 %, or a precision more than 3 points above that of the
+    held-out split, is memorisation and not success (our reading; see docs/method.md).
+    """
+    found = []
+    for name, metric in metrics.items():
+        if name.startswith("memorisation") and metric["value"] > 0.10:
+            found.append(f"{name} is {metric['value']:.3f}, above 0.100: samples are copies.")
+        if name.startswith("precision") and metric["value"] > metric["floor"] + 0.03:
+            found.append(
+                f"{name} is {metric['value']:.3f}, more than 0.030 above held-out data: read it "
+                "as a sign of memorisation, not of quality."
+            )
+    return found

@@ -1,0 +1,104 @@
+"""What is watched while a denoiser trains: its loss on held-out data, and a sheet of samples."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.special import ndtri
+
+from gmm_diffusion import assembly, conditioning
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import Dataset, batches, to_float
+from gmm_diffusion.data.dataset import evenly_spaced
+from gmm_diffusion.devices import example_keys, map_examples
+from gmm_diffusion.diffusion.denoising_loss import denoising_loss
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.types import PyTree
+
+# At most this many examples in the denoising loss that is logged while training.
+_LOSS_EXAMPLES = 1024
+
+
+def choose_params(config: ConfigDict, state: TrainState) -> PyTree:
+    """The parameters that `sample.ema` names: an average, or with 0 the raw ones.
+
+    Of a width that is not tracked, the nearest one that is: snapshots are not read while training.
+    """
+    width = config.sample.ema
+    if not width:
+        return state.params
+    distances = [abs(tracked - width) for tracked in config.training.ema_widths]
+    return state.ema[distances.index(min(distances))]
+
+
+def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+    """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
+
+    They are of at most 1,024 examples of `Dataset.watched`, evenly spaced. The levels are evenly
+    spaced quantiles of the training distribution of sigma, the noise is the same at every call, and
+    the conditions are drawn as in training.
+    """
+    split = data.watched.take(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
+    num = len(split)
+    levels = config.evaluation.loss_levels
+    quantiles = ndtri((np.arange(levels) + 0.5) / levels)
+    log_mean, log_std = assembly.noise_law(config, constants)
+    sigmas = np.exp(log_mean + log_std * quantiles)
+    x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
+    keys = example_keys(config.training.seed, num)
+    weights = assembly.split_weights(config, constants, split)
+    weights = None if weights is None else jnp.asarray(weights[0])
+    semantics_options = assembly.semantics_options(config, constants)
+    denoise = assembly.denoise(config, constants)
+    sigma_data = float(constants.sigma_data)
+
+    def one_batch(shared, x, keys, sigma, weights):
+        params, constants = shared
+
+        def use(number):
+            return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+        cond = None
+        if weights is not None:
+            conditioner = constants.conditioner
+            weights = conditioning.training_weights(
+                conditioner, use(1), weights, **semantics_options
+            )
+            cond = conditioning.encode(conditioner, weights, use(2))
+
+        def denoise_fn(x, sigma, cond):
+            return denoise(params, x, sigma, cond)
+
+        return denoising_loss(denoise_fn, use(0), x, sigma, cond, sigma_data=sigma_data)
+
+    mapped = map_examples(one_batch, config.sample.batch_size)
+
+    def losses(params, poll=None):
+        means = {}
+        for sigma in sigmas:
+            level = np.full(num, sigma, np.float32)
+            values = mapped((params, constants), x, keys, level, weights, poll=poll)
+            means[f"heldout_loss/sigma_{sigma:.3g}"] = float(values.mean())
+        means["heldout_loss/mean"] = float(np.mean(list(means.values())))
+        return means
+
+    return losses
+
+
+def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+    """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always.
+
+    They are not guided: sheets of a run and of its guide are to be compared.
+    """
+    generate = assembly.generator(config, constants, data.shape)
+    num = config.sample.num
+    weights = None
+    if constants.conditioner is not None:
+        group = config.sample
+        weights = requests.weights(
+            constants.conditioner, "train", num, group.seed, group.component
+        ).weights
+    return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)

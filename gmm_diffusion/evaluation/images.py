@@ -1,0 +1,110 @@
+"""Scores of images against the training images and the judges."""
+
+import numpy as np
+
+from gmm_diffusion.data.dataset import evenly_spaced
+from gmm_diffusion.metrics import consistency, frechet, manifold
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.features import make_extractor
+
+
+def reference(config, data):
+    """The training images that samples are compared with, evenly spaced."""
+    train = data.train.x
+    return train[evenly_spaced(len(train), config.evaluation.max_reference)]
+
+
+class ImageScores:
+    """Scores of uint8 images `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
+
+    def __init__(self, config, data, panel, real):
+        self.data, self.panel, self.real = data, panel, real
+        self.k = config.evaluation.neighbours
+        self.train = reference(config, data)
+
+        def extractors(spec):
+            if spec == "judge":
+                return [make_extractor(spec, data, judge) for judge in panel]
+            return [make_extractor(spec, data)]
+
+        # The same spaces for all models: the judges', or principal components without labels.
+        usual = "judge" if panel else "pca"
+        spec = config.evaluation.features
+        self.manifolds = [_Manifold(e, self.train, self.k) for e in extractors(usual)]
+        spaces = extractors(usual if spec == "judge" else spec)
+        self.frechet = [_Frechet(extractor, data.train.x) for extractor in spaces]
+        self.features = {
+            "manifold": ",".join(space.id for space in self.manifolds),
+            "frechet": ",".join(space.id for space in spaces),
+            "resize": spaces[0].resize,
+        }
+        # Mirror images of training examples are memorised ones too where training mirrors.
+        self.views = self.train
+        if config.data.flip:
+            self.views = np.concatenate([self.train, self.train[:, :, ::-1]])
+
+    def __call__(self, x, labels, attributes=None):
+        count = frechet.count_name(len(x))
+        scores = _by_judge([space(x) for space in self.manifolds], "", count)
+        scores |= _by_judge([distance(x) for distance in self.frechet], "", count)
+        scores[f"memorisation_{count}"] = manifold.memorisation(x, self.views, self.real)
+        if labels is not None and self.panel:
+            scores[f"agreement_{count}"] = [
+                consistency.agreement(labels, judges.predict(judge, x), self.data.num_classes)[
+                    "agreement"
+                ]
+                for judge in self.panel
+            ]
+        if attributes is not None:
+            scores |= self.attributes("", x, attributes)
+        return scores
+
+    def attributes(self, prefix, x, requested):
+        """Whether `x` has the attributes that were asked for, by name."""
+        rows = [
+            consistency.attribute_agreement(requested, judges.predict(judge, x))
+            for judge in self.panel
+        ]
+        return _by_judge(rows, prefix, frechet.count_name(len(x)))
+
+    def coverage_ceiling(self, num):
+        return manifold.coverage_ceiling(num, len(self.train), self.k)
+
+
+class _Manifold:
+    """Where the training images lie in a space of features."""
+
+    def __init__(self, extractor, train, k):
+        self.id, self.extract, self.k = extractor.id, extractor.extract, k
+        self.reference = extractor.extract(train)
+        self.radii = manifold.ball_radii(self.reference, k)
+
+    def __call__(self, x):
+        features = self.extract(x)
+        precision = manifold.precision(features, self.reference, self.k, self.radii)
+        return {
+            "defect_rate": 1.0 - precision,
+            "precision": precision,
+            "recall": manifold.recall(features, self.reference, self.k),
+            "coverage": manifold.coverage(features, self.reference, self.k, self.radii),
+        }
+
+
+class _Frechet:
+    """The distance of images to the training images in a space of features."""
+
+    def __init__(self, extractor, train):
+        self.extractor = extractor
+        self.statistics = self._statistics(train)
+
+    def _statistics(self, x):
+        extractor = self.extractor
+        return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
+
+    def __call__(self, x):
+        return {"frechet": frechet.distance(self._statistics(x), self.statistics)}
+
+
+def _by_judge(rows, prefix, count):
+    """One dict a judge -> the scores of all judges by name."""
+    return {f"{prefix}{name}_{count}": [row[name] for row in rows] for name in rows[0]}

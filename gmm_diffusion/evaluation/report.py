@@ -1,0 +1,110 @@
+"""The evaluation of a run, written and printed, with what the model costs."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+from ml_collections import ConfigDict
+
+from gmm_diffusion import assembly
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.evaluation import classifier as classifier_evaluation
+from gmm_diffusion.evaluation import denoiser
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.generation import Guide
+from gmm_diffusion.runs.metrics_log import training_seconds
+from gmm_diffusion.runs.workdir import evaluation_path, write_json
+from gmm_diffusion.types import PyTree
+
+
+def evaluate_and_report(
+    config: ConfigDict,
+    path: pathlib.Path,
+    data: Dataset,
+    constants: Constants,
+    params: PyTree,
+    step: int,
+    poll: Callable | None = None,
+    guide: Guide | None = None,
+) -> dict:
+    """Evaluates, writes the result, and prints the table and the files of the run.
+
+    The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
+    metrics it holds the settings that it was made with, and what the model costs.
+    """
+    alone = config.training.task == "classifier"
+    if alone:
+        scores = classifier_evaluation.evaluate(config, data, constants, params, path, poll)
+    else:
+        scores = denoiser.evaluate(config, data, constants, params, path, poll, guide)
+    taken = scores.pop("parallel", {})
+    result = {
+        "step": step,
+        **scores,
+        "settings": config_lib.sampling_fields(config),
+        "cost": cost(config, constants, params, path) | taken,
+    }
+    file = evaluation_path(path, config.evaluation.name)
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, result)
+    print(classifier_evaluation.table(result) if alone else table(result))
+    if taken:
+        print(f"Parallel sampling: {rounds_line(config, taken)}")
+    names = ("metrics.jsonl", "config.json", "judge.npz", "embedding.jaxexport")
+    names += ("checkpoints", "snapshots")
+    files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]
+    print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
+    return result
+
+
+def rounds_line(config: ConfigDict, taken: dict) -> str:
+    """What parallel sampling took, `assembly.parallel_cost`, as a sentence."""
+    return (
+        f"{config.sample.steps} steps in {taken['rounds']:.1f} rounds (at most "
+        f"{taken['most_rounds']}), {taken['evaluations']:.1f} evaluations a sample."
+    )
+
+
+def cost(config: ConfigDict, constants: Constants, params: PyTree, path: pathlib.Path) -> dict:
+    """What the model takes: parameters, calls of the network an answer, seconds of training.
+
+    The seconds are of the steps alone, without saving and sheets of samples; None without a log.
+    """
+    calls = {"evaluations": 1}
+    if config.training.task == "denoiser":
+        calls = assembly.evaluations(config, constants)
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        **calls,
+        "training_seconds": training_seconds(path, config.training.batch_size),
+    }
+
+
+def table(result: dict) -> str:
+    """The metrics as lines of text: value (lowest to highest block), floor.
+
+    Behind value and floor stand their standard deviations over judges, where there are several.
+    """
+    split = f"{result['floor_split']:>10}"
+    lines = [f"{'metric':<22} {'samples':>8} {'judges':>8} {'(blocks)':>19} {split} {'judges':>8}"]
+    for name, metric in result["metrics"].items():
+        span = f"({min(metric['blocks']):.4f} to {max(metric['blocks']):.4f})"
+        ours, floors = (
+            f"±{metric[key]:.4f}" if key in metric else "" for key in ("judges", "floor_judges")
+        )
+        line = f"{name:<22} {metric['value']:>8.4f} {ours:>8} {span:>19}"
+        lines.append(f"{line} {metric['floor']:>10.4f} {floors:>8}".rstrip())
+    lines.append(f"Values are means over {len(metric['blocks'])} blocks of samples.")
+    for name, metric in result["metrics"].items():
+        if "ceiling" in metric:
+            lines.append(f"{name} is expected to be {metric['ceiling']:.4f} for perfect samples.")
+    if result["samples_per_block"] < 10_000:
+        lines.append("Frechet distances from so few samples compare with their floor only.")
+    lines.extend(result["verdicts"])
+    if result["judges"]:
+        right = ", ".join(f"{100 * judge['heldout_accuracy']:.1f}" for judge in result["judges"])
+        lines.append(
+            f"Judges: {right} % of held-out examples right; ± is the standard deviation over them."
+        )
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""Experiments on the claims of the papers; `launch/` has a command for each."""

@@ -1,0 +1,453 @@
+"""What the scores are worth: known samples get known scores, and the judge is kept."""
+
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gmm_diffusion import assembly
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.conditioning.requests import Request
+from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.data import toy as toy_data
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import classifier as classifier_evaluation
+from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import heldout as heldout_lib
+from gmm_diffusion.evaluation import images as images_lib
+from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.training import state as state_lib
+
+
+@pytest.fixture(scope="module")
+def digits(make_config):
+    config = make_config("tiny")
+    config.conditioning.kind = "none"
+    data = assembly.dataset(config)
+    return config, data, assembly.constants(config, data)
+
+
+@pytest.fixture
+def path(tiny_run, tmp_path):
+    """A run's directory with its judge, whose training would take seconds."""
+    shutil.copy(tiny_run[0] / "judge.npz", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def score(monkeypatch):
+    """`evaluate` of a sampler that returns these samples, asked for these labels."""
+
+    def run(parts, path, samples, labels):
+        config, data, constants = parts
+
+        def generator(config, constants, shape, guidance=None):
+            def generate(params, weights, seed, num, first=0, poll=None, took=None):
+                assert num == len(samples)
+                return samples
+
+            return generate
+
+        monkeypatch.setattr(assembly, "generator", generator)
+        if labels is not None:
+            constants = constants.replace(conditioner="stands for one that was asked")
+            monkeypatch.setattr(
+                denoiser_evaluation.requests, "weights", lambda *_: Request(None, labels)
+            )
+        return denoiser_evaluation.evaluate(config, data, constants, {}, path)
+
+    return run
+
+
+NUM = 100
+
+
+def scored(split):
+    """The examples that an evaluation of `NUM` samples takes of a split."""
+    return split.take(np.linspace(0, len(split) - 1, NUM).astype(int))
+
+
+def test_real_images_score_their_floor(digits, path, score):
+    _, data, _ = digits
+    heldout = scored(data.heldout)
+    result = score(digits, path, to_float(heldout.x), heldout.label)
+    assert len(result["metrics"]) == 7
+    for name, metric in result["metrics"].items():
+        assert name.endswith(f"_{NUM}")
+        assert metric["blocks"] == [metric["floor"]] * 2, name
+    floors = {name.removesuffix("_100"): m["floor"] for name, m in result["metrics"].items()}
+    assert floors["memorisation"] == pytest.approx(0.05, abs=0.011)
+    assert floors["precision"] > 0.85
+    assert floors["defect_rate"] == pytest.approx(1 - floors["precision"])
+    # The tiny judge is worse than a real one, and far above chance.
+    assert floors["agreement"] > 0.7
+
+
+def test_copies_of_training_images_are_memorised(digits, path, score):
+    _, data, _ = digits
+    copies = to_float(data.train.x[:NUM])
+    metrics = score(digits, path, copies, data.train.label[:NUM])["metrics"]
+    assert metrics["memorisation_100"]["value"] == 1
+    assert metrics["precision_100"]["value"] == 1
+
+
+def test_noise_and_wrong_labels_score_badly(digits, path, score):
+    _, data, _ = digits
+    noise = np.random.default_rng(0).uniform(-1, 1, (NUM, 8, 8, 1)).astype(np.float32)
+    metrics = score(digits, path, noise, None)["metrics"]
+    assert "agreement_100" not in metrics, "nothing was asked for"
+    assert metrics["defect_rate_100"]["value"] > 0.5
+    assert metrics["frechet_100"]["value"] > 10 * metrics["frechet_100"]["floor"]
+    heldout = scored(data.heldout)
+    wrong = (heldout.label + 1) % 10
+    metrics = score(digits, path, to_float(heldout.x), wrong)["metrics"]
+    assert metrics["agreement_100"]["value"] < 0.15
+
+
+def test_images_are_rounded_before_any_metric(digits, path, score):
+    _, data, _ = digits
+    exact = to_float(data.heldout.x[:NUM])
+    rng = np.random.default_rng(0)
+    near = exact + rng.uniform(-0.4, 0.4, exact.shape).astype(np.float32) / 127.5
+    beyond = np.where(exact <= -1, exact - 3, exact)
+    results = [score(digits, path, x, None)["metrics"] for x in (exact, near, beyond)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_mirrored_copies_are_memorised_where_training_mirrors(digits, path, score):
+    config, data, constants = digits
+    mirrored = to_float(data.train.x[:NUM, :, ::-1])
+    apart = score(digits, path, mirrored, None)["metrics"]["memorisation_100"]["value"]
+    config = config.copy_and_resolve_references()
+    config.data.flip = True
+    known = score((config, data, constants), path, mirrored, None)["metrics"]["memorisation_100"]
+    assert known["value"] == 1
+    assert apart < 0.9
+
+
+def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, monkeypatch, caplog):
+    config, data, _ = digits
+    fitted = []
+    original = judges.fit_judges
+
+    def fit(*args, **options):
+        fitted.append(options)
+        return original(*args, **options)
+
+    def hashes(panel):
+        return [judge.hash for judge in panel]
+
+    monkeypatch.setattr(judges, "fit_judges", fit)
+    content = (path / "judge.npz").read_bytes()
+    kept = denoiser_evaluation._judges(config, data, path)
+    assert fitted == []
+    assert len(set(hashes(kept))) == 2
+    # Broken: trained again, and the same as before.
+    (path / "judge.npz").write_bytes(content[: len(content) // 2])
+    again = denoiser_evaluation._judges(config, data, path)
+    assert len(fitted) == 1
+    assert "They are trained again" in caplog.text
+    assert hashes(again) == hashes(kept)
+    assert hashes(judges.load(path / "judge.npz")) == hashes(kept)
+    # Another number, or another seed, is other judges; judge i is the one of seed + i.
+    config = config.copy_and_resolve_references()
+    config.evaluation.judges = 1
+    config.evaluation.judge_seed = 1001
+    assert hashes(denoiser_evaluation._judges(config, data, path)) == hashes(kept)[1:]
+    assert len(fitted) == 2
+
+
+def test_metrics_are_means_over_judges(digits, path, score):
+    """Each judge alone, by a run of one judge, gives the numbers that the mean is made of."""
+    config, data, constants = digits
+    rng = np.random.default_rng(0)
+    heldout = scored(data.heldout)
+    blurred = to_float(heldout.x) + 0.4 * rng.normal(size=(NUM, 8, 8, 1)).astype(np.float32)
+    both = score(digits, path, blurred, heldout.label)
+    alone = []
+    for seed in (1000, 1001):
+        single = config.copy_and_resolve_references()
+        single.evaluation.judges, single.evaluation.judge_seed = 1, seed
+        alone.append(score((single, data, constants), path, blurred, heldout.label))
+    assert [j["hash"] for j in both["judges"]] == [r["judges"][0]["hash"] for r in alone]
+    printed = evaluation_report.table(both)
+    for name, metric in both["metrics"].items():
+        singles = [result["metrics"][name] for result in alone]
+        assert metric["value"] == pytest.approx(np.mean([m["value"] for m in singles])), name
+        assert metric["floor"] == pytest.approx(np.mean([m["floor"] for m in singles])), name
+        assert all("judges" not in m for m in singles)
+        if name == "memorisation_100":
+            assert "judges" not in metric, "it has nothing to do with judges"
+            continue
+        # Of two numbers the standard deviation is their distance over the root of 2.
+        for key, part in (("judges", "value"), ("floor_judges", "floor")):
+            distance = abs(singles[0][part] - singles[1][part])
+            assert metric[key] == pytest.approx(distance / np.sqrt(2)), name
+        assert f"±{metric['judges']:.4f}" in printed
+    assert both["metrics"]["frechet_100"]["judges"] > 0
+    ceiling = both["metrics"]["coverage_100"]["ceiling"]
+    m = len(data.train)
+    missed = (m - 1) / (m + 99) * (m - 2) / (m + 98) * (m - 3) / (m + 97)
+    assert ceiling == pytest.approx(1 - missed)
+    assert f"coverage_100 is expected to be {ceiling:.4f}" in printed
+
+
+def test_tables_are_of_the_test_split_and_choices_of_validation(digits, path, score):
+    config, data, constants = digits
+    config = config.copy_and_resolve_references()
+    config.evaluation.split = "validation"
+    real = scored(data.validation)
+    result = score((config, data, constants), path, to_float(real.x), real.label)
+    assert result["floor_split"] == "validation"
+    for metric in result["metrics"].values():
+        assert metric["value"] == pytest.approx(metric["floor"])
+    config.data.validation_fraction = 0.0
+    with pytest.raises(InputError, match=r"evaluation\.split is 'validation'"):
+        config_lib.validate(config)
+
+
+def in_order_of_class(split):
+    return split.take(np.argsort(split.label, kind="stable"))
+
+
+def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
+    """A folder's images come class by class: 0, 1 and 2 are the first 100 of 360 digits."""
+    config, data, constants = digits
+    parts = {
+        name: in_order_of_class(getattr(data, name)) for name in ("train", "heldout", "validation")
+    }
+    data = dataclasses.replace(data, **parts)
+    seen = {}
+
+    # The floor, and the threshold of memorisation.
+    class Scores(images_lib.ImageScores):
+        def __call__(self, x, labels, attributes=None):
+            seen.setdefault("floor", labels)
+            real = {image.tobytes(): label for image, label in zip(*held, strict=True)}
+            seen["memorisation"] = [real[image.tobytes()] for image in self.real]
+            train = {image.tobytes(): label for image, label in zip(*trained, strict=True)}
+            seen["reference"] = [train[image.tobytes()] for image in self.train]
+            return super().__call__(x, labels, attributes)
+
+    held = data.heldout.x, data.heldout.label
+    trained = data.train.x, data.train.label
+    monkeypatch.setattr(denoiser_evaluation, "ImageScores", Scores)
+    monkeypatch.setattr(
+        assembly, "generator", lambda *_: lambda *_, **__: to_float(data.train.x[:NUM])
+    )
+    config = config.copy_and_resolve_references()
+    config.evaluation.max_reference = 700
+    denoiser_evaluation.evaluate(config, data, constants, {}, path)
+    # Losses while training, of at most so many examples.
+    monkeypatch.setattr(heldout_lib, "_LOSS_EXAMPLES", 50)
+    weighted = []
+    monkeypatch.setattr(assembly, "split_weights", lambda c, k, split: weighted.append(split.label))
+    heldout_lib.make_heldout_losses(config, data, constants)
+    (seen["loss"],) = weighted
+    for name, label in seen.items():
+        counts = np.bincount(label, minlength=10)
+        assert counts.max() - counts.min() <= 0.2 * len(label) / 10 + 2, name
+    assert len(seen["reference"]) == 700
+
+
+def test_every_combination_counts_in_unseen_data_sorted_by_them():
+    attributes = np.repeat(np.eye(4, dtype=np.uint8), 50, axis=0)
+    split = Split(np.arange(200, dtype=np.float32)[:, None], None, attributes)
+    data = Dataset("points", split, split, unseen=split)
+    conditioner = SimpleNamespace(attributes=SimpleNamespace(laid_out=True))
+    taken = denoiser_evaluation._unseen(data, conditioner, 10)
+    assert len(taken) == 10
+    assert taken.attributes.any(axis=0).all()
+
+
+def test_the_readings_of_a_classifier_are_of_every_class(make_config):
+    config = make_config("tiny")
+    config.training.task = "classifier"
+    config.conditioning.kind = "class"
+    data = assembly.dataset(config)
+    constants = assembly.constants(config, data)
+    params = assembly.init_params(config, data.shape, constants)
+    read = classifier_evaluation.make_reader(config, constants)
+    _, _, true = read(params, in_order_of_class(data.heldout), 20)
+    assert len(true) == 20
+    assert set(true.tolist()) == set(range(10))
+
+
+@pytest.fixture(scope="module")
+def toy(make_config):
+    config = make_config("toy")
+    config.conditioning.kind = "none"
+    config.data.num_heldout = 2000
+    config.evaluation.max_samples = 2000
+    config.evaluation.blocks = 1
+    data = assembly.dataset(config)
+    return config, data, assembly.constants(config, data)
+
+
+def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
+    _, data, _ = toy
+    real = score(toy, tmp_path, data.heldout.x, data.heldout.label)
+    assert real["judges"] == []
+    assert not (tmp_path / "judge.npz").exists()
+    assert real["metrics"].keys() == {
+        "frechet_2k",
+        "sliced_wasserstein_2k",
+        "mmd_2k",
+        "density_defects_2k",
+        "log_density_2k",
+        "condition_defects_2k",
+        "condition_log_density_2k",
+        "condition_log_density_min_2k",
+        "agreement_2k",
+    }
+    for metric in real["metrics"].values():
+        assert metric["value"] == metric["floor"]
+    # The threshold is the thousandth of the training points that is least likely.
+    assert real["metrics"]["density_defects_2k"]["floor"] < 0.01
+    # The components of the ring lie 13 standard deviations apart.
+    assert real["metrics"]["agreement_2k"]["floor"] == 1
+    # The centre of the ring is empty.
+    rng = np.random.default_rng(0)
+    centre = rng.normal(0, 0.05, size=data.heldout.x.shape).astype(np.float32)
+    metrics = score(toy, tmp_path, centre, data.heldout.label)["metrics"]
+    assert metrics["density_defects_2k"]["value"] == 1
+    assert metrics["frechet_2k"]["value"] > 0.5
+
+
+def test_points_are_scored_by_the_density_of_the_class_asked_for(toy, score, tmp_path):
+    """Against SciPy's density of each class; the last point is far outside."""
+    _, data, _ = toy
+    x, labels = data.heldout.x.copy(), data.heldout.label
+    x[-1] = 5.0
+    metrics = score(toy, tmp_path, x, labels)["metrics"]
+    known = toy_data.MIXTURES["ring"]()
+
+    def log_density(points, label):
+        own = np.flatnonzero(known.component_class == label)
+        share = known.weights[own] / known.weights[own].sum()
+        normals = [stats.multivariate_normal(known.means[k], known.covariances[k]) for k in own]
+        parts = [np.log(w) + n.logpdf(points) for w, n in zip(share, normals, strict=True)]
+        return np.logaddexp.reduce(parts, axis=0)
+
+    values = [log_density(x[labels == c], c) for c in range(4)]
+    least = min(v.min() for v in values)
+    assert least < -100
+    assert metrics["condition_log_density_min_2k"]["value"] == pytest.approx(least, rel=1e-3)
+    # The mean of the true density is its negative entropy, from which the cut is reckoned.
+    bound = np.mean([v[:-1].mean() for v in values]) - 21.4
+    mean = np.mean([np.maximum(v, bound).mean() for v in values])
+    assert metrics["condition_log_density_2k"]["value"] == pytest.approx(mean, abs=0.01)
+    assert 0 < metrics["condition_defects_2k"]["value"] < 0.01
+    # Points of another class are defects under the condition and none under the whole density.
+    swapped = score(toy, tmp_path, data.heldout.x, (labels + 1) % 4)["metrics"]
+    assert swapped["condition_defects_2k"]["value"] == 1
+    assert swapped["density_defects_2k"]["value"] < 0.01
+    assert swapped["sliced_wasserstein_2k"]["value"] > 0.3
+    assert abs(swapped["mmd_2k"]["floor"]) < 0.003
+    assert swapped["mmd_2k"]["value"] > 0.1
+
+
+def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):
+    config, data, constants = digits
+    unlabelled = Dataset("unlabelled", Split(data.train.x), Split(data.heldout.x))
+    real = to_float(scored(data.heldout).x)
+    result = score((config, unlabelled, constants), tmp_path, real, None)
+    assert result["judges"] == []
+    assert result["features"]["frechet"].startswith("pca32:")
+    for metric in result["metrics"].values():
+        assert metric["value"] == metric["floor"]
+
+
+def test_heldout_losses_of_a_network_that_says_nothing(toy):
+    # Its denoiser is c_skip x, whose weighted error is 1 at every noise level if the data's entries
+    # have the variance sigma_data^2 (Karras et al. 2022, table 1).
+    config, data, constants = toy
+    params = assembly.init_params(config, data.shape, constants)
+    losses = heldout_lib.make_heldout_losses(config, data, constants)(params)
+    # Quartiles of ln sigma ~ N(-1.2, 1.2): exp(-1.2 -+ 0.6745 * 1.2).
+    assert losses.keys() == {
+        "heldout_loss/sigma_0.134",
+        "heldout_loss/sigma_0.677",
+        "heldout_loss/mean",
+    }
+    for value in losses.values():
+        assert value == pytest.approx(1, abs=0.1)
+    assert losses["heldout_loss/mean"] == pytest.approx(
+        (losses["heldout_loss/sigma_0.134"] + losses["heldout_loss/sigma_0.677"]) / 2
+    )
+    assert heldout_lib.make_heldout_losses(config, data, constants)(params) == losses
+
+
+def test_the_parameters_that_are_asked_for(toy):
+    config, _, _ = toy
+    config = config.copy_and_resolve_references()
+    state = state_lib.TrainState(0, "raw", None, ("narrow", "wide"), 0, 0)
+    for ema, chosen in (
+        (0.0, "raw"),
+        (0.05, "narrow"),
+        (0.1, "wide"),
+        # Not tracked: the nearest that is.
+        (0.02, "narrow"),
+        (0.08, "wide"),
+        (0.2, "wide"),
+    ):
+        config.sample.ema = ema
+        assert heldout_lib.choose_params(config, state) == chosen
+
+
+def colourful(channels):
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, channels), dtype=np.uint8)
+    return Dataset("photographs", Split(x), Split(x))
+
+
+def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path):
+    config, data, _ = digits
+    denoiser_evaluation.check(config, data)
+    denoiser_evaluation.check(config, colourful(3))
+    for changes, other, message in [
+        ({}, colourful(4), "4 channels"),
+        ({"evaluation.neighbours": 40}, colourful(1), "below the 40 images"),
+        ({"evaluation.neighbours": 100}, data, "below the 100 images"),
+        ({"evaluation.max_reference": 3}, data, "neighbours"),
+        ({"evaluation.features": f"file:{tmp_path}/x"}, data, "names no file"),
+    ]:
+        config_of_case = config.copy_and_resolve_references()
+        config_of_case.update_from_flattened_dict(changes)
+        with pytest.raises(InputError, match=message):
+            denoiser_evaluation.check(config_of_case, other)
+
+
+def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
+    config, data, constants = digits
+    heldout = scored(data.heldout)
+    score(digits, path, to_float(heldout.x), heldout.label)
+    result = evaluation_report.evaluate_and_report(config, path, data, constants, {}, 7)
+    assert json.loads((path / "evaluation.json").read_text()) == result
+    assert result["step"] == 7
+    printed = capsys.readouterr().out
+    for name in result["metrics"]:
+        assert name in printed
+    for name in ("evaluation.json", "judge.npz"):
+        assert str(path / name) in printed
+    assert "metrics.jsonl" not in printed, "only files that exist"
+    assert result["settings"]["evaluation.blocks"] == 2
+    assert result["settings"].keys() == config_lib.sampling_fields(config).keys()
+    # A named evaluation stands beside it.
+    config = config.copy_and_resolve_references()
+    config.evaluation.name = "seven"
+    named = evaluation_report.evaluate_and_report(config, path, data, constants, {}, 8)
+    assert json.loads((path / "evaluations" / "seven.json").read_text()) == named
+    assert json.loads((path / "evaluation.json").read_text()) == result
+
+
+def test_every_dataset_can_be_scored():
+    # Images and vectors are the two kinds that there are; a third one needs scores of its own.
+    images = {"digits", "faces", "tfds_images", "image_folder", "cifar_archive"}
+    assert set(DATASETS) == {"toy", *images}
+    assert set(Constants.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}

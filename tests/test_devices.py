@@ -1,0 +1,124 @@
+"""Spreading steps and examples over devices: one program, any number of examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gmm_diffusion import devices
+from gmm_diffusion.commands import train
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.runs.workdir import write_config
+
+
+def counting_step(traces):
+    """A step whose metrics show which examples and keys it got."""
+
+    def step(state, batch, key, axis_name):
+        traces.append(1)
+        total = jax.lax.psum(batch["x"].sum(), axis_name)
+        return state + total, {"total": total, "random": jax.random.uniform(key)}
+
+    return step
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_steps_see_every_example_once(count):
+    run = devices.make_train_steps(counting_step([]), count)
+    batches = {"x": np.arange(24, dtype=np.float32).reshape(3, 8)}
+    state, metrics = run(devices.replicate(jnp.float32(5), count), batches, jax.random.key(0))
+    np.testing.assert_array_equal(metrics["total"], [28, 92, 156])
+    np.testing.assert_array_equal(metrics["random"], [jax.random.uniform(jax.random.key(0))] * 3)
+    assert devices.unreplicate(state) == 5 + 276
+    assert len(state.addressable_shards) == count
+
+
+def test_steps_are_traced_and_compiled_once(caplog):
+    traces = []
+    run = devices.make_train_steps(counting_step(traces), 4)
+    state = devices.replicate(jnp.zeros(()), 4)
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        for _ in range(3):
+            # A resumed run hands its replicated state to the first call, an output to the others.
+            state, _ = run(state, {"x": np.ones((2, 8), np.float32)}, jax.random.key(0))
+    assert len(traces) == 1
+    # Logged for every lowering, whether or not the compiler finds it in its cache.
+    compiled = [m for m in caplog.messages if m.startswith("Compiling") and "float32[4,2,2]" in m]
+    assert len(compiled) == 1, compiled
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match=r"training\.batch_size is 6; .* multiple of the 4"):
+        devices.split_batches({"x": np.zeros((2, 6))}, 4)
+    parts = devices.split_batches(np.arange(12).reshape(1, 12), 4)
+    np.testing.assert_array_equal(parts[:, 0], np.arange(12).reshape(4, 3))
+
+
+def test_replicas_come_back_as_they_were():
+    tree = {"a": np.arange(3.0, dtype=np.float32), "n": np.int32(7)}
+    replicated = devices.replicate(tree)
+    assert len(replicated["a"].addressable_shards) == jax.local_device_count() == 4
+    back = devices.unreplicate(replicated)
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert (back["n"], back["n"].dtype) == (7, np.int32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 16, 100])
+def test_examples_are_mapped_whatever_their_number(batch_size):
+    mapped = devices.map_examples(
+        lambda shared, x, more: shared["scale"] * x + more["y"], batch_size
+    )
+    polls = []
+    for num in (1, 5, 13):
+        x = np.arange(num, dtype=np.float32)
+        out = mapped({"scale": jnp.float32(3)}, x, {"y": -x}, poll=lambda: polls.append(1))
+        np.testing.assert_array_equal(out, 2 * x)
+    size = -(-batch_size // 4) * 4
+    assert len(polls) == sum(-(-num // size) for num in (1, 5, 13))
+
+
+def test_poll_stops_the_work():
+    class Stop(Exception):
+        pass
+
+    def poll():
+        raise Stop
+
+    mapped = devices.map_examples(lambda shared, x: x, 4)
+    with pytest.raises(Stop):
+        mapped(jnp.zeros(()), np.zeros(8, np.float32), poll=poll)
+
+
+def test_a_key_belongs_to_its_number():
+    all_keys = jax.random.key_data(devices.example_keys(3, 10))
+    np.testing.assert_array_equal(
+        jax.random.key_data(devices.example_keys(3, 4, first=6)), all_keys[6:]
+    )
+    expected = jax.random.fold_in(jax.random.key(3), 6)
+    np.testing.assert_array_equal(all_keys[6], jax.random.key_data(expected))
+    assert len(np.unique(all_keys, axis=0)) == 10
+
+
+def test_several_processes_are_refused(monkeypatch, make_config, run_main, tmp_path):
+    """Each would train, or sample, a model of its own."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sentence = "JAX runs in 2 processes, which are not supported"
+    for mode in ("train", "sample", "evaluate", "ema"):
+        workdir = tmp_path / mode
+        workdir.mkdir()
+        config = make_config("toy")
+        write_config(config, workdir)
+        status, out, err = run_main(f"--mode={mode}", f"--workdir={workdir}")
+        assert (status, out) == (2, "")
+        assert f"Error: {sentence}" in err
+        assert len(err.splitlines()) == 1
+    with pytest.raises(InputError, match=sentence):
+        train.train(make_config("toy"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    for use in (
+        lambda: devices.replicate({}),
+        lambda: devices.make_train_steps(lambda *args: args),
+        lambda: devices.map_examples(lambda *args: args, 4),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            use()

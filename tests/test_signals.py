@@ -1,0 +1,85 @@
+"""Real signals, sent to this process."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from gmm_diffusion import signals
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "name"), [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_is_recorded_and_raised_at_the_next_check(signum, status, name):
+    with signals.graceful() as interrupt:
+        interrupt.check()
+        assert interrupt.received is None
+        os.kill(os.getpid(), signum)
+        assert interrupt.received == signum
+        with pytest.raises(signals.Interrupted, match=rf"Stopped by {name}\.") as caught:
+            interrupt.check()
+    assert caught.value.exit_status == status
+    assert caught.value.signum == signum
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_stops_at_once(first):
+    with signals.graceful():
+        os.kill(os.getpid(), first)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_sigterm_is_recorded_only():
+    with signals.graceful() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.received == signal.SIGTERM
+
+
+def leave_normally():
+    pass
+
+
+def leave_by_an_exception():
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("leave", [leave_normally, leave_by_an_exception])
+def test_former_handlers_return(leave):
+    def mine(signum, frame):
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    # A test run in the background starts with SIGINT ignored.
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        try:
+            with signals.graceful():
+                assert signal.getsignal(signal.SIGTERM) is not mine
+                assert signal.getsignal(signal.SIGINT) is not interrupt
+                leave()
+        except ZeroDivisionError:
+            pass
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    seen = []
+
+    def work():
+        with signals.graceful() as interrupt:
+            seen.append(signal.getsignal(signal.SIGTERM))
+            interrupt.check()
+            seen.append(interrupt.received)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, None]
