@@ -1,6 +1,6 @@
 """The figure of guidance on the tree, and what its exact denoiser scores.
 
-  python -m experiments.run_tree_figure --out=DIR     DIR is that of the sweep configs/sweeps/tree.py
+  python -m experiments.run_tree_figure --out=DIR   DIR is that of the sweep configs/sweeps/tree.py
 
 Writes DIR/tree.png, and DIR/figure.json: the scores of the exact denoiser, with the sampler of the
 main model and as many samples; and of the samples in each panel how many lie far out, and how far.

@@ -3,8 +3,8 @@
     python -m experiments.run_denoiser --out=runs/ngmg_denoiser
 
 Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
-`experiments/run_stability.py` (Adam, ordinary layers). Beside them the term at ten times the weight, at
-the best rate.
+`experiments/run_stability.py` (Adam, ordinary layers). Beside them the term at ten times the
+weight, at the best rate.
 """
 
 SEEDS = [0, 1, 2]

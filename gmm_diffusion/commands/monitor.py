@@ -9,6 +9,12 @@ from gmm_diffusion.evaluation import heldout
 
 
 def make_monitor(parts, metrics_log):
+    """`(step, state, poll) -> None`, what is written after `training.heldout_every` updates.
+
+    Args:
+      parts: of the run, with `config`, `path`, `data` and `constants`.
+      metrics_log: of the run.
+    """
     kinds = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
     return kinds[parts.config.training.task](parts, metrics_log)
 

@@ -1,15 +1,17 @@
 """Scores of images against the training images and the judges."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from gmm_diffusion.data import Dataset
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
 
 
-def reference(config, data):
-    """The training images that samples are compared with, evenly spaced."""
+def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
+    """The training images `[N, H, W, C]` that samples are compared with, evenly spaced."""
     train = data.train.x
     return train[evenly_spaced(len(train), config.evaluation.max_reference)]
 

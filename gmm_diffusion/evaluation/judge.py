@@ -2,11 +2,14 @@
 
 import logging
 import os
+import pathlib
 import time
 from collections.abc import Iterable
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.judge import Judge, parameter_hash
@@ -15,7 +18,7 @@ from gmm_diffusion.types import PyTree
 log = logging.getLogger(__name__)
 
 
-def panel_of(config, data, path):
+def panel_of(config: ConfigDict, data: Dataset, path: pathlib.Path) -> tuple[Judge, ...]:
     """The run's judges, trained once and kept in its folder."""
     group = config.evaluation
     file = path / group.judge_dir / "judge.npz"
