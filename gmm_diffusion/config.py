@@ -32,7 +32,7 @@ MODEL_FIELDS = (
     "training.init_from",
 )
 # Single fields of these groups that a resumed run may change: what bounds memory, and where the
-# data are. Whether they are the same data is compared by `training.data_fingerprint`.
+# data are. Whether they are the same data is compared by `runs.data_fingerprint`.
 FREE_FIELDS = ("contrastive.chunk", "data.data_dir")
 # Fields that hold a path from the current directory; it is stored as an absolute one.
 PATH_FIELDS = (

@@ -1,6 +1,6 @@
 """Trained models on disk: loading a run for sampling, evaluation, guides and notebooks.
 
-`storage.py` and `snapshots.py` are the storage underneath, which the training loop writes to.
+`runs.storage` and `runs.snapshots` are the storage underneath, which training writes to.
 """
 
 import dataclasses

@@ -83,7 +83,7 @@ def guidance(config: ConfigDict, guide: Guide | None = None) -> Guidance | None:
 
     Args:
       config: its group `guidance`.
-      guide: for the kind auto and for `guidance.energy`; see `training.guide.load`.
+      guide: for the kind auto and for `guidance.energy`; see `assembly.guides.load`.
     """
     group = config.guidance
     kind = "none" if group.scale == 1 else group.kind

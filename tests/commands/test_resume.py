@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly, signals
+from gmm_diffusion.assembly import conditioners
 from gmm_diffusion.commands import train
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import storage
@@ -136,7 +137,7 @@ def test_constants_are_never_refitted(make_config, tmp_path, monkeypatch, no_eva
     stopping_at(monkeypatch, 2)
     with pytest.raises(signals.Interrupted):
         train.train(config, tmp_path / "run")
-    monkeypatch.setattr(assembly, "constants", None)
+    monkeypatch.setattr(conditioners, "constants", None)
     train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [2, 4]
 

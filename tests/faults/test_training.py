@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import runs
 
-from gmm_diffusion import signals
+from gmm_diffusion import pictures, signals
 from gmm_diffusion.commands import train
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.runs import metrics_log, storage
@@ -72,7 +72,7 @@ def test_a_kill_between_a_sheet_and_its_line(config, tmp_path, monkeypatch, part
 
             patch.setattr(metrics_log.MetricsLog, "write", write)
         else:
-            patch.setattr(train.pictures, "scatter", die)
+            patch.setattr(pictures, "scatter", die)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, tmp_path / "run")
     train.train(config, tmp_path / "run")

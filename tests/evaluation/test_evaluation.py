@@ -19,6 +19,7 @@ from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import heldout as heldout_lib
 from gmm_diffusion.evaluation import images as images_lib
+from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.model.fitted import Constants
@@ -145,12 +146,12 @@ def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, mon
 
     monkeypatch.setattr(judges, "fit_judges", fit)
     content = (path / "judge.npz").read_bytes()
-    kept = denoiser_evaluation._judges(config, data, path)
+    kept = judge_lib.panel_of(config, data, path)
     assert fitted == []
     assert len(set(hashes(kept))) == 2
     # Broken: trained again, and the same as before.
     (path / "judge.npz").write_bytes(content[: len(content) // 2])
-    again = denoiser_evaluation._judges(config, data, path)
+    again = judge_lib.panel_of(config, data, path)
     assert len(fitted) == 1
     assert "They are trained again" in caplog.text
     assert hashes(again) == hashes(kept)
@@ -159,7 +160,7 @@ def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, mon
     config = config.copy_and_resolve_references()
     config.evaluation.judges = 1
     config.evaluation.judge_seed = 1001
-    assert hashes(denoiser_evaluation._judges(config, data, path)) == hashes(kept)[1:]
+    assert hashes(judge_lib.panel_of(config, data, path)) == hashes(kept)[1:]
     assert len(fitted) == 2
 
 
