@@ -220,10 +220,14 @@ def stand_in(labels, num_classes):
 def test_labels_that_are_missing(kind, refused, tmp_path, monkeypatch):
     arguments = [TINY, f"--workdir={tmp_path / 'run'}", f"--config.conditioning.kind={kind}"]
     monkeypatch.setitem(DATASETS, "digits", stand_in(None, 0))
-    assert "needs labels, and photographs has none" in refused(*arguments)
+    message = refused(*arguments)
+    assert "needs labels, and photographs" in message
+    assert "has none" in message
     labels = np.repeat(np.arange(4, dtype=np.int32), 10)
     monkeypatch.setitem(DATASETS, "digits", stand_in(labels, 5))
-    assert "Class 4 of photographs has no training example" in refused(*arguments)
+    message = refused(*arguments)
+    assert "Class 4 of photographs" in message
+    assert "has no training example" in message
 
 
 def test_data_that_are_neither_here_nor_within_reach(refused, tmp_path, monkeypatch):
@@ -291,7 +295,8 @@ def test_a_real_run_writes_what_it_should(tiny_run):
     assert {name.removesuffix("_100") for name in result["metrics"]} == expected | {"agreement"}
     # The table: each metric, and each file by its path.
     for name, metric in result["metrics"].items():
-        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        # A metric that has a ceiling is named once more, below the table.
+        line = next(line for line in out.splitlines() if line.startswith(f"{name} "))
         assert f"{metric['value']:.4f}" in line
         assert f"{metric['floor']:.4f}" in line
     for path in (

@@ -90,9 +90,11 @@ def test_it_fits_devices_and_batches(config):
     assert config.training.num_steps % config.training.steps_per_call == 0
 
 
-def test_its_training_step_fits_its_data(config, monkeypatch):
+def test_its_training_step_fits_its_data(config, monkeypatch, tmp_path):
     monkeypatch.setitem(DATASETS, "tfds_images", random_dataset)
     monkeypatch.setitem(DATASETS, "image_folder", random_images)
+    if config.data.name == "image_folder":
+        config.data.data_dir = str(tmp_path)
     monkeypatch.setattr(fitting.mixture, "fit_em", unfitted_mixture)
     if config.data.name == "faces":
         # Ten for each combination of attributes, and seconds less to draw.

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion import paths
 from gmm_diffusion.assembly import classifiers
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.conditioning import Conditioner
@@ -130,7 +131,7 @@ def load_pull(config: ConfigDict, ours: Constants) -> Pull:
 def _load_run(workdir, field, ours):
     """A run with a classifier of the same data and mixture."""
     name = f"{field} is {str(workdir)!r}"
-    if not workdir_lib.directory(workdir, field).is_dir():
+    if not paths.expand(workdir, field).is_dir():
         raise InputError(
             f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
             "in training or guidance.)"

@@ -37,13 +37,14 @@ def test_runs_are_read_and_averaged(tmp_path):
     groups = denoiser_runs.read(tmp_path)
     assert set(groups) == {("none", 0.0, 0.0), ("ngmg", 0.1, 0.01)}
     first, second = groups["ngmg", 0.1, 0.01]
-    # Ones and threes: mean 2, deviation 1, median 2.
-    assert (first["variation"], first["largest"]) == pytest.approx((0.5, 1.5))
+    # 3, 1 and 3 over the medians before them, 1, 2 and 1: mean 13/6, mean square 73/12.
+    assert first["variation"] == pytest.approx((73 / 12 - (13 / 6) ** 2) ** 0.5 / (13 / 6))
+    assert first["largest"] == 3.0
     assert (first["spikes"], second["spikes"]) == pytest.approx((0, 100 / 3))
     assert (first["diverged"], second["diverged"]) == (False, True)
     assert groups["none", 0.0, 0.0][0]["variation"] == 0
     lines = denoiser_runs.table(groups).splitlines()
-    assert lines[2].startswith("| ngmg | 0.1 | 0.01 | 2 | 1 of 2 | 0.500 ± 0.000 | 1.500 ± 0.000 |")
+    assert lines[2].startswith("| ngmg | 0.1 | 0.01 | 2 | 1 of 2 | 0.544 ± 0.000 | 3.000 ± 0.000 |")
     assert "| 0.700 ± 0.100 |" in lines[2]
     assert lines[3].startswith("| none | - | - | 1 | 0 of 1 |")
 

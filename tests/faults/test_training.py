@@ -12,7 +12,7 @@ import runs
 
 from gmm_diffusion import pictures, signals
 from gmm_diffusion.commands import train
-from gmm_diffusion.errors import RunError
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import metrics_log, storage
 
 
@@ -128,7 +128,7 @@ def test_a_checkpoint_that_cannot_be_read_is_kept(config, tmp_path, whole):
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
-        ("checkpoints", "File exists"),
+        ("checkpoints", "File exists|Not a directory"),
         ("snapshots", "File exists|Not a directory"),
         ("metrics.jsonl", "Is a directory"),
         ("samples", "File exists|Not a directory"),
@@ -141,9 +141,9 @@ def test_what_stands_in_the_way_of_a_write(config, tmp_path, monkeypatch, name, 
     run = tmp_path / "run"
 
     def block():
+        if (run / name).exists():
+            shutil.move(run / name, tmp_path / "aside")
         if name.endswith(".jsonl"):
-            shutil.rmtree(run / name, ignore_errors=True)
-            (run / name).unlink(missing_ok=True)
             (run / name).mkdir()
         else:
             (run / name).write_text("")
@@ -152,14 +152,16 @@ def test_what_stands_in_the_way_of_a_write(config, tmp_path, monkeypatch, name, 
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(signals.Interrupted):
             train.train(config, run)
-    if name == "checkpoints":
-        shutil.move(run / name, tmp_path / "aside")
-    block()
-    with pytest.raises(RunError, match=cause) as caught:
-        train.train(config, run)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, block)
+        with pytest.raises(RunError, match=cause) as caught:
+            train.train(config, run)
     assert "\n" not in str(caught.value)
     if name != "checkpoints":
         assert "The last checkpoint is that of step" in str(caught.value)
+    # From the start it is refused.
+    with pytest.raises(InputError, match=rf"holds a (file|folder) {name} where a run has"):
+        train.train(config, run)
 
 
 BAD_LINES = [

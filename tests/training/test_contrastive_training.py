@@ -180,7 +180,7 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training__init_from": "/nowhere"}, "holds no config.json"),
+        ({"training__init_from": "/nowhere"}, "is no folder; it must be the workdir of a run"),
         ({"network__width": 16}, r"of another model; .* network\.width: 8 -> 16"),
         ({"data__toy_name": "moons"}, r"data\.toy_name: 'ring' -> 'moons'"),
     ],
