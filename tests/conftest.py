@@ -51,6 +51,16 @@ def few_programs():
     gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of slow.txt; `launch/slow_tests.py` writes it."""
+    here = pathlib.Path(__file__).parent
+    listed = set((here / "slow.txt").read_text().split())
+    for item in items:
+        if f"{item.path.relative_to(here).as_posix()}::{item.originalname}" in listed:
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable():
     """Reports of bytes that are no text, as some files' names have, from the processes of xdist."""
