@@ -16,7 +16,7 @@ BUDGET = 240
 
 
 def durations(paths: list[str]) -> dict[str, float]:
-    """Seconds by `folder/test_file.py::test_name`, all parameters together; the longest of files."""
+    """Seconds by `folder/test_file.py::test_name`, all parameters together, at the longest."""
     longest: dict[str, float] = {}
     for path in paths:
         total: dict[str, float] = collections.defaultdict(float)
