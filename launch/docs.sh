@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python3}
 # A notice about mkdocs 2, which setup.py excludes.
 export NO_MKDOCS_2_WARNING=1
 case ${1:-} in
-"") exec .venv/bin/python -m mkdocs --quiet build --strict ;;
+"") exec .venv/bin/python -m mkdocs build --strict ;; # with --quiet no warning would count
 --serve) exec .venv/bin/python -m mkdocs serve ;;
 *)
   echo "Error: $1 is not an option; valid is --serve." >&2
