@@ -17,10 +17,11 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
 }
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+# Code, in which nothing is a link, or a link or picture.
+LINK = re.compile(r"```.*?```|`[^`]*`|(!?)\[([^\]]*)\]\(([^)\s]+)\)", re.DOTALL)
 # Script, style, font or picture of another host; a link that a reader may follow is none.
 LOADED = re.compile(
-    r"""<(?:script|img|iframe|link|source)\b[^>]*?(?:src|href)=["']?(https?://[^"'\s>]+)"""
+    r"""<(?:script|img|iframe|source|link(?![^>]*canonical))\b[^>]*?(?:src|href)="?(https?://[^">]+)"""
 )
 
 log = logging.getLogger("mkdocs.hooks.site")
@@ -45,7 +46,7 @@ def own_names(path):
     """Public functions and classes that a file defines itself, not what it passes on."""
     nodes = ast.parse(path.read_text()).body
     named = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    return [node.name for node in named if not node.name.startswith("_")] or "false"
+    return [node.name for node in named if not node.name.startswith("_")]
 
 
 def on_config(config):
@@ -92,6 +93,8 @@ def on_page_markdown(markdown, page, config, files):
 
     def replace(match):
         picture, text, link = match.groups()
+        if link is None:
+            return match[0]
         path, _, heading = link.partition("#")
         if not path or "://" in link or link.startswith("mailto:"):
             return match[0]
