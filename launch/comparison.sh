@@ -21,7 +21,7 @@ done
 PYTHON=${PYTHON:-python}
 # Runs at a time: networks this small do not fill two processors. 1 where they share an accelerator.
 PARALLEL=${PARALLEL:-2}
-IMAGES="defect_rate recall coverage frechet memorisation"
+IMAGES=(defect_rate recall coverage frechet memorisation)
 
 sweep() {
     "$PYTHON" -m gmm_diffusion.sweep "$@"
@@ -34,16 +34,16 @@ report() {
 
 sweep --out="$OUT" --parallel="$PARALLEL" configs/sweeps/comparison.py
 report "$OUT/toy" --metric density_defects condition_defects agreement sliced_wasserstein
-report "$OUT/faces" --metric attribute_agreement attribute_defects $IMAGES
+report "$OUT/faces" --metric attribute_agreement attribute_defects "${IMAGES[@]}"
 # Classes cannot be asked for combinations that training never shows: no differences from them.
 "$PYTHON" -m gmm_diffusion.report "$OUT/faces" --where conditioning.kind=attributes \
     --metric unseen_attribute_agreement unseen_attribute_defects --out "$OUT/faces/unseen"
-report "$OUT/digits" --metric $IMAGES agreement
+report "$OUT/digits" --metric "${IMAGES[@]}" agreement
 "$PYTHON" -m experiments.run_idea_figure --out="$OUT"
 if [[ $TFDS ]]; then
     sweep --out="$OUT/$TFDS" --parallel="$PARALLEL" configs/sweeps/comparison_tfds.py \
         "data.tfds_name=$TFDS"
-    report "$OUT/$TFDS/tfds" --metric $IMAGES agreement
+    report "$OUT/$TFDS/tfds" --metric "${IMAGES[@]}" agreement
 fi
 if [[ $FULL ]]; then
     sweep --out="$OUT" configs/sweeps/comparison_full.py

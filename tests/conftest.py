@@ -51,6 +51,32 @@ def few_programs():
     gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of slow.txt; `launch/slow_tests.py` writes it."""
+    here = pathlib.Path(__file__).parent
+    listed = set((here / "slow.txt").read_text().split())
+    for item in items:
+        if f"{item.path.relative_to(here).as_posix()}::{item.originalname}" in listed:
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable():
+    """Reports of bytes that are no text, as some files' names have, from the processes of xdist."""
+    return _encodable((yield))
+
+
+def _encodable(value):
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_encodable, value))
+    return value
+
+
 def load_config(path):
     """What `get_config` of a file in the repository returns."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
