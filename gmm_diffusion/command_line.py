@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gmm_diffusion import config as config_lib
-from gmm_diffusion import paths, standard_streams
+from gmm_diffusion import paths, shipped_configs, standard_streams
 from gmm_diffusion.errors import InputError, RunError
 
 
@@ -141,8 +141,21 @@ def _take_config_path(argv):
             rest.append(argument)
             continue
         path = match[1] if match[1] is not None else next(arguments, "")
-        path = str(paths.file(path, "--config", exists="a config"))
+        path = config_file(path)
     return path, rest
+
+
+def config_file(text: str) -> str:
+    """The config that `text` names: a file, or without one the shipped config of this name.
+
+    Raises:
+      InputError: there is neither.
+    """
+    is_name, names = text.isidentifier(), shipped_configs.names()
+    if text in names and not paths.expand(text, "--config").is_file():
+        return str(shipped_configs.folder() / f"{text}.py")
+    wanted = f"a config, by its path or one of {', '.join(names)}" if is_name else "a config"
+    return str(paths.file(text, "--config", exists=wanted))
 
 
 def _load(path):

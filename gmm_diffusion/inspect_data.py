@@ -174,5 +174,10 @@ def _chosen(data):
     return np.concatenate(rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command `gmm-diffusion-inspect-data`."""
     sys.exit(run(sys.argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,16 @@
-"""The command line: `python -m gmm_diffusion.main --config=FILE --workdir=DIR [--mode=MODE]`.
+"""The command line: `gmm-diffusion --config=FILE --workdir=DIR [--mode=MODE]`.
 
   --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
   --mode=sample    writes DIR/samples/samples.npz and samples.png
   --mode=evaluate  writes DIR/evaluation.json, or DIR/evaluations/NAME.json for evaluation.name
   --mode=ema       writes DIR/ema/width_W_step_N.npz: the average of any width sample.ema
 
-Settings are overridden as --config.GROUP.FIELD=VALUE. Without --config the settings are those
-stored in DIR. Paths may start with ~, and relative ones are relative to the current directory. Exit
-status: 0 done, 1 the run failed, 2 bad input, 130 or 143 saved after Ctrl-C or SIGTERM; a reader of
-the output that leaves, as in `| head`, changes none of it.
+It is `python -m gmm_diffusion.main`, too. FILE is the path of a config, or the name of one that
+comes with the package, such as tiny. Settings are overridden as --config.GROUP.FIELD=VALUE. Without
+--config the settings are those stored in DIR. Paths may start with ~, and relative ones are
+relative to the current directory. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
+saved after Ctrl-C or SIGTERM; a reader of the output that leaves, as in `| head`, changes none of
+it.
 """
 
 import pathlib
@@ -100,5 +102,10 @@ def _work(argv):
     return 0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command `gmm-diffusion`."""
     command_line.leave(run(sys.argv))
+
+
+if __name__ == "__main__":
+    main()

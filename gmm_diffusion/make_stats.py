@@ -97,5 +97,10 @@ def _extractor(config, data):
     return make_extractor(spec, data, judge)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command `gmm-diffusion-make-stats`."""
     sys.exit(run(sys.argv))
+
+
+if __name__ == "__main__":
+    main()

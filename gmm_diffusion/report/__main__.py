@@ -130,5 +130,10 @@ def _parse(argv):
     return arguments
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command `gmm-diffusion-report`."""
     sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

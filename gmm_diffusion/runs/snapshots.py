@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.runs.param_files import export_params, load_params
 from gmm_diffusion.training import posthoc_ema
 from gmm_diffusion.training.ema import gamma_from_width
-from gmm_diffusion.runs.param_files import export_params, load_params
 from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)

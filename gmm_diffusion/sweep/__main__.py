@@ -174,5 +174,10 @@ def _load(path, overrides):
     return config_lib.with_paths(config)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command `gmm-diffusion-sweep`."""
     sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

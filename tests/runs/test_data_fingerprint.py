@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly
-from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.assembly import initial
+from gmm_diffusion.commands import offline, train
 from gmm_diffusion.data import DATASETS, Dataset, Split
 from gmm_diffusion.data.toy import load as load_toy
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import data_fingerprint
-from gmm_diffusion.assembly import initial
-from gmm_diffusion.commands import train, offline
 from gmm_diffusion.runs.workdir import read_config
 
 RNG = np.random.default_rng(0)

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.training import ema, posthoc_ema
-from gmm_diffusion.runs import snapshots
 from gmm_diffusion.assembly.load import load_params
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.runs import snapshots
+from gmm_diffusion.training import ema, posthoc_ema
 
 WIDTHS = (0.05, 0.1)
 

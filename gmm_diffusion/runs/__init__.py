@@ -1,0 +1,1 @@
+"""The directory of a run: what is written there, and read again."""
