@@ -36,7 +36,7 @@ def test_devices_that_are_not_there(platform, run_main, tmp_path, monkeypatch):
     workdir.write_config(config_lib.default(), tmp_path / "run")
     monkeypatch.setenv("JAX_PLATFORMS", platform)
     monkeypatch.setattr(jax, "devices", no_devices)
-    monkeypatch.setattr(storage, "_read", None)
+    monkeypatch.setattr(storage, "read", None)
     monkeypatch.setattr(load_lib, "load_run", None)
     for mode in ("train", "sample", "evaluate", "ema"):
         status, out, err = run_main(f"--mode={mode}", f"--workdir={tmp_path / 'run'}")

@@ -6,6 +6,7 @@ from gmm_diffusion import pictures
 from gmm_diffusion.data import to_uint8
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import heldout
+from gmm_diffusion.runs import workdir
 
 
 def make_monitor(parts, metrics_log):
@@ -77,4 +78,4 @@ class _Monitor:
 
 
 def _sheet_path(parts, step):
-    return parts.path / "samples" / f"step_{step}.png"
+    return parts.path / workdir.SAMPLES / f"step_{step}.png"

@@ -24,7 +24,7 @@ from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import Constants, from_arrays, to_arrays
-from gmm_diffusion.runs import data_fingerprint, snapshots, storage, workdir
+from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog
 from gmm_diffusion.training import state as state_lib
@@ -84,7 +84,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
 def _standing(run_dir):
     """What a run that failed can go on from, in a sentence."""
     try:
-        step = storage.last_complete_step(pathlib.Path(run_dir) / "checkpoints")
+        step = storage.last_complete_step(pathlib.Path(run_dir) / workdir.CHECKPOINTS)
     except (RunError, OSError):
         return "The checkpoints cannot be read now."
     if step is None:
@@ -102,14 +102,14 @@ def _train(config, run_dir, started, streams):
         data = assembly.dataset(config)
         denoiser_evaluation.check(config, data)
         constants = None
-        storage.check_saving(path / "checkpoints")
+        saving_probe.check_saving(path / workdir.CHECKPOINTS)
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
             constants = initial.constants(config, data)
             interrupt.check()
             workdir.write_config(config, path)
         data_fingerprint.keep(config, data, path)
-        with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
+        with storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep) as store:
             parts, state, window = _prepare(config, path, data, constants, store)
             worse = None
             if config.guidance.guide or config.guidance.classifier:
@@ -136,7 +136,9 @@ def _final_params(config, path, state):
     """The parameters that `sample.ema` names, if need be from snapshots."""
     if config.sample.ema in (0, *config.training.ema_widths):
         return heldout.choose_params(config, state)
-    return snapshots.reconstruct(path / "snapshots", int(state.step), config.sample.ema).params
+    return snapshots.reconstruct(
+        path / workdir.SNAPSHOTS, int(state.step), config.sample.ema
+    ).params
 
 
 def _check_devices(config):
@@ -183,7 +185,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     num_steps = config.training.num_steps
     step = int(state.step)
     metrics_log.truncate(step)
-    snapshots.truncate(parts.path / "snapshots", step)
+    snapshots.truncate(parts.path / workdir.SNAPSHOTS, step)
     # What stopped the run may have come between a checkpoint and the sheet of its step.
     every = config.training.heldout_every
     crossed = _crossed(every, step - config.training.steps_per_call, step, num_steps)
@@ -255,7 +257,7 @@ def _crossed(every, previous, step, num_steps):
 def _write_snapshot(parts, step, state):
     averages = _on_host(step, state.ema)
     widths = parts.config.training.ema_widths
-    snapshots.write(parts.path / "snapshots", step, widths, averages)
+    snapshots.write(parts.path / workdir.SNAPSHOTS, step, widths, averages)
 
 
 def _rescue(store, save, step, state):
@@ -375,15 +377,11 @@ class _Window:
         self._rows, self._last, self._time = [], step, time.monotonic()
         return means
 
+    @contextlib.contextmanager
     def paused(self):
         """Time inside does not count as training."""
-        window = self
-
-        class Paused:
-            def __enter__(self):
-                self.start = time.monotonic()
-
-            def __exit__(self, *_):
-                window._time += time.monotonic() - self.start
-
-        return Paused()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._time += time.monotonic() - start

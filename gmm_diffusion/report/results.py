@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, printable
-from gmm_diffusion.runs.workdir import read_config
+from gmm_diffusion.runs.workdir import EVALUATION, EVALUATIONS, read_config
 
 SEED = "training.seed"
 # Settings that change no metric.
@@ -67,7 +67,7 @@ def find(directories: Iterable[str | os.PathLike]) -> tuple[list[Result], list[s
     directories, files = list(directories), set()
     for directory in directories:
         directory = paths.folder(directory, "DIR", exists="a directory of runs")
-        for pattern in ("evaluation.json", "evaluations/*.json"):
+        for pattern in (EVALUATION, f"{EVALUATIONS}/*.json"):
             files.update(directory.resolve().rglob(pattern))
     results, skipped = [], []
     for path in sorted(files):
@@ -87,7 +87,7 @@ def _read(path):
     result = json.loads(path.read_text())
     if not isinstance(result, dict):
         raise ValueError("it is not the result of an evaluation")
-    in_folder = path.parent.name == "evaluations"
+    in_folder = path.parent.name == EVALUATIONS
     config = read_config(path.parent.parent if in_folder else path.parent)
     settings = {
         field: list(value) if isinstance(value, tuple) else value

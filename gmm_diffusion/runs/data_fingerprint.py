@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion.data import Dataset, Split
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.runs.workdir import write_json
+from gmm_diffusion.runs.workdir import DATA, write_json
 
 log = logging.getLogger(__name__)
 
-FILE = "data.json"
 _SPLITS = ("train", "validation", "heldout", "unseen", "judges_only")
 _EXAMPLES = 256  # of each split
 # How far a mean or deviation may be off: in grey levels, or for vectors in deviations of all.
@@ -99,7 +98,7 @@ def keep(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None:
         check(config, data, path)
         return
     try:
-        write_json(path / FILE, fingerprint(data))
+        write_json(path / DATA, fingerprint(data))
     except OSError as error:
         raise InputError(f"--workdir {path} cannot be written: {error.strerror}.") from error
 
@@ -107,13 +106,13 @@ def keep(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None:
 def _read(path):
     """What is stored; None where there is nothing, or a file that is damaged."""
     try:
-        stored = json.loads((path / FILE).read_text())
+        stored = json.loads((path / DATA).read_text())
         _difference(stored, stored)  # Has every field.
         return stored
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        log.warning("%s is damaged (%s); the data are not compared.", path / FILE, error)
+        log.warning("%s is damaged (%s); the data are not compared.", path / DATA, error)
         return None
 
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from gmm_diffusion import lazy_tensorflow
 from gmm_diffusion.errors import RunError
+from gmm_diffusion.runs.workdir import METRICS
 
 log = logging.getLogger(__name__)
-
-_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -55,7 +54,7 @@ class MetricsLog:
         """
         values = {name: np.asarray(value).item() for name, value in scalars.items()}
         line = json.dumps({"step": int(step)} | {k: _valid(v) for k, v in values.items()})
-        path = self._workdir / _FILE
+        path = self._workdir / METRICS
         try:
             with path.open("a") as file:
                 file.write(line + "\n")
@@ -89,7 +88,7 @@ def truncate(workdir: str | os.PathLike, step: int) -> None:
     Lines that are cut short by a crash or otherwise not of ours go too, with one warning. The file
     changes as a whole or not at all.
     """
-    path = pathlib.Path(workdir) / _FILE
+    path = pathlib.Path(workdir) / METRICS
     lines = _lines(path)
     rows = [_row(line) for line in lines]
     kept = [line for line, row in zip(lines, rows, strict=True) if row and row["step"] <= step]
@@ -105,7 +104,7 @@ def truncate(workdir: str | os.PathLike, step: int) -> None:
 
 def has(workdir: str | os.PathLike, step: int, name: str) -> bool:
     """Whether a line of this step has the metric `name`."""
-    rows = map(_row, _lines(pathlib.Path(workdir) / _FILE))
+    rows = map(_row, _lines(pathlib.Path(workdir) / METRICS))
     return any(row and row["step"] == step and name in row for row in rows)
 
 
@@ -114,7 +113,7 @@ def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | Non
 
     The rates stand in the log itself, so that a resumed run counts no step twice.
     """
-    path = pathlib.Path(workdir) / _FILE
+    path = pathlib.Path(workdir) / METRICS
     try:
         lines = _lines(path)
     except OSError as error:

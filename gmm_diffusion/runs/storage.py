@@ -13,64 +13,38 @@ there, in a RunError, and nothing is touched.
 
 import contextlib
 import dataclasses
-import errno
-import json
 import logging
 import os
 import pathlib
-import shutil
-import tempfile
 import threading
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gmm_diffusion.errors import InputError, RunError, read_fault
-from gmm_diffusion.runs.workdir import PROBE_PREFIX
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.runs import checkpoint_record
+from gmm_diffusion.runs.checkpoint_files import last_complete_step, move_aside, passable, steps
+from gmm_diffusion.runs.checkpoint_reading import fit, read
+from gmm_diffusion.runs.faults import Damaged, cause
 from gmm_diffusion.types import PyTree
+
+__all__ = [
+    "Restored",
+    "Store",
+    "last_complete_step",
+    "open",
+    "restore_constants_and_meta",
+    "restore_step",
+    "steps",
+]
 
 log = logging.getLogger(__name__)
 
-# Orbax writes this file last but one, before the step's directory gets its final name.
-_COMPLETE = "_CHECKPOINT_METADATA"
-
-# Beside the steps; not a number, so that it is not taken for one.
-_DAMAGED_FOLDER = "damaged"
-
-# Orbax merges files by a pattern with the path in it, and takes a backslash for a slash.
-_TAKEN_FOR_PATTERNS = frozenset("[]*?\\")
-
 # Orbax's threads wait up to five minutes for one another after one of them has failed.
 _CLOSING_SECONDS = 10.0
-
-# What orbax raises for files that are there and hold something else than they should. tensorstore
-# puts all its errors into ValueErrors, with a word for the kind in front.
-_WRONG_CONTENT = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    NotImplementedError,
-    RecursionError,
-)
-_NOT_CONTENT = (
-    "ABORTED",
-    "CANCELLED",
-    "DEADLINE_EXCEEDED",
-    "INTERNAL",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
-    "UNKNOWN",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,18 +124,10 @@ class Store:
           RunError: the checkpoint, or the one before it, could not be written.
         """
         items = {
-            "state": _flatten(jax.device_get(state)),
+            "state": checkpoint_record.flatten(jax.device_get(state)),
             "constants": {name: np.asarray(value) for name, value in constants.items()},
         }
-        entries = json.loads(json.dumps(dict(meta)))
-        record = {
-            "meta": entries,
-            "meta_crc32": _text_checksum(entries),
-            "leaves": {
-                item: {name: _fingerprint(value) for name, value in leaves.items()}
-                for item, leaves in items.items()
-            },
-        }
+        record = checkpoint_record.make(meta, items)
         # An array or a tree without elements makes orbax raise, and then wait five minutes for
         # itself at exit; the record's shapes are enough to make them again.
         stored = {
@@ -178,7 +144,7 @@ class Store:
             self._forget_failed()
             raise RunError(
                 f"The checkpoint of step {step} could not be written to {self.directory}:"
-                f" {_cause(error)}"
+                f" {cause(error)}"
             ) from error
         if not saved:
             raise RunError(
@@ -203,7 +169,7 @@ class Store:
         self.wait()
         restored, damaged = _newest(self.directory, target)
         for step in damaged:
-            _move_aside(self.directory, step)
+            move_aside(self.directory, step)
         if damaged:
             self._manager.reload()
         return restored
@@ -234,7 +200,7 @@ class Store:
             self._forget_failed()
             which = "A checkpoint" if self._newest is None else f"The checkpoint {self._newest}"
             raise RunError(
-                f"{which} could not be written to {self.directory}: {_cause(error)}"
+                f"{which} could not be written to {self.directory}: {cause(error)}"
             ) from error
 
     def _forget_failed(self):
@@ -242,6 +208,11 @@ class Store:
         self._failed = True
         with contextlib.suppress(Exception):
             self._manager.reload()
+
+
+def _close_failed(manager):
+    with contextlib.suppress(Exception):
+        manager.close()
 
 
 def open(directory: str | os.PathLike, keep: int = 3, asynchronous: bool = True) -> Store:
@@ -266,73 +237,10 @@ def open(directory: str | os.PathLike, keep: int = 3, asynchronous: bool = True)
     with contextlib.ExitStack() as route:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            manager = ocp.CheckpointManager(route.enter_context(_passable(path)), options=options)
+            manager = ocp.CheckpointManager(route.enter_context(passable(path)), options=options)
         except Exception as error:
-            raise RunError(f"Checkpoints cannot be kept in {directory}: {_cause(error)}") from error
+            raise RunError(f"Checkpoints cannot be kept in {directory}: {cause(error)}") from error
         return Store(path, manager, route.pop_all())
-
-
-def check_saving(directory: str | os.PathLike) -> None:
-    """Saves a small checkpoint below `directory`, reads it back and removes it.
-
-    It takes the route of the real ones, so that a run that could not save is refused before it
-    trains. Steps, and whoever reads them meanwhile, are not disturbed.
-
-    Raises:
-      RunError: it could not be saved, or not be read.
-    """
-    path = pathlib.Path(directory).absolute()
-    probe = {"probe": np.arange(3, dtype=np.float32)}
-    made, folder = not path.exists(), None
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        for left in path.glob(f"{PROBE_PREFIX}*"):
-            shutil.rmtree(left)  # By a run that was killed here.
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=PROBE_PREFIX, dir=path))
-        with open(folder) as store:
-            store.save(1, probe, {}, {})
-        state, _, _ = _read(folder, 1)
-        if not np.array_equal(state["probe"], probe["probe"]):
-            raise _Damaged("it holds other values")
-    except (OSError, RunError, _Damaged) as error:
-        raise RunError(
-            f"A small checkpoint could not be saved to {directory} and read back, so the run was "
-            f"not started: {_cause(error)}"
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-def steps(directory: str | os.PathLike) -> list[int]:
-    """The steps that have a directory, ascending; not every one needs to be good.
-
-    Raises:
-      RunError: the directory cannot be read.
-    """
-    path = pathlib.Path(directory)
-    try:
-        if not path.is_dir():
-            return []
-        return sorted(int(p.name) for p in path.iterdir() if p.is_dir() and p.name.isdecimal())
-    except OSError as error:
-        raise RunError(
-            f"The checkpoints in {directory} cannot be read, and nothing was touched: "
-            f"{_cause(error)}"
-        ) from error
-
-
-def last_complete_step(directory: str | os.PathLike) -> int | None:
-    """The newest step that is on disk as a whole, as far as can be told without reading it.
-
-    Raises:
-      RunError: the directory cannot be read.
-    """
-    path = pathlib.Path(directory)
-    return max((step for step in steps(path) if _is_complete(path / str(step))), default=None)
 
 
 def restore_step(
@@ -354,7 +262,7 @@ def restore_step(
       InputError: the step is missing or damaged, or does not fit the target.
     """
     state, constants, meta = _chosen(directory, step)
-    return Restored(step, _fit(directory, step, state, target, partial), constants, meta)
+    return Restored(step, fit(directory, step, state, target, partial), constants, meta)
 
 
 def restore_constants_and_meta(
@@ -378,10 +286,6 @@ def restore_constants_and_meta(
     return Restored(step, None, constants, meta)
 
 
-class _Damaged(Exception):
-    """Why a step on disk cannot be used."""
-
-
 def _newest(
     directory: str | os.PathLike, target: PyTree | None
 ) -> tuple[Restored | None, dict[int, str]]:
@@ -389,13 +293,13 @@ def _newest(
     damaged: dict[int, str] = {}
     for step in reversed(steps(directory)):
         try:
-            state, constants, meta = _read(directory, step)
-        except _Damaged as reason:
+            state, constants, meta = read(directory, step)
+        except Damaged as reason:
             log.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
             damaged[step] = str(reason)
             continue
         if target is not None:
-            state = _fit(directory, step, state, target, partial=False)
+            state = fit(directory, step, state, target, partial=False)
         else:
             state = None
         return Restored(step, state, constants, meta), damaged
@@ -415,219 +319,6 @@ def _chosen(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
             f"There is no checkpoint of step {step} in {directory}; available: {listing}."
         )
     try:
-        return _read(directory, step)
-    except _Damaged as reason:
+        return read(directory, step)
+    except Damaged as reason:
         raise InputError(f"Checkpoint {step} in {directory} is damaged: {reason}.") from reason
-
-
-def _read(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
-    """Flat state, constants and meta of one step, verified against its record.
-
-    Raises:
-      _Damaged: what could be read is wrong.
-      RunError: it could not be read.
-    """
-    path = pathlib.Path(directory).absolute() / str(step)
-    try:
-        try:
-            return _read_once(path)
-        except (*_WRONG_CONTENT, _Damaged):
-            # A fault that passes is no damage: only what is wrong twice is.
-            return _read_once(path)
-    except Exception as error:
-        try:
-            fault = _unreadable(path, error)
-        except OSError as listing:
-            fault = listing
-        if fault is None:
-            if isinstance(error, _Damaged):
-                raise
-            raise _Damaged(f"{type(error).__name__}: {_first_line(error)}") from error
-        raise RunError(
-            f"Checkpoint {step} in {directory} cannot be read, which need not be its fault; "
-            f"nothing was touched: {_cause(fault)}"
-        ) from error
-
-
-def _read_once(path):
-    if not _is_complete(path):
-        raise _Damaged(f"it is incomplete, without {_COMPLETE}")
-    with (
-        _passable(path) as passable,
-        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
-    ):
-        record = reader.restore(passable, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        names = [
-            item
-            for item in ("state", "constants")
-            if any(0 not in leaf["shape"] for leaf in record["leaves"][item].values())
-        ]
-        stored = {}
-        if names:
-            args = {item: ocp.args.StandardRestore() for item in names}
-            stored = dict(reader.restore(passable, args=ocp.args.Composite(**args)).items())
-    if _text_checksum(record["meta"]) != record["meta_crc32"]:
-        raise _Damaged("the checksum of meta differs")
-    items = [
-        _verify(item, record["leaves"][item], stored.get(item, {}))
-        for item in ("state", "constants")
-    ]
-    return items[0], items[1], record["meta"]
-
-
-def _is_complete(path):
-    try:
-        return (path / _COMPLETE).stat() is not None
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _unreadable(path: pathlib.Path, error: Exception) -> Exception | None:
-    """Why a step could not be read; None if it could, and what it holds is wrong."""
-    if not isinstance(error, (*_WRONG_CONTENT, _Damaged)):
-        return error
-    if isinstance(error, ValueError) and str(error).startswith(_NOT_CONTENT):
-        return error
-    # Orbax says of some files that it cannot open that they are not there, or empty.
-    for folder, _, names in os.walk(path, onerror=_raise):
-        for name in names:
-            if fault := read_fault(os.path.join(folder, name)):
-                return fault
-    return None
-
-
-def _raise(error):
-    raise error
-
-
-@contextlib.contextmanager
-def _passable(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to the same directory that orbax takes as it is, through a link if need be."""
-    try:
-        odd = bool(_TAKEN_FOR_PATTERNS & set(str(path).encode().decode()))
-    except UnicodeEncodeError:
-        odd = True
-    if not odd:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="gmm_diffusion_") as folder:
-        link = pathlib.Path(folder) / "link"
-        link.symlink_to(path, target_is_directory=True)
-        yield link
-
-
-def _move_aside(directory: pathlib.Path, step: int) -> None:
-    """Moves a damaged step out of the way, to a name that is free."""
-    folder = directory / _DAMAGED_FOLDER
-    names = [str(step), *(f"{step}-{number}" for number in range(2, 1000))]
-    try:
-        folder.mkdir(exist_ok=True)
-        new = next(folder / name for name in names if not os.path.lexists(folder / name))
-        (directory / str(step)).rename(new)
-    except OSError as error:
-        raise RunError(
-            f"The damaged checkpoint {step} could not be moved from {directory} to {folder}, and "
-            f"nothing was lost: {_cause(error)}"
-        ) from error
-    log.warning("The damaged checkpoint %d is now %s.", step, new)
-
-
-def _close_failed(manager):
-    with contextlib.suppress(Exception):
-        manager.close()
-
-
-def _verify(item: str, record: dict[str, dict], stored: dict[str, Any]) -> dict[str, np.ndarray]:
-    leaves = {}
-    for name, expected in record.items():
-        if 0 in expected["shape"]:
-            leaves[name] = np.zeros(expected["shape"], jax.numpy.dtype(expected["dtype"]))
-            continue
-        leaves[name] = np.asarray(stored[name])
-        found = _fingerprint(leaves[name])
-        for field in ("shape", "dtype", "crc32"):
-            if found[field] != expected[field]:
-                raise _Damaged(
-                    f"the {field} of {item} leaf {name} is {found[field]}, recorded was"
-                    f" {expected[field]} (sums {found['sum']} and {expected['sum']})"
-                )
-    return leaves
-
-
-def _fit(
-    directory: str | os.PathLike, step: int, state: dict, target: PyTree, partial: bool
-) -> PyTree:
-    """The flat state in the target's structure."""
-
-    def refuse(reason):
-        raise InputError(f"Checkpoint {step} in {directory} does not fit this model: {reason}.")
-
-    paths, structure = jax.tree_util.tree_flatten_with_path(target)
-    wanted = {_name(path): leaf for path, leaf in paths}
-    for name, leaf in wanted.items():
-        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        if name not in state:
-            refuse(f"it has no leaf {name}")
-        found = state[name]
-        if found.shape != tuple(leaf.shape) or found.dtype != leaf.dtype:
-            refuse(
-                f"leaf {name} is {found.dtype} {list(found.shape)} in the checkpoint and"
-                f" {leaf.dtype} {list(leaf.shape)} here{_precision(found.dtype, leaf.dtype)}"
-            )
-    extra = sorted(state.keys() - wanted.keys())
-    if extra and not partial:
-        refuse(f"its leaf {extra[0]} has no place here")
-    return structure.unflatten([state[name] for name in wanted])
-
-
-def _precision(stored, here) -> str:
-    """What to do where two types differ in their precision alone."""
-    if stored.kind != here.kind or {stored.itemsize, here.itemsize} != {4, 8}:
-        return ""
-    value = 1 if stored.itemsize == 8 else 0
-    return f" (it was made with JAX_ENABLE_X64={value} in the environment, and needs the same)"
-
-
-def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _fingerprint(array: np.ndarray) -> dict[str, Any]:
-    """Shape, dtype, crc32 of the bytes, and the sum, which tells a person how far off they are."""
-    array = np.asarray(array)
-    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    with np.errstate(all="ignore"):  # A damaged leaf may hold anything.
-        total = float(array.astype(np.float64).sum())
-    return {
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "crc32": zlib.crc32(octets),
-        "sum": total if np.isfinite(total) else str(total),
-    }
-
-
-def _text_checksum(entries: dict) -> int:
-    return zlib.crc32(json.dumps(entries, sort_keys=True).encode())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
-
-
-def _cause(error: Exception) -> str:
-    """The words for an error that a person can act on, as the end of a sentence."""
-    text = _first_line(error)
-    if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}."
-    # tensorstore says what the system said in the middle of a long line.
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
-        if os.strerror(code) in str(error):
-            return f"{os.strerror(code)}."
-    return text if text.endswith(".") else f"{text}."

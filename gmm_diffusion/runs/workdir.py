@@ -15,11 +15,22 @@ from gmm_diffusion.runs import lock
 
 log = logging.getLogger(__name__)
 
+# Of its files and folders.
 CONFIG = "config.json"
-# How the folder begins that `storage.check_saving` makes and removes.
+DATA = "data.json"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+JUDGE = "judge.npz"
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
+SAMPLES = "samples"
+EVALUATIONS = "evaluations"
+AVERAGES = "ema"
+
+# How the folder begins that `saving_probe.check_saving` makes and removes.
 PROBE_PREFIX = "probe-"
-_FOLDERS = ("checkpoints", "snapshots", "samples", "evaluations", "ema")
-_FILES = (CONFIG, "data.json", "metrics.jsonl", "evaluation.json", "judge.npz")
+_FOLDERS = (CHECKPOINTS, SNAPSHOTS, SAMPLES, EVALUATIONS, AVERAGES)
+_FILES = (CONFIG, DATA, METRICS, EVALUATION, JUDGE)
 
 
 def directory(workdir: str | os.PathLike, name: str = "--workdir") -> pathlib.Path:
@@ -122,7 +133,7 @@ def _say_new_rate(config, stored):
 
 def _is_left_by_a_kill(file):
     """Whether that is what a run leaves that was killed before it had written its config."""
-    if file.name == "checkpoints" and file.is_dir():
+    if file.name == CHECKPOINTS and file.is_dir():
         return all(inner.name.startswith(PROBE_PREFIX) for inner in file.iterdir())
     return file.name in (lock.NAME, CONFIG + ".tmp")
 
@@ -178,7 +189,7 @@ def _read(workdir, use):
 def evaluation_path(workdir: str | os.PathLike, name: str = "") -> pathlib.Path:
     """The file of the evaluation with this `evaluation.name`."""
     path = pathlib.Path(workdir)
-    return path / "evaluations" / f"{name}.json" if name else path / "evaluation.json"
+    return path / EVALUATIONS / f"{name}.json" if name else path / EVALUATION
 
 
 def write_json(path: pathlib.Path, value) -> None:

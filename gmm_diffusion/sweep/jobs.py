@@ -105,7 +105,7 @@ def _as_stored(field, value):
 def fraction_left(job: Job) -> float:
     """The share of a training's steps that is not in a checkpoint yet."""
     done = 0
-    checkpoints = job.workdir / "checkpoints"
+    checkpoints = job.workdir / workdir_lib.CHECKPOINTS
     if (job.workdir / workdir_lib.CONFIG).exists() and checkpoints.is_dir():
         done = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
     return max(0.0, 1 - done / job.steps)

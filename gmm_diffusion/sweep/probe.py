@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from gmm_diffusion.runs.workdir import METRICS
 from gmm_diffusion.sweep.jobs import Job, flags
 from gmm_diffusion.sweep.times import Record
 
@@ -59,6 +60,6 @@ def probe(jobs: list[Job], execute: Callable[[list[str]], int]) -> list[Record]:
 
 def _rate(workdir):
     """Examples a second, without the calls that were compiled."""
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (workdir / METRICS).read_text().splitlines())
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return statistics.median(rates[1:] or rates)

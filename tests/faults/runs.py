@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from gmm_diffusion.runs import storage
+from gmm_diffusion.runs import checkpoint_reading, storage
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 24
@@ -69,7 +69,7 @@ def newest(workdir):
     """Step, arrays by name of the state and the constants of the newest good checkpoint."""
     directory = workdir / "checkpoints"
     step = storage.restore_constants_and_meta(directory).step
-    state, constants, _ = storage._read(directory, step)
+    state, constants, _ = checkpoint_reading.read(directory, step)
     return step, state, constants
 
 

@@ -16,7 +16,7 @@ import pytest
 from flax import struct
 
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.runs import storage
+from gmm_diffusion.runs import saving_probe, storage
 
 REPOSITORY = pathlib.Path(storage.__file__).parents[2]
 
@@ -303,7 +303,7 @@ def test_a_damaged_step_that_cannot_be_moved_stays(tmp_path):
 )
 def test_any_path_will_do(tmp_path, name):
     directory = tmp_path / name / "checkpoints"
-    storage.check_saving(directory)
+    saving_probe.check_saving(directory)
     assert not directory.exists()
     write(directory, [1, 2])
     with storage.open(directory) as store:
@@ -321,7 +321,7 @@ def test_a_probe_leaves_steps_alone(tmp_path):
     write(tmp_path, [1, 2])
     (tmp_path / "probe-of-a-run-that-was-killed").mkdir()
     before = tree(tmp_path)
-    storage.check_saving(tmp_path)
+    saving_probe.check_saving(tmp_path)
     assert tree(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"1", "2"}
 
@@ -330,10 +330,10 @@ def test_where_nothing_can_be_saved_a_probe_says_so(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     message = r"could not be saved to .*file and read back, so the run was not started: File exists"
     with pytest.raises(RunError, match=message):
-        storage.check_saving(tmp_path / "file")
-    monkeypatch.setattr(storage, "_passable", contextlib.nullcontext)
+        saving_probe.check_saving(tmp_path / "file")
+    monkeypatch.setattr(storage, "passable", contextlib.nullcontext)
     with pytest.raises(RunError, match="so the run was not started"):
-        storage.check_saving(tmp_path / "a[1]")
+        saving_probe.check_saving(tmp_path / "a[1]")
     assert not (tmp_path / "a[1]").exists()
 
 

@@ -1,0 +1,97 @@
+"""One step read from disk by orbax and verified, and how it fits what a run expects."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.runs import checkpoint_record
+from gmm_diffusion.runs.checkpoint_files import COMPLETE, is_complete, passable
+from gmm_diffusion.runs.faults import WRONG_CONTENT, Damaged, cause, first_line, unreadable
+from gmm_diffusion.types import PyTree
+
+
+def read(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
+    """Flat state, constants and meta of one step, verified against its record.
+
+    Raises:
+      Damaged: what could be read is wrong.
+      RunError: it could not be read.
+    """
+    path = pathlib.Path(directory).absolute() / str(step)
+    try:
+        try:
+            return _read_once(path)
+        except (*WRONG_CONTENT, Damaged):
+            # A fault that passes is no damage: only what is wrong twice is.
+            return _read_once(path)
+    except Exception as error:
+        try:
+            fault = unreadable(path, error)
+        except OSError as listing:
+            fault = listing
+        if fault is None:
+            if isinstance(error, Damaged):
+                raise
+            raise Damaged(f"{type(error).__name__}: {first_line(error)}") from error
+        raise RunError(
+            f"Checkpoint {step} in {directory} cannot be read, which need not be its fault; "
+            f"nothing was touched: {cause(fault)}"
+        ) from error
+
+
+def _read_once(path):
+    if not is_complete(path):
+        raise Damaged(f"it is incomplete, without {COMPLETE}")
+    with (
+        passable(path) as passable_path,
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
+    ):
+        meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        record = reader.restore(passable_path, args=meta).meta
+        stored = {}
+        if names := checkpoint_record.stored_items(record):
+            args = {item: ocp.args.StandardRestore() for item in names}
+            stored = dict(reader.restore(passable_path, args=ocp.args.Composite(**args)).items())
+    return checkpoint_record.verify(record, stored)
+
+
+def fit(
+    directory: str | os.PathLike, step: int, state: dict, target: PyTree, partial: bool
+) -> PyTree:
+    """The flat state in the target's structure; see `storage.restore_step`.
+
+    Raises:
+      InputError: it does not fit.
+    """
+
+    def refuse(reason):
+        raise InputError(f"Checkpoint {step} in {directory} does not fit this model: {reason}.")
+
+    paths, structure = jax.tree_util.tree_flatten_with_path(target)
+    wanted = {checkpoint_record.leaf_name(path): leaf for path, leaf in paths}
+    for name, leaf in wanted.items():
+        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if name not in state:
+            refuse(f"it has no leaf {name}")
+        found = state[name]
+        if found.shape != tuple(leaf.shape) or found.dtype != leaf.dtype:
+            refuse(
+                f"leaf {name} is {found.dtype} {list(found.shape)} in the checkpoint and"
+                f" {leaf.dtype} {list(leaf.shape)} here{_precision(found.dtype, leaf.dtype)}"
+            )
+    extra = sorted(state.keys() - wanted.keys())
+    if extra and not partial:
+        refuse(f"its leaf {extra[0]} has no place here")
+    return structure.unflatten([state[name] for name in wanted])
+
+
+def _precision(stored, here) -> str:
+    """What to do where two types differ in their precision alone."""
+    if stored.kind != here.kind or {stored.itemsize, here.itemsize} != {4, 8}:
+        return ""
+    value = 1 if stored.itemsize == 8 else 0
+    return f" (it was made with JAX_ENABLE_X64={value} in the environment, and needs the same)"
