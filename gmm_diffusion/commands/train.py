@@ -24,6 +24,7 @@ from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import Constants, from_arrays, to_arrays
+from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog
@@ -193,7 +194,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
         monitor_lib.make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
     if step >= num_steps:
         return jax.device_get(state)
-    key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
+    key = jax.random.fold_in(jax.random.key(config.training.seed), Run.STEPS)
     run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.constants))
     monitor = monitor_lib.make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)

@@ -5,18 +5,18 @@ that are unlike noisy data of the level it is told; the ratio of densities at a 
 data asks it exactly there.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from gmm_diffusion.diffusion.density_ratio import log_density_ratio, ratio_and_spread
 from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.random_keys import Contrast, fold_in
 from gmm_diffusion.types import Array, DenoiseFn, PyTree
 
 __all__ = ["contrastive_loss", "log_density_ratio", "log_uniform"]
-
-# Each use of an example's key folds in a number of its own.
-_ZETA, _NOISE, _RATIO = range(3)
 
 
 def log_uniform(keys: Array, low: float, high: float) -> Array:
@@ -67,16 +67,13 @@ def contrastive_loss(
     Raises:
       InputError: an empty range of zeta, or as `density_ratio.integrate`.
     """
-
-    def use(number):
-        return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-    level = log_uniform(use(_ZETA), *zeta)
-    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(use(_NOISE))
+    use = functools.partial(fold_in, keys)
+    level = log_uniform(use(Contrast.ZETA), *zeta)
+    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(use(Contrast.NOISE))
     x = jnp.where(expand_like(label, x) > 0, x, x + expand_like(level, x) * noise)
     if callable(options.get("sigma_max")):
         options["sigma_max"] = options["sigma_max"](level)
     ratio, spread = ratio_and_spread(
-        denoise_fn, use(_RATIO), x, level, cond, num_points, **options
+        denoise_fn, use(Contrast.RATIO), x, level, cond, num_points, **options
     )
     return jax.nn.softplus(-label * ratio), ratio, spread

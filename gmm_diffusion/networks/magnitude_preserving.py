@@ -112,8 +112,3 @@ def dropout(x: Array, rate: float, keys: Array | None) -> Array:
         return x
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def fold_in(keys: Array | None, data: int) -> Array | None:
-    """`[B]` keys folded with one number; None stays None."""
-    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)

@@ -7,11 +7,11 @@ from gmm_diffusion.networks.condition_embedding import NoiseAndCondition
 from gmm_diffusion.networks.magnitude_preserving import (
     MPLinear,
     dropout,
-    fold_in,
     mp_silu,
     mp_sum,
     normalize,
 )
+from gmm_diffusion.random_keys import fold_in
 from gmm_diffusion.types import Array, Condition
 
 

@@ -14,12 +14,12 @@ from gmm_diffusion.networks.magnitude_preserving import (
     MPConv,
     MPLinear,
     dropout,
-    fold_in,
     mp_cat,
     mp_silu,
     mp_sum,
     normalize,
 )
+from gmm_diffusion.random_keys import fold_in
 from gmm_diffusion.types import Array, Condition
 
 RESIDUAL_BALANCE = 0.3

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gmm_diffusion.random_keys import Sample, fold_in
 from gmm_diffusion.types import Array, DenoiseFn, PyTree
 
 
@@ -306,19 +307,16 @@ class MultistepSampler:
 
 def step_keys(keys: Array, i: Array | int) -> Array:
     """The keys `[B]` of step i of the samples with keys `[B]`."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+    return fold_in(keys, i)
 
 
 def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: float) -> Array:
-    """`[B]` keys -> `[B, *shape]` of standard deviation `sigma_max`.
-
-    The number folded in lies outside the range of step numbers, which use the same keys.
-    """
+    """`[B]` keys -> `[B, *shape]` of standard deviation `sigma_max`."""
 
     def one(key):
-        return sigma_max * jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape)
+        return sigma_max * jax.random.normal(key, shape)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(fold_in(keys, Sample.INITIAL_NOISE))
 
 
 SAMPLERS = {

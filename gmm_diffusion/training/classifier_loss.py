@@ -1,5 +1,6 @@
 """The losses of a classifier of the mixture's components: alone, and in a denoiser's train step."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,10 +9,8 @@ import jax.numpy as jnp
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.model.classifier import Objective
+from gmm_diffusion.random_keys import Training, fold_in
 from gmm_diffusion.types import Array, Batch, LossFn
-
-# Each use of an example's key folds in a number of its own; those of `loss` come before.
-_NOISE, _SIGMA = 20, 21
 
 
 def make_classifier_loss_fn(
@@ -38,12 +37,10 @@ def make_classifier_loss_fn(
     def loss_fn(params, batch: Batch, keys: Array):
         loss = objective(classify(params["classifier"], batch.x)[0], batch.weights)
         if noisy:
-
-            def use(number):
-                return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-            sigma = noise_levels.log_normal(use(_SIGMA), sigma_log_mean, sigma_log_std)
-            noise = jax.vmap(lambda key: jax.random.normal(key, batch.x.shape[1:]))(use(_NOISE))
+            use = functools.partial(fold_in, keys)
+            sigma_keys, noise_keys = use(Training.CLASSIFIER_SIGMA), use(Training.CLASSIFIER_NOISE)
+            sigma = noise_levels.log_normal(sigma_keys, sigma_log_mean, sigma_log_std)
+            noise = jax.vmap(lambda key: jax.random.normal(key, batch.x.shape[1:]))(noise_keys)
             x = batch.x + expand_like(sigma, batch.x) * noise
             seen = objective(classify(params["classifier"], x, sigma)[0], batch.weights)
             loss = (loss + seen) / 2

@@ -1,5 +1,6 @@
 """The loss of a denoiser, composed from its parts: weights -> condition -> denoising, and terms."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,11 +9,8 @@ import jax.numpy as jnp
 from gmm_diffusion import conditioning
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.denoising_loss import loss_and_denoised, uncertainty_weighted
+from gmm_diffusion.random_keys import Training, fold_in
 from gmm_diffusion.types import Array, Batch, LossFn
-
-# Each use of an example's key folds in a number of its own: a feature that is switched off leaves
-# the random numbers of the rest as they were.
-NOISE, SIGMA, SEMANTICS, NULL, DRAWS, DROPOUT, CONTRAST = range(7)
 
 
 def make_loss_fn(
@@ -53,28 +51,26 @@ def make_loss_fn(
     """
 
     def loss_fn(params, batch: Batch, keys: Array):
-        def use(number):
-            return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
+        use = functools.partial(fold_in, keys)
         cond = weights = keep = None
         if conditioner is not None:
             weights = conditioning.training_weights(
-                conditioner, use(SEMANTICS), batch.weights, **(semantics_options or {})
+                conditioner, use(Training.SEMANTICS), batch.weights, **(semantics_options or {})
             )
-            uniform = jax.vmap(jax.random.uniform)(use(NULL))
+            uniform = jax.vmap(jax.random.uniform)(use(Training.NULL))
             keep = (uniform >= null_probability).astype(jnp.float32)
-            cond = conditioning.encode(conditioner, weights, use(DRAWS), keep)
-        sigma = noise_levels.log_normal(use(SIGMA), sigma_log_mean, sigma_log_std)
+            cond = conditioning.encode(conditioner, weights, use(Training.DRAWS), keep)
+        sigma = noise_levels.log_normal(use(Training.SIGMA), sigma_log_mean, sigma_log_std)
 
         def denoise_fn(x, sigma, cond):
-            return denoise(params, x, sigma, cond, use(DROPOUT))
+            return denoise(params, x, sigma, cond, use(Training.DROPOUT))
 
         def target_fn(noisy):
             return target(noisy, sigma, weights, keep)
 
         loss, denoised = loss_and_denoised(
             denoise_fn,
-            use(NOISE),
+            use(Training.NOISE),
             batch.x,
             sigma,
             cond,
@@ -87,7 +83,7 @@ def make_loss_fn(
             added, diagnostics = term(params, batch, sigma, denoised)
             weighted, found = weighted + added, found | diagnostics
         if contrast is not None:
-            added, diagnostics = contrast(params, batch, cond, use(CONTRAST))
+            added, diagnostics = contrast(params, batch, cond, use(Training.CONTRAST))
             weighted, found = weighted + added, found | diagnostics
         return weighted, found
 

@@ -194,11 +194,3 @@ def test_dropout_rate_and_its_absence():
     assert y.mean() == pytest.approx(1, abs=0.02)
     assert mp.dropout(x, 0.25, None) is x
     assert mp.dropout(x, 0.0, keys) is x
-
-
-def test_folding_no_keys_gives_no_keys():
-    assert mp.fold_in(None, 3) is None
-    keys = jax.random.split(jax.random.key(0), 3)
-    folded = [jax.random.key_data(mp.fold_in(keys, i)) for i in (1, 2)]
-    assert np.array_equal(folded[0][1], jax.random.key_data(jax.random.fold_in(keys[1], 1)))
-    assert not np.array_equal(folded[0], folded[1])

@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.model import classifier as classifier_lib
+from gmm_diffusion.random_keys import Training, fold_in
 from gmm_diffusion.training import classifier_loss, loss
 from gmm_diffusion.types import Batch
 
@@ -223,7 +224,7 @@ def test_the_term_stands_beside_the_uncertainty_and_not_under_it(batch):
     weight = (given["sigma"] ** 2 + SIGMA_DATA**2) / (given["sigma"] * SIGMA_DATA) ** 2
     error = np.mean((np.asarray(given["denoised"]) - batch.x) ** 2, axis=1)
     np.testing.assert_allclose(plain["denoising_loss"], weight * error, rtol=1e-5)
-    noise = jax.vmap(lambda key: jax.random.fold_in(key, loss.NOISE))(keys)
+    noise = fold_in(keys, Training.NOISE)
     alone = denoising_loss(
         lambda x, sigma, cond: 0.5 * x, noise, batch.x, given["sigma"], sigma_data=SIGMA_DATA
     )

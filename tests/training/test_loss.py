@@ -129,8 +129,3 @@ def test_weights_reach_the_denoiser_through_their_semantics(batch):
     options = {"shares": (0.0, 1.0), "one_hot_share": 0.0}
     within = seen(batch, make_conditioner("mixture"), semantics_options=options)
     np.testing.assert_allclose(within["cond"].features, 2 * batch.weights, atol=1e-5)
-
-
-def test_each_use_of_a_key_has_a_number_of_its_own():
-    uses = [loss.NOISE, loss.SIGMA, loss.SEMANTICS, loss.NULL, loss.DRAWS, loss.DROPOUT]
-    assert len(set(uses)) == 6
