@@ -111,10 +111,11 @@ def _train(config, run_dir, started, streams):
         data_fingerprint.keep(config, data, path)
         with storage.open(path / "checkpoints", keep=config.checkpoint.keep) as store:
             parts, state, window = _prepare(config, path, data, constants, store)
-            worse = None
-            if config.guidance.guide or config.guidance.classifier:
+            model = assembly.model(config, data.shape, parts.constants, {})
+            guidance = None
+            if guides.needs_other_runs(config):
                 # Loaded before training, so that a wrong one is refused before training.
-                worse = guides.load(config, path, parts.constants, data.shape)
+                guidance = guides.guidance(model, path)
             if resumed:
                 workdir.write_config(config, path)
             with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
@@ -124,11 +125,12 @@ def _train(config, run_dir, started, streams):
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
-        if worse is None:
-            worse = guides.load(config, path, parts.constants, data.shape)
         params = _final_params(config, path, state)
+        model = dataclasses.replace(model, params=params, step=int(state.step))
+        if guidance is None:
+            guidance = guides.guidance(model, path)
         return evaluation_report.evaluate_and_report(
-            config, path, data, parts.constants, params, int(state.step), interrupt.check, worse
+            model, data, path, guidance, interrupt.check
         )
 
 
