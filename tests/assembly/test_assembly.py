@@ -201,7 +201,7 @@ def test_clusters_are_labels_within_a_class(toy):
 def test_the_sampler_gets_its_options(toy):
     toy.sample.churn, toy.sample.churn_min = 7.0, 0.1
     toy.sample.churn_max, toy.sample.churn_noise = 9.0, 1.01
-    made = assembly.sampler(toy)
+    made = assembly.sampler(toy).sampler()
     assert isinstance(made, functools.partial)
     assert made.func is SAMPLERS["heun"]
     assert made.keywords == {
@@ -211,9 +211,9 @@ def test_the_sampler_gets_its_options(toy):
         "churn_noise": 1.01,
     }
     toy.sample.sampler = "euler"
-    assert assembly.sampler(toy).keywords == {}
+    assert assembly.sampler(toy).sampler().keywords == {}
     toy.sample.parallel_window, toy.sample.parallel_tolerance = 5, 0.2
-    made = assembly.sampler(toy, 0.7)
+    made = assembly.sampler(toy).sampler(0.7)
     assert made.func is picard
     expected = {"step": "euler", "window": 5, "tolerance": 0.2, "sigma_data": 0.7}
     assert made.keywords == expected
