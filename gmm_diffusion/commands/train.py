@@ -46,12 +46,13 @@ class _Parts:
     constants: Constants
 
 
-def train(config: ConfigDict, run_dir: str) -> dict | None:
+def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict | None:
     """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
 
     Args:
       config: see `config.default`.
       run_dir: created if absent; resumed if it holds a run with the same model.
+      data: of `data.name` arrays, and of no other.
 
     Returns:
       The evaluation, as written to `evaluation.json`; None without `evaluation.at_end`.
@@ -65,7 +66,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
     started = time.monotonic()
     with standard_streams.unfailing() as streams:
         try:
-            return _train(config, run_dir, started, streams)
+            return _train(config, run_dir, data, started, streams)
         except RunError as error:
             raise RunError(f"{error} {_standing(run_dir)}") from error
         except OSError as error:
@@ -92,14 +93,14 @@ def _standing(run_dir):
     return f"The last checkpoint is that of step {step}."
 
 
-def _train(config, run_dir, started, streams):
+def _train(config, run_dir, given, started, streams):
     _check_devices(config)
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
     path = pathlib.Path(run_dir)
     with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
-        data = assembly.dataset(config)
+        data = assembly.dataset(config, given)
         denoiser_evaluation.check(config, data)
         constants = None
         storage.check_saving(path / "checkpoints")

@@ -82,7 +82,7 @@ def test_no_example_is_in_two_splits(name, make_config, monkeypatch, tmp_path):
     config = make_config("toy" if name == "toy" else "tiny")
     if name not in ("digits", "toy", "faces"):
         # What needs files: how these are split is tested with them.
-        monkeypatch.setitem(DATASETS, name, lambda **_: digits.load())
+        monkeypatch.setitem(DATASETS, name, lambda **_: digits())
         place = tmp_path / "data"
         place.touch() if name == "cifar_archive" else place.mkdir()
         config.data.data_dir = str(place)
@@ -114,7 +114,7 @@ def test_no_example_is_in_two_splits(name, make_config, monkeypatch, tmp_path):
 
 def test_without_validation_digits_are_as_they_were(tiny):
     tiny.data.validation_fraction = 0.0
-    data, source = assembly.dataset(tiny), digits.load()
+    data, source = assembly.dataset(tiny), digits()
     assert data.name == source.name == "digits"
     for ours, theirs in ((data.train, source.train), (data.heldout, source.heldout)):
         np.testing.assert_array_equal(ours.x, theirs.x)

@@ -149,7 +149,7 @@ def other_mixture(run, field, change):
             "another mixture",
         ),
         (
-            lambda run: {"conditioner": other_mixture(run, "weights", lambda v: v[::-1] + 0.1)},
+            lambda run: {"conditioner": other_mixture(run, "log_weights", lambda v: v * 2)},
             "another mixture",
         ),
         (

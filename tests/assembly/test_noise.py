@@ -205,7 +205,8 @@ def test_where_sampling_starts(toy):
     assert highest(toy, fitted) == pytest.approx(20.0)
     given = config_of(toy, "given")
     plain = fitted_lib.Constants(None, None, None)
-    assert highest(given, plain) == config_lib.SIGMA_MAX == 80.0
+    assert config_lib.SIGMA_MAX == Model({}, plain, None, (2,)).sigma_max == 80.0
+    assert highest(given, plain) == pytest.approx(80.0)
     for config in (toy, given):
         config.sample.sigma_max = 7.0
         assert highest(config, fitted) == 7.0
