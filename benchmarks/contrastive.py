@@ -28,7 +28,7 @@ from gmm_diffusion import mixture
 from gmm_diffusion.diffusion import density_ratio
 from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
-from gmm_diffusion.model.denoiser import make_denoise
+from gmm_diffusion.model.denoiser import Denoiser
 from gmm_diffusion.networks import MLP
 from gmm_diffusion.networks.initialisation import initialise
 
@@ -40,7 +40,7 @@ def programs(points: int, num_points: int, chunks: list[int]) -> tuple[dict, int
     network = MLP(WIDTH, BLOCKS)
     params = initialise(lambda key: network.init(key, jnp.zeros((1, DIM)), jnp.zeros(1)), 0)
     params = {"network": params}
-    denoise = make_denoise(network, 1.0)
+    denoise = Denoiser(network, 1.0)
     keys = jax.random.split(jax.random.key(0), points)
     rows = 2 * points * num_points
     x = jax.random.normal(jax.random.key(1), (rows, DIM))

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from gmm_diffusion import assembly, mixture
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.metrics import manifold
 
@@ -18,12 +17,7 @@ _DEFECT = "#d62728"
 
 def model_samples(run_dir: str | os.PathLike, num: int) -> np.ndarray:
     """`[num, 2]` samples of the training marginal of a run."""
-    run = load_lib.load_run(run_dir)
-    weights = None
-    if run.conditioner is not None:
-        component = run.config.sample.component
-        weights = requests.weights(run.conditioner, "train", num, 0, component).weights
-    return assembly.generator(run.config, run.constants, run.shape)(run.params, weights, 0, num)
+    return assembly.sample(load_lib.load_run(run_dir), num, "train", 0).x
 
 
 def draw(data: Dataset, panels: list[tuple[str, np.ndarray]], path: str) -> dict[str, float]:

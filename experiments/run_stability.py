@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     regimes = tuple(arguments.regimes.split(","))
     plan = stability_plan.Plan(regimes, arguments.seeds, arguments.steps)
-    data = digits.load()
+    data = digits()
     chance = float(np.bincount(data.heldout.label).max() / len(data.heldout))
     try:
         with signals.graceful() as interrupt:

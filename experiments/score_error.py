@@ -136,7 +136,7 @@ def _train(problem, params, key):
 
 
 def _model(problem):
-    denoise = denoiser_lib.make_denoise(MLP(problem.width, 2), 1.0)
+    denoise = denoiser_lib.Denoiser(MLP(problem.width, 2), 1.0)
     return denoise, denoiser_lib.make_log_variance(LogVariance(32))
 
 

@@ -12,7 +12,6 @@ from scipy.spatial import KDTree
 from gmm_diffusion import assembly, mixture
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.devices import example_keys
 from gmm_diffusion.diffusion import noise_levels
@@ -53,14 +52,9 @@ def model_samples(run_dir: str | os.PathLike, guidance: dict, label: int, num: i
     """`[num, 2]` samples of one class of a run, guided as the settings `guidance` say."""
     config = read_config(run_dir)
     config["guidance"].update(guidance)
-    run = load_lib.load_run(run_dir, config=config)
-    worse = guides.load(config, run_dir, run.constants, run.shape)
-    generate = assembly.generator(
-        config, run.constants, run.shape, assembly.guidance(config, worse)
-    )
-    component = config.sample.component
-    weights = requests.weights(run.conditioner, f"class:{label}", num, 0, component).weights
-    return generate(run.params, weights, 0, num)
+    model = load_lib.load_run(run_dir, config=config)
+    guidance = guides.guidance(model, run_dir)
+    return assembly.sample(model, num, f"class:{label}", 0, guidance).x
 
 
 def tail(data: Dataset, label: int, x: np.ndarray, score: VectorScores) -> dict[str, float]:

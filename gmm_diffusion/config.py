@@ -62,7 +62,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
 
     c.data = data = ConfigDict()
-    # A key of data.DATASETS: digits, toy, faces, tfds_images, image_folder, cifar_archive.
+    # A key of data.DATASETS: digits, toy, faces, tfds_images, image_folder, cifar_archive; or
+    # arrays, which are given in Python.
     data.name = "digits"
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
@@ -285,7 +286,7 @@ def _seed() -> tuple[Callable, str]:
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable, str]] = {
     "data.name": _one_of(
-        "digits", "toy", "faces", "tfds_images", "image_folder", "cifar_archive"
+        "digits", "toy", "faces", "tfds_images", "image_folder", "cifar_archive", "arrays"
     ),
     "data.heldout_fraction": ((lambda v: 0 < v < 1), "between 0 and 1, both excluded"),
     "data.validation_fraction": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
@@ -525,7 +526,7 @@ def validate(config: ConfigDict) -> None:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
     if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:
         refuse("data.data_dir", f"data.name {config.data.name} needs its path")
-    if config.data.name == "toy":
+    if _holds_vectors(config):
         if config.network.name != "mlp":
             refuse("network.name", "the vectors of data.name toy need mlp")
         if config.data.flip:
@@ -557,6 +558,11 @@ def validate(config: ConfigDict) -> None:
             )
 
 
+def _holds_vectors(config: ConfigDict) -> bool:
+    given = config.data.name == "arrays" and config.network.name == "mlp"
+    return given or config.data.name == "toy"
+
+
 def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
     alone = config.training.task == "classifier"
     if alone and config.ngmg.weight:
@@ -568,8 +574,8 @@ def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
         refuse(field, "a classifier needs a mixture, and conditioning.kind none has none")
     if config.conditioning.kind == "attributes" and not config.classifier.scales:
         refuse("classifier.scales", "the centres of attributes have no covariances; give scales")
-    if config.classifier.name == "conv" and config.data.name == "toy":
-        refuse("classifier.name", "the vectors of data.name toy need mlp")
+    if config.classifier.name == "conv" and _holds_vectors(config):
+        refuse("classifier.name", f"the vectors of data.name {config.data.name} need mlp")
 
 
 def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
@@ -603,7 +609,7 @@ def check_zeta(config: ConfigDict, log_mean: float, log_std: float) -> None:
 def _check_noise(config: ConfigDict, refuse: Callable) -> None:
     group, usual = config.diffusion, _usual()
     if group.law == "auto":
-        if config.data.name != "toy":
+        if not _holds_vectors(config):
             refuse("diffusion.law", f"the images of data.name {config.data.name} need given")
         for name in ("sigma_log_mean", "sigma_log_std"):
             if group[name] != usual[f"diffusion.{name}"]:

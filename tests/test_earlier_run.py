@@ -1,5 +1,6 @@
 """A run that an earlier version wrote loads, samples as it did then, and goes on as it did then."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,7 +11,6 @@ import pytest
 from gmm_diffusion import assembly
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import train
-from gmm_diffusion.conditioning import requests
 from gmm_diffusion.runs import snapshots, workdir
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "earlier_run"
@@ -27,17 +27,15 @@ def test_it_samples_what_it_sampled_then(run_dir):
     run = load_lib.load_run(run_dir)
     assert run.step == 100
     then = np.load(run_dir / "samples.npz")
-    asked = requests.weights(run.conditioner, "train", len(then["x"]), seed=0)
-    np.testing.assert_array_equal(asked.weights, then["weights"])
-    generate = assembly.generator(run.config, run.constants, run.shape)
-    x = generate(run.params, then["weights"], seed=0, num=len(then["x"]))
+    drawn = assembly.sample(run, len(then["x"]), "train", 0)
+    np.testing.assert_array_equal(drawn.weights, then["weights"])
     # Pixels of about 1 after 11 calls in float32, whose sums other processors and versions of the
     # compiler add in another order: some 1e-6 a call. Any change of what is computed shows.
-    np.testing.assert_allclose(x, then["x"], atol=1e-4)
+    np.testing.assert_allclose(drawn.x, then["x"], atol=1e-4)
     # The network does something, so the comparison means something.
     silent = run.params | {"network": run.params["network"] | {"out_gain": np.float32(0)}}
-    other = generate(silent, then["weights"], seed=0, num=len(then["x"]))
-    assert np.abs(other - then["x"]).max() > 0.1
+    other = assembly.sample(dataclasses.replace(run, params=silent), len(then["x"]), "train", 0)
+    assert np.abs(other.x - then["x"]).max() > 0.1
 
 
 def test_its_snapshot_is_its_average(run_dir):

@@ -5,15 +5,14 @@ from gmm_diffusion.assembly.classifiers import (
     encoder,
     has_classifier,
     objective,
-    pull,
     trains_classifier,
 )
 from gmm_diffusion.assembly.conditioners import constants, semantics_options, split_weights
 from gmm_diffusion.assembly.datasets import dataset
-from gmm_diffusion.assembly.networks import denoise, init_params, network
+from gmm_diffusion.assembly.networks import denoise, init_params, model, network
 from gmm_diffusion.assembly.noise import fit as fit_noise_law
 from gmm_diffusion.assembly.noise import law as noise_law
-from gmm_diffusion.assembly.sampling import evaluations, generator, guidance, parallel_cost, sampler
+from gmm_diffusion.assembly.sampling import evaluations, parallel_cost, sample, sampler
 from gmm_diffusion.assembly.updates import loss_fn, optimizer, train_step_fn
 
 __all__ = [
@@ -24,17 +23,16 @@ __all__ = [
     "encoder",
     "evaluations",
     "fit_noise_law",
-    "generator",
-    "guidance",
     "has_classifier",
     "init_params",
     "loss_fn",
+    "model",
     "network",
     "noise_law",
     "objective",
     "optimizer",
     "parallel_cost",
-    "pull",
+    "sample",
     "sampler",
     "semantics_options",
     "split_weights",

@@ -7,9 +7,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.model.fitted import Constants
-from gmm_diffusion.model.generation import Pull
 from gmm_diffusion.networks.encoder import ENCODERS
-from gmm_diffusion.types import PyTree
 
 
 def has_classifier(config: ConfigDict) -> bool:
@@ -51,9 +49,3 @@ def classify(config: ConfigDict, constants: Constants) -> Callable:
     return classifier_lib.make_classify(
         encoder(config, constants), float(constants.sigma_data), config.classifier.noisy
     )
-
-
-def pull(config: ConfigDict, constants: Constants, params: PyTree | None = None) -> Pull:
-    """The classifier that `config` and `constants` describe, as a guide."""
-    read, cost = classify(config, constants), objective(config, constants)
-    return Pull(params, lambda params, x, weights: cost(read(params, x)[0], weights))

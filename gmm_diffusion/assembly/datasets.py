@@ -12,8 +12,13 @@ from gmm_diffusion.data.dataset import combination_classes, with_validation
 from gmm_diffusion.errors import InputError
 
 
-def dataset(config: ConfigDict) -> Dataset:
-    """The data, in memory; InputError if they cannot be had or do not fit the conditioning."""
+def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
+    """The data, in memory; InputError if they cannot be had or do not fit the conditioning.
+
+    Args:
+      config: its group `data`.
+      given: the data themselves, of `data.name` arrays.
+    """
     data = config.data
     place = _place(data)
     options = {
@@ -65,7 +70,10 @@ def dataset(config: ConfigDict) -> Dataset:
             "max_examples": data.max_examples or None,
         },
     }
-    loaded = DATASETS[data.name](**options[data.name]())
+    if data.name == "arrays":
+        loaded = _given(config, given)
+    else:
+        loaded = DATASETS[data.name](**options[data.name]())
     # Those that are drawn draw it.
     if data.validation_fraction and loaded.validation is None:
         loaded = with_validation(loaded, data.validation_fraction, data.split_seed)
@@ -73,6 +81,20 @@ def dataset(config: ConfigDict) -> Dataset:
         loaded = combination_classes(loaded)
     _check_fit(config, loaded)
     return loaded
+
+
+def _given(config, data):
+    if data is None:
+        raise InputError(
+            "data.name is 'arrays', which stand in no file: give them in Python, to train or "
+            "evaluate."
+        )
+    wanted = "unet" if data.is_image else "mlp"
+    if config.network.name != wanted:
+        raise InputError(
+            f"network.name is {config.network.name!r}; data of shape {data.shape} need {wanted}."
+        )
+    return data
 
 
 def _place(data) -> str:

@@ -3,16 +3,22 @@
 import os
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import paths
-from gmm_diffusion.assembly import classifiers
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.conditioning import Conditioner
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants
-from gmm_diffusion.model.generation import Guide, Pull
+from gmm_diffusion.model.fitted import Constants, other_data, other_mixture
+from gmm_diffusion.model.guidance import (
+    Autoguidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    Guidance,
+    MixtureGuidance,
+    difference,
+    ordered,
+)
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import workdir as workdir_lib
 from gmm_diffusion.types import PyTree
 
@@ -20,10 +26,8 @@ from gmm_diffusion.types import PyTree
 _ARCHITECTURE = ("loss", "name", "width", "embedding_dim", "normalize", "noisy")
 
 
-def load(
-    config: ConfigDict, run_dir: str | os.PathLike, constants: Constants, shape: tuple[int, ...]
-) -> Guide | None:
-    """The guide that the group `guidance` names, or None where it needs none.
+def guidance(model: Model, run_dir: str | os.PathLike) -> tuple[Guidance, ...]:
+    """How samples are guided, as the group `guidance` of `model.config` says; () for not at all.
 
     A worse model is another run, or an earlier step of the same one. It may differ in network,
     training and average. It must know the same data and the same mixture, for its condition is
@@ -31,59 +35,49 @@ def load(
     `guidance.energy`, this run's own or that of another run.
 
     Args:
-      config: of the main run.
-      run_dir: directory of the main run.
-      constants: of the main run.
-      shape: of one example of the main run.
+      model: of a run.
+      run_dir: the directory of that run.
 
     Raises:
       InputError: no such run, step or average, or a guide of other data or another conditioning.
     """
-    group = config.guidance
-    pull = None
+    group = model.config.guidance
+    interval, limit = tuple(group.interval), group.limit or None
+    shared = {"scale": float(group.scale), "interval": interval, "limit": limit}
+    kinds = {
+        "none": lambda: (),
+        "auto": lambda: (Autoguidance(_worse(model, run_dir), **shared),),
+        "classifier_free": lambda: (ClassifierFree(**shared),),
+        "mixture": lambda: (
+            MixtureGuidance(blur=group.blur, amount=float(group.blur_amount), **shared),
+        ),
+    }
+    # A guide is not loaded to have no say.
+    made = kinds["none" if group.scale == 1 else group.kind]()
     if group.energy:
-        pull = load_pull(config, constants)
-    if group.kind != "auto" or group.scale == 1:
-        return None if pull is None else Guide(pull=pull)
+        made += (ClassifierGuidance(_classifier(model), float(group.energy), interval),)
+    return ordered(made)
+
+
+def needs_other_runs(config: ConfigDict) -> bool:
+    """Whether what guides lies in other directories, and can be had before training."""
+    return bool(config.guidance.guide or config.guidance.classifier)
+
+
+def _worse(model, run_dir):
+    group = model.config.guidance
     where = workdir_lib.directory(group.guide or run_dir, "guidance.guide")
-    run = load_lib.load_run(where, group.guide_step or None, group.guide_ema)
-    name = f"guidance.guide is {str(where)!r}"
-    if run.shape != tuple(shape):
-        raise InputError(
-            f"{name}, a model of examples of shape {run.shape}; it must be of {tuple(shape)}."
-        )
-    if not np.allclose(run.transform.mean, constants.transform.mean, atol=1e-5):
-        raise InputError(
-            f"{name}, which was trained on other data; it must have the same group data."
-        )
-    difference = _difference(constants.conditioner, run.conditioner)
-    if difference:
-        raise InputError(
-            f"{name}, whose conditioning has {difference}; it must be trained with the same data, "
-            "the same kind of conditioning and mixture, and the same training.seed."
-        )
-    return Guide(run.params, run.conditioner, run.denoise, pull)
+    guide = load_lib.load_run(where, group.guide_step or None, group.guide_ema)
+    misfit = difference(model, guide)
+    if misfit:
+        raise InputError(f"guidance.guide is {str(where)!r}, a model {misfit}.")
+    return guide
 
 
-def _difference(ours: Conditioner | None, theirs: Conditioner | None) -> str:
-    """What two conditionings do not share, in words, or nothing."""
-    if (ours is None) != (theirs is None):
-        return "no mixture" if theirs is None else "a mixture where this run has none"
-    if ours is None:
-        return ""
-    if ours.num_components != theirs.num_components:
-        return f"{theirs.num_components} components where this run has {ours.num_components}"
-    if ours.semantics != theirs.semantics:
-        return f"semantics {theirs.semantics} where this run has {ours.semantics}"
-    pairs = [
-        (ours.mixture.means, theirs.mixture.means),
-        (ours.mixture.weights, theirs.mixture.weights),
-        (ours.base, theirs.base),
-    ]
-    same = ours.mixture.kind == theirs.mixture.kind and all(
-        a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs
-    )
-    return "" if same else "another mixture"
+def _classifier(model):
+    """The model of `guidance.classifier`, of any architecture and loss; None for the own one."""
+    workdir = model.config.guidance.classifier
+    return _load_classifier(workdir, "guidance.classifier", model.fitted) if workdir else None
 
 
 def load_classifier(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyTree:
@@ -101,7 +95,7 @@ def load_classifier(config: ConfigDict, workdir: str | os.PathLike, ours: Consta
       InputError: no such run, one without a classifier, another architecture, other data, another
         mixture, or a file of a judge.
     """
-    run = _load_run(workdir, "ngmg.workdir", ours)
+    run = _load_classifier(workdir, "ngmg.workdir", ours)
     for field in _ARCHITECTURE:
         mine, theirs = config.classifier[field], run.config.classifier[field]
         if mine != theirs:
@@ -112,23 +106,7 @@ def load_classifier(config: ConfigDict, workdir: str | os.PathLike, ours: Consta
     return jax.device_get(run.params["classifier"])
 
 
-def load_pull(config: ConfigDict, ours: Constants) -> Pull:
-    """The classifier of `guidance.energy`: of the run `guidance.classifier`, or this run's own.
-
-    Another run's may have any architecture and loss.
-
-    Raises:
-      InputError: no such run, one without a classifier, other data, another mixture, or a file of a
-        judge.
-    """
-    workdir = config.guidance.classifier
-    if not workdir:
-        return classifiers.pull(config, ours)
-    run = _load_run(workdir, "guidance.classifier", ours)
-    return classifiers.pull(run.config, run.constants, jax.device_get(run.params["classifier"]))
-
-
-def _load_run(workdir, field, ours):
+def _load_classifier(workdir, field, ours):
     """A run with a classifier of the same data and mixture."""
     name = f"{field} is {str(workdir)!r}"
     if not paths.expand(workdir, field).is_dir():
@@ -139,25 +117,12 @@ def _load_run(workdir, field, ours):
     run = load_lib.load_run(workdir)
     if "classifier" not in run.params:
         raise InputError(f"{name}, a run without a classifier; it must have training.task or ngmg.")
-    means = [np.asarray(constants.transform.mean) for constants in (run.constants, ours)]
-    if means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5):
-        raise InputError(f"{name}, which was trained on other data; it must have the same.")
-    if not _same_mixture(ours.conditioner, run.conditioner):
+    if other_data(ours, run.fitted):
+        raise InputError(f"{name}, a model that was trained on other data; it must have the same.")
+    different = other_mixture(ours.conditioner, run.fitted.conditioner, reads=False)
+    if different or ours.conditioner is None:
         raise InputError(
-            f"{name}, whose conditioning has another mixture; it must be trained with the same "
-            "group conditioning and training.seed."
+            f"{name}, whose conditioning has {different}; it must be trained with the same group "
+            "conditioning and training.seed."
         )
     return run
-
-
-def _same_mixture(ours: Conditioner | None, theirs: Conditioner | None) -> bool:
-    if ours is None or theirs is None:
-        return False
-    pairs = [
-        (ours.mixture.means, theirs.mixture.means),
-        (ours.mixture.variances, theirs.mixture.variances),
-        (ours.component_class, theirs.component_class),
-    ]
-    return ours.mixture.kind == theirs.mixture.kind and all(
-        a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs
-    )

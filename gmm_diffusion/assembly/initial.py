@@ -27,7 +27,7 @@ def constants(config: ConfigDict, data: Dataset) -> Constants:
     """
     if config.training.init_from:
         noise_law = noise.fit(config, data.train.x)
-        made = _run(config).constants.replace(frozen_classifier=None, noise_law=noise_law)
+        made = _run(config).fitted.replace(frozen_classifier=None, noise_law=noise_law)
     else:
         made = conditioners.constants(config, data)
     if not (config.ngmg.weight and config.ngmg.workdir):

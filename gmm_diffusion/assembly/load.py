@@ -3,60 +3,20 @@
 `runs.storage` and `runs.snapshots` are the storage underneath, which training writes to.
 """
 
-import dataclasses
 import os
-from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
 
 from gmm_diffusion.assembly import networks
-from gmm_diffusion.conditioning import Conditioner
-from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants, from_arrays
+from gmm_diffusion.model.fitted import from_arrays
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import snapshots, storage
 from gmm_diffusion.runs import workdir as workdir_lib
 from gmm_diffusion.runs.param_files import export_params, load_params
-from gmm_diffusion.types import DenoiseFn, PyTree
 
-__all__ = ["Run", "export_params", "load_params", "load_run"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model.
-
-    Attributes:
-      config: as stored, or as given to `load_run`.
-      step: updates made.
-      shape: of one example.
-      constants: everything fitted to data before training.
-      params: the chosen average, a dict of parts.
-      denoise: `(params, x, sigma, cond=None) -> x0`; jit a function that takes `params`.
-    """
-
-    config: ConfigDict
-    step: int
-    shape: tuple[int, ...]
-    constants: Constants
-    params: PyTree
-    denoise: Callable
-
-    @property
-    def denoise_fn(self) -> DenoiseFn:
-        """`(x, sigma, cond=None) -> x0`, in centred units, with the parameters bound."""
-        return lambda x, sigma, cond=None: self.denoise(self.params, x, sigma, cond)
-
-    @property
-    def conditioner(self) -> Conditioner | None:
-        """The constants of the conditioning; see `conditioning.encode`."""
-        return self.constants.conditioner
-
-    @property
-    def transform(self) -> Transform:
-        """The centring of the data; `data.batches.invert` takes samples back."""
-        return self.constants.transform
+__all__ = ["export_params", "load_params", "load_run"]
 
 
 def load_run(
@@ -64,7 +24,7 @@ def load_run(
     step: int | None = None,
     ema: float | None = None,
     config: ConfigDict | None = None,
-) -> Run:
+) -> Model:
     """Loads a run without its data and without its optimiser.
 
     Averages come from the checkpoint of that step where it holds them, and from snapshots where it
@@ -103,7 +63,7 @@ def load_run(
         made = snapshots.reconstruct(workdir / "snapshots", step, ema)
         step, chosen = made.step, made.params
         _check_fit(workdir, chosen, params)
-    return Run(config, step, shape, constants, chosen, networks.denoise(config, constants))
+    return networks.model(config, shape, constants, chosen, step)
 
 
 def _has_checkpoint(workdir, step):

@@ -1,15 +1,21 @@
-"""The networks, their parameters at step 0, and the denoiser."""
-
-from collections.abc import Callable
+"""The networks, their parameters at step 0, and what is made of both."""
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.assembly.classifiers import encoder, trains_classifier
-from gmm_diffusion.model import denoiser as denoiser_lib
+from gmm_diffusion.assembly.classifiers import (
+    classify,
+    encoder,
+    has_classifier,
+    objective,
+    trains_classifier,
+)
+from gmm_diffusion.model.classifier import Classifier
+from gmm_diffusion.model.denoiser import Denoiser
 from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.types import PyTree
@@ -58,6 +64,22 @@ def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants
     return {part: initialise(init, config.training.seed) for part, init in inits.items()}
 
 
-def denoise(config: ConfigDict, constants: Constants) -> Callable:
+def denoise(config: ConfigDict, constants: Constants) -> Denoiser:
     """`(params, x, sigma, cond=None, keys=None) -> x0` in centred units."""
-    return denoiser_lib.make_denoise(network(config), float(constants.sigma_data))
+    return Denoiser(network(config), float(constants.sigma_data))
+
+
+def model(
+    config: ConfigDict,
+    shape: tuple[int, ...],
+    constants: Constants,
+    params: PyTree,
+    step: int = 0,
+) -> Model:
+    """The model of a run with these parameters."""
+    classifier = None
+    if has_classifier(config):
+        classifier = Classifier(classify(config, constants), objective(config, constants))
+    return Model(
+        params, constants, denoise(config, constants), tuple(shape), classifier, step, config
+    )

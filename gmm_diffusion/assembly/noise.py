@@ -59,12 +59,3 @@ def law(config: ConfigDict, constants: Constants) -> tuple[float, float]:
     if config.diffusion.law == "given":
         return config.diffusion.sigma_log_mean, config.diffusion.sigma_log_std
     return float(constants.noise_law.mean), float(constants.noise_law.std)
-
-
-def sigma_max(config: ConfigDict, constants: Constants) -> float:
-    """The noise level that sampling starts from."""
-    if config.sample.sigma_max:
-        return config.sample.sigma_max
-    if config.diffusion.law == "given":
-        return config_lib.SIGMA_MAX
-    return float(constants.noise_law.highest)

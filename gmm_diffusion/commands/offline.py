@@ -8,7 +8,6 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import to_uint8
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
@@ -33,51 +32,39 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         raise InputError(
             "training.task is 'classifier'; --mode=sample needs the run of a denoiser."
         )
-    run = load_lib.load_run(path, config.sample.step or None, config=config)
-    arrays = {}
-    weights = None
-    if run.conditioner is not None:
-        group = config.sample
-        asked = requests.weights(
-            run.conditioner, group.condition, group.num, group.seed, group.component
-        )
-        weights = asked.weights
-        # What there is none of is left out.
-        arrays = {name: value for name, value in asked._asdict().items() if value is not None}
-    else:
+    model = load_lib.load_run(path, config.sample.step or None, config=config)
+    # Refused before what is slow to load.
+    if model.conditioner is None:
         requests.check(terms, 0, 0)
-    worse = guides.load(config, path, run.constants, run.shape)
-    guidance = assembly.guidance(config, worse)
-    generate = assembly.generator(config, run.constants, run.shape, guidance)
-    took = []
+    guidance = guides.guidance(model, path)
     file, picture = path / "samples" / "samples.npz", path / "samples" / "samples.png"
     paths.check_writable(file)
     paths.check_writable(picture)
     with signals.graceful() as interrupt:
-        x = generate(
-            run.params,
-            weights,
-            config.sample.seed,
+        drawn = assembly.sample(
+            model,
             config.sample.num,
-            poll=interrupt.check,
-            took=took,
+            config.sample.condition,
+            config.sample.seed,
+            guidance,
+            interrupt.check,
         )
-    is_image = len(run.shape) == 3
-    x = to_uint8(x) if is_image else x
+    is_image = len(model.shape) == 3
+    x = drawn.images() if is_image else drawn.x
+    asked = {"weights": drawn.weights, "label": drawn.label, "attributes": drawn.attributes}
+    # What there is none of is left out.
+    asked = {name: value for name, value in asked.items() if value is not None}
     with paths.replacing(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, x=x, **arrays)
+        np.savez(stream, x=x, **asked)
     with paths.replacing(picture) as temporary:
         if is_image:
             pictures.save_png(temporary, pictures.grid(x, scale=4))
         else:
-            pictures.scatter(x, arrays.get("label"), temporary)
+            pictures.scatter(x, drawn.label, temporary)
     print(f"{len(x)} samples in {file} and {picture}")
-    if took:
-        print(
-            evaluation_report.rounds_line(
-                config, assembly.parallel_cost(config, run.constants, took)
-            )
-        )
+    if drawn.info is not None:
+        cost = assembly.parallel_cost(model, [drawn.info], guidance)
+        print(evaluation_report.rounds_line(config, cost))
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
@@ -91,19 +78,12 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
     data = assembly.dataset(config)
     denoiser_evaluation.check(config, data)
     data_fingerprint.check(config, data, path)
-    run = load_lib.load_run(path, config.sample.step or None, config=config)
-    worse = guides.load(config, path, run.constants, run.shape)
+    model = load_lib.load_run(path, config.sample.step or None, config=config)
+    guidance = guides.guidance(model, path)
     paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
     with signals.graceful() as interrupt:
         return evaluation_report.evaluate_and_report(
-            config,
-            path,
-            data,
-            run.constants,
-            run.params,
-            run.step,
-            interrupt.check,
-            worse,
+            model, data, path, guidance, interrupt.check
         )
 
 

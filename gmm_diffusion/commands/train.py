@@ -47,12 +47,13 @@ class _Parts:
     constants: Constants
 
 
-def train(config: ConfigDict, run_dir: str) -> dict | None:
+def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict | None:
     """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
 
     Args:
       config: see `config.default`.
       run_dir: created if absent; resumed if it holds a run with the same model.
+      data: of `data.name` arrays, and of no other.
 
     Returns:
       The evaluation, as written to `evaluation.json`; None without `evaluation.at_end`.
@@ -66,7 +67,7 @@ def train(config: ConfigDict, run_dir: str) -> dict | None:
     started = time.monotonic()
     with standard_streams.unfailing() as streams:
         try:
-            return _train(config, run_dir, started, streams)
+            return _train(config, run_dir, data, started, streams)
         except RunError as error:
             raise RunError(f"{error} {_standing(run_dir)}") from error
         except OSError as error:
@@ -93,14 +94,14 @@ def _standing(run_dir):
     return f"The last checkpoint is that of step {step}."
 
 
-def _train(config, run_dir, started, streams):
+def _train(config, run_dir, given, started, streams):
     _check_devices(config)
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
     path = pathlib.Path(run_dir)
     with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
-        data = assembly.dataset(config)
+        data = assembly.dataset(config, given)
         denoiser_evaluation.check(config, data)
         constants = None
         saving_probe.check_saving(path / workdir.CHECKPOINTS)
@@ -112,10 +113,11 @@ def _train(config, run_dir, started, streams):
         data_fingerprint.keep(config, data, path)
         with storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep) as store:
             parts, state, window = _prepare(config, path, data, constants, store)
-            worse = None
-            if config.guidance.guide or config.guidance.classifier:
+            model = assembly.model(config, data.shape, parts.constants, {})
+            guidance = None
+            if guides.needs_other_runs(config):
                 # Loaded before training, so that a wrong one is refused before training.
-                worse = guides.load(config, path, parts.constants, data.shape)
+                guidance = guides.guidance(model, path)
             if resumed:
                 workdir.write_config(config, path)
             with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
@@ -125,11 +127,12 @@ def _train(config, run_dir, started, streams):
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
-        if worse is None:
-            worse = guides.load(config, path, parts.constants, data.shape)
         params = _final_params(config, path, state)
+        model = dataclasses.replace(model, params=params, step=int(state.step))
+        if guidance is None:
+            guidance = guides.guidance(model, path)
         return evaluation_report.evaluate_and_report(
-            config, path, data, parts.constants, params, int(state.step), interrupt.check, worse
+            model, data, path, guidance, interrupt.check
         )
 
 

@@ -13,6 +13,13 @@ from gmm_diffusion.conditioning.conditioner import (
 )
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, features
+from gmm_diffusion.conditioning.settings import (
+    Attributes,
+    Classes,
+    Clusters,
+    Fitted,
+    Unconditional,
+)
 from gmm_diffusion.conditioning.weights import SEMANTICS
 
 __all__ = [
@@ -20,8 +27,13 @@ __all__ = [
     "FEATURES",
     "SEMANTICS",
     "AttributeTable",
+    "Attributes",
+    "Classes",
+    "Clusters",
     "Conditioner",
     "FeatureTransform",
+    "Fitted",
+    "Unconditional",
     "attribute_weights",
     "blur_covariances",
     "blur_weights",

@@ -1,10 +1,12 @@
 """Datasets by name. Importing this imports neither TensorFlow nor scikit-learn."""
 
-from gmm_diffusion.data import cifar_archive, digits, faces, image_folder, tfds_images, toy
+from gmm_diffusion.data import cifar_archive, faces, image_folder, tfds_images, toy
+from gmm_diffusion.data.arrays import from_arrays
 from gmm_diffusion.data.dataset import Dataset, Split, to_float, to_uint8
+from gmm_diffusion.data.handwritten import digits
 
 DATASETS = {
-    "digits": digits.load,
+    "digits": digits,
     "toy": toy.load,
     "faces": faces.load,
     "tfds_images": tfds_images.load,
@@ -12,4 +14,4 @@ DATASETS = {
     "cifar_archive": cifar_archive.load,
 }
 
-__all__ = ["DATASETS", "Dataset", "Split", "to_float", "to_uint8"]
+__all__ = ["DATASETS", "Dataset", "Split", "digits", "from_arrays", "to_float", "to_uint8"]

@@ -2,14 +2,14 @@
 
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import assembly
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import Dataset, to_uint8
+from gmm_diffusion.data import Dataset
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation.images import ImageScores, reference
@@ -17,9 +17,9 @@ from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
 from gmm_diffusion.metrics.vector_scores import VectorScores
-from gmm_diffusion.model.fitted import Constants
-from gmm_diffusion.model.generation import Guide
-from gmm_diffusion.types import PyTree
+from gmm_diffusion.model import guidance as guidances
+from gmm_diffusion.model.guidance import ClassifierGuidance, Guidance
+from gmm_diffusion.model.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -44,73 +44,73 @@ def check(config: ConfigDict, data: Dataset) -> None:
 
 
 def evaluate(
-    config: ConfigDict,
+    model: Model,
     data: Dataset,
-    constants: Constants,
-    params: PyTree,
     path: pathlib.Path,
-    poll: Callable | None = None,
-    guide: Guide | None = None,
+    guidance: Iterable[Guidance] = (),
+    poll: Callable[[], None] | None = None,
 ) -> dict:
-    """All metrics that the dataset allows.
+    """All metrics that the dataset allows, as the groups `sample` and `evaluation` say.
 
     `evaluation.blocks` independent sets of samples, each as large as `evaluation.split`, are scored
     one by one: a metric's value is their mean, and its floor is that split. What depends on a judge
     is a mean over judges.
+
+    Args:
+      model: with its config.
+      data: shaped as what the model was trained on.
+      path: of the judges, which are kept in its folder `evaluation.judge_dir`.
+      guidance: of the samples.
+      poll: called before each batch of samples; what it raises ends the evaluation.
 
     Returns:
       {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed. Metrics of
       several judges also have "judges" and "floor_judges", the standard deviations over judges of
       value and floor; coverage has "ceiling", what real data would be expected to have.
     """
+    config, conditioner = model.config, model.conditioner
     group = config.evaluation
     real = getattr(data, group.split)
     real = real.take(evenly_spaced(len(real), group.max_samples))
     num = len(real)
-    guidance = assembly.guidance(config, guide)
-    generate = assembly.generator(config, constants, data.shape, guidance)
+    guidance = guidances.ordered(guidance)
     named = bool(data.attribute_names)
     labelled = data.num_classes > 1 and real.label is not None and not named
     panel = ()
     if data.is_image and judges.can_judge(data):
         panel = panel_of(config, data, path)
-        pull = None if guide is None or guide.pull is None else guide.pull.params
-        own = params.get("classifier")
-        refuse_judge(panel, constants.frozen_classifier, own, pull)
+        refuse_judge(panel, *_classifiers(model, guidance))
     score = ImageScores(config, data, panel, real.x) if data.is_image else VectorScores(data)
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
     unseen = None
     if panel and group.split == "heldout":
-        unseen = _unseen(data, constants.conditioner, num)
+        unseen = _unseen(data, conditioner, num)
     if unseen is not None:
         floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
-    blocks, took = [], []
+    blocks, infos = [], []
 
     def draw(asked, seed, count):
         if poll is not None:
             poll()
-        weights = None if asked is None else asked.weights
-        samples = generate(params, weights, seed, count, poll=poll, took=took)
-        if not np.isfinite(samples).all():
+        samples = assembly.sample(model, count, asked, seed, guidance, poll)
+        if samples.info is not None:
+            infos.append(samples.info)
+        if not np.isfinite(samples.x).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
-        return to_uint8(samples) if data.is_image else samples
+        return samples.images() if data.is_image else samples.x
 
     for block in range(group.blocks):
         seed = config.sample.seed + 1 + block
-        asked = None
-        if constants.conditioner is not None:
-            asked = requests.weights(
-                constants.conditioner, "train", num, seed, config.sample.component
-            )
+        asked = model.request("train", num, seed)
         told = asked is not None and asked.label.min() >= 0 and labelled
         scores = score(
-            draw(asked, seed, num),
+            draw("train" if asked is None else asked, seed, num),
             asked.label if told else None,
             asked.attributes if named and asked is not None else None,
         )
         if unseen is not None:
-            new = requests.of_attributes(constants.conditioner, unseen.attributes)
+            new = requests.of_attributes(conditioner, unseen.attributes)
             scores |= score.attributes("unseen_", draw(new, seed, len(unseen)), new.attributes)
         blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
@@ -133,8 +133,17 @@ def evaluate(
         ],
         "metrics": metrics,
         "verdicts": verdicts(metrics),
-        **({"parallel": assembly.parallel_cost(config, constants, took)} if took else {}),
+        **({"parallel": assembly.parallel_cost(model, infos, guidance)} if infos else {}),
     }
+
+
+def _classifiers(model, guidance):
+    """Parameters of all classifiers that taught or guide a model; None where one is none."""
+    yield model.params.get("classifier")
+    yield model.fitted.frozen_classifier
+    for one in guidance:
+        if isinstance(one, ClassifierGuidance) and one.classifier is not None:
+            yield one.classifier.classifier_params
 
 
 def _unseen(data, conditioner, num):

@@ -1,5 +1,6 @@
 """What is watched while a denoiser trains: its loss on held-out data, and a sheet of samples."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,7 +10,6 @@ from ml_collections import ConfigDict
 from scipy.special import ndtri
 
 from gmm_diffusion import assembly, conditioning
-from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import example_keys, map_examples
@@ -93,12 +93,11 @@ def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Calla
 
     They are not guided: sheets of a run and of its guide are to be compared.
     """
-    generate = assembly.generator(config, constants, data.shape)
-    num = config.sample.num
-    weights = None
-    if constants.conditioner is not None:
-        group = config.sample
-        weights = requests.weights(
-            constants.conditioner, "train", num, group.seed, group.component
-        ).weights
-    return lambda params, poll=None: generate(params, weights, config.sample.seed, num, poll=poll)
+    model = assembly.model(config, data.shape, constants, {})
+    num, seed = config.sample.num, config.sample.seed
+
+    def sheet(params, poll=None):
+        trained = dataclasses.replace(model, params=params)
+        return assembly.sample(trained, num, "train", seed, poll=poll).x
+
+    return sheet

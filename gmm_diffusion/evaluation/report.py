@@ -1,7 +1,7 @@
 """The evaluation of a run, written and printed, with what the model costs."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 from ml_collections import ConfigDict
@@ -11,39 +11,38 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import denoiser
-from gmm_diffusion.model.fitted import Constants
-from gmm_diffusion.model.generation import Guide
+from gmm_diffusion.model.guidance import Guidance
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs.metrics_log import training_seconds
 from gmm_diffusion.runs.workdir import evaluation_path, write_json
-from gmm_diffusion.types import PyTree
 
 
 def evaluate_and_report(
-    config: ConfigDict,
-    path: pathlib.Path,
+    model: Model,
     data: Dataset,
-    constants: Constants,
-    params: PyTree,
-    step: int,
-    poll: Callable | None = None,
-    guide: Guide | None = None,
+    path: pathlib.Path,
+    guidance: Iterable[Guidance] = (),
+    poll: Callable[[], None] | None = None,
 ) -> dict:
     """Evaluates, writes the result, and prints the table and the files of the run.
 
     The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
     metrics it holds the settings that it was made with, and what the model costs.
     """
+    config = model.config
     alone = config.training.task == "classifier"
     if alone:
-        scores = classifier_evaluation.evaluate(config, data, constants, params, path, poll)
+        scores = classifier_evaluation.evaluate(
+            config, data, model.fitted, model.params, path, poll
+        )
     else:
-        scores = denoiser.evaluate(config, data, constants, params, path, poll, guide)
+        scores = denoiser.evaluate(model, data, path, guidance, poll)
     taken = scores.pop("parallel", {})
     result = {
-        "step": step,
+        "step": model.step,
         **scores,
         "settings": config_lib.sampling_fields(config),
-        "cost": cost(config, constants, params, path) | taken,
+        "cost": cost(model, path, guidance) | taken,
     }
     file = evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
@@ -66,18 +65,18 @@ def rounds_line(config: ConfigDict, taken: dict) -> str:
     )
 
 
-def cost(config: ConfigDict, constants: Constants, params: PyTree, path: pathlib.Path) -> dict:
-    """What the model takes: parameters, calls of the network an answer, seconds of training.
+def cost(model: Model, path: pathlib.Path, guidance: Iterable[Guidance] = ()) -> dict:
+    """What the model takes: parameters, calls of networks an answer, seconds of training.
 
     The seconds are of the steps alone, without saving and sheets of samples; None without a log.
     """
     calls = {"evaluations": 1}
-    if config.training.task == "denoiser":
-        calls = assembly.evaluations(config, constants)
+    if model.config.training.task == "denoiser":
+        calls = assembly.evaluations(model, guidance)
     return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         **calls,
-        "training_seconds": training_seconds(path, config.training.batch_size),
+        "training_seconds": training_seconds(path, model.config.training.batch_size),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gmm_diffusion.diffusion.preconditioning import c_noise, expand_like
 from gmm_diffusion.mixture import GaussianMixture, ngmg
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, PyTree
 
 LOSSES = ("ngmg", "cross_entropy")
 # Noise that counts as none, relative to the data: ln 0 is no input.
@@ -121,3 +121,26 @@ def make_classify(network, sigma_data: float, noisy: bool) -> Callable:
         return network.apply({"params": params}, x, c_noise(level))
 
     return classify
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A classifier without its parameters, and what its output costs.
+
+    It equals nothing but itself: a compiled program holds the mixture's arrays as constants.
+
+    Attributes:
+      classify: from `make_classify`.
+      objective: what its output costs.
+    """
+
+    classify: Callable
+    objective: Objective | AttributeObjective
+
+    def cost(self, params: PyTree, x: Array, weights: Array) -> Array:
+        """Of clean data `x [B, ...]`, centred, seen under weights `[B, K]`: `[B]`."""
+        return self.objective(self.classify(params, x)[0], weights)
+
+    def components(self, params: PyTree, x: Array, sigma: Array | None = None) -> Array:
+        """The share of each component in `x [B, ...]`, centred: `[B, K]`."""
+        return self.objective.components(self.classify(params, x, sigma)[0])

@@ -1,20 +1,37 @@
 """The denoiser of a network, and its learned uncertainty."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from gmm_diffusion.diffusion import preconditioning
+from gmm_diffusion.types import Array, PyTree
 
 
-def make_denoise(network, sigma_data: float) -> Callable:
-    """`(params, x, sigma, cond, keys=None) -> x0` of a linen network; `params` a dict of parts."""
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A linen network as a denoiser; two of the same network and `sigma_data` are equal.
 
-    def denoise(params, x, sigma, cond=None, keys=None):
+    Attributes:
+      network: `(x, c_noise, cond, keys) -> [B, ...]`, linen, preconditioned here.
+      sigma_data: RMS of the centred training data.
+    """
+
+    network: Any
+    sigma_data: float
+
+    def __call__(
+        self, params: PyTree, x: Array, sigma: Array, cond: PyTree = None, keys: Array | None = None
+    ) -> Array:
+        """`x [B, ...]` centred, `sigma [B]` or `[]`, `keys [B]` of dropout or None -> `[B, ...]`.
+
+        `params` is a dict of parts, of which it takes "network".
+        """
+
         def network_fn(x, c_noise, cond):
-            return network.apply({"params": params["network"]}, x, c_noise, cond, keys)
+            return self.network.apply({"params": params["network"]}, x, c_noise, cond, keys)
 
-        return preconditioning.precondition(network_fn, sigma_data)(x, sigma, cond)
-
-    return denoise
+        return preconditioning.precondition(network_fn, self.sigma_data)(x, sigma, cond)
 
 
 def make_log_variance(network) -> Callable:

@@ -102,3 +102,39 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
 def _hashable(value):
     """A static field as it was: JSON made lists of its tuples."""
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def other_data(ours: Constants, theirs: Constants) -> bool:
+    """Whether two models were trained on other data, as far as their centring tells."""
+    means = [np.asarray(constants.transform.mean) for constants in (ours, theirs)]
+    return means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5)
+
+
+def other_mixture(ours: Conditioner | None, theirs: Conditioner | None, reads: bool = True) -> str:
+    """What two conditionings do not share, in words, or "" where a weight means the same in both.
+
+    Args:
+      ours: of the model whose weights are given.
+      theirs: of the one that is to understand them; the embedding may be another.
+      reads: whether theirs is asked for samples, so that the semantics must be the same, too. A
+        classifier sees whose component an example is, which is no question of semantics.
+    """
+    if (ours is None) != (theirs is None):
+        return "no mixture" if theirs is None else "a mixture where this run has none"
+    if ours is None:
+        return ""
+    if ours.num_components != theirs.num_components:
+        return f"{theirs.num_components} components where this run has {ours.num_components}"
+    if reads and ours.semantics != theirs.semantics:
+        return f"semantics {theirs.semantics} where this run has {ours.semantics}"
+    pairs = [
+        (ours.mixture.means, theirs.mixture.means),
+        (ours.mixture.variances, theirs.mixture.variances),
+        (ours.mixture.weights, theirs.mixture.weights),
+        (ours.base, theirs.base),
+        (ours.component_class, theirs.component_class),
+    ]
+    same = ours.mixture.kind == theirs.mixture.kind and all(
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs
+    )
+    return "" if same else "another mixture"

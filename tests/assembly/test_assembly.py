@@ -82,7 +82,7 @@ def test_no_example_is_in_two_splits(name, make_config, monkeypatch, tmp_path):
     config = make_config("toy" if name == "toy" else "tiny")
     if name not in ("digits", "toy", "faces"):
         # What needs files: how these are split is tested with them.
-        monkeypatch.setitem(DATASETS, name, lambda **_: digits.load())
+        monkeypatch.setitem(DATASETS, name, lambda **_: digits())
         place = tmp_path / "data"
         place.touch() if name == "cifar_archive" else place.mkdir()
         config.data.data_dir = str(place)
@@ -114,7 +114,7 @@ def test_no_example_is_in_two_splits(name, make_config, monkeypatch, tmp_path):
 
 def test_without_validation_digits_are_as_they_were(tiny):
     tiny.data.validation_fraction = 0.0
-    data, source = assembly.dataset(tiny), digits.load()
+    data, source = assembly.dataset(tiny), digits()
     assert data.name == source.name == "digits"
     for ours, theirs in ((data.train, source.train), (data.heldout, source.heldout)):
         np.testing.assert_array_equal(ours.x, theirs.x)
@@ -201,7 +201,7 @@ def test_clusters_are_labels_within_a_class(toy):
 def test_the_sampler_gets_its_options(toy):
     toy.sample.churn, toy.sample.churn_min = 7.0, 0.1
     toy.sample.churn_max, toy.sample.churn_noise = 9.0, 1.01
-    made = assembly.sampler(toy)
+    made = assembly.sampler(toy).sampler()
     assert isinstance(made, functools.partial)
     assert made.func is SAMPLERS["heun"]
     assert made.keywords == {
@@ -211,9 +211,9 @@ def test_the_sampler_gets_its_options(toy):
         "churn_noise": 1.01,
     }
     toy.sample.sampler = "euler"
-    assert assembly.sampler(toy).keywords == {}
+    assert assembly.sampler(toy).sampler().keywords == {}
     toy.sample.parallel_window, toy.sample.parallel_tolerance = 5, 0.2
-    made = assembly.sampler(toy, 0.7)
+    made = assembly.sampler(toy).sampler(0.7)
     assert made.func is picard
     expected = {"step": "euler", "window": 5, "tolerance": 0.2, "sigma_data": 0.7}
     assert made.keywords == expected

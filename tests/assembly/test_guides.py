@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion import assembly
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import offline, train
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.model.guidance import Autoguidance, ClassifierFree, MixtureGuidance
 
 
 @pytest.fixture(scope="module")
@@ -41,36 +41,41 @@ def guided(config, kind="auto", scale=2.0, **fields):
 
 
 def load(config, folder):
-    run = load_lib.load_run(folder / "main")
-    return guides.load(config, folder / "main", run.constants, run.shape)
+    model = load_lib.load_run(folder / "main", config=config)
+    return guides.guidance(model, folder / "main")
 
 
 def test_a_guide_is_another_run_or_an_earlier_step_of_this_one(runs):
     config, folder = runs
-    other = load(guided(config, guide=str(folder / "worse")), folder)
+    (other,) = load(guided(config, guide=str(folder / "worse")), folder)
     expected = load_lib.load_run(folder / "worse", ema=0.05)
     np.testing.assert_array_equal(
-        other.params["network"]["linear_in"]["weight"],
+        other.guide.params["network"]["linear_in"]["weight"],
         expected.params["network"]["linear_in"]["weight"],
     )
-    early = load(guided(config, guide_step=4, guide_ema=0.1), folder)
+    (early,) = load(guided(config, guide_step=4, guide_ema=0.1), folder)
     expected = load_lib.load_run(folder / "main", 4, 0.1)
     np.testing.assert_array_equal(
-        early.params["network"]["linear_in"]["weight"],
+        early.guide.params["network"]["linear_in"]["weight"],
         expected.params["network"]["linear_in"]["weight"],
     )
-    assert load(guided(config, kind="classifier_free"), folder) is None
-    assert load(guided(config, guide="nowhere", scale=1.0), folder) is None
+    assert load(guided(config, guide="nowhere", scale=1.0), folder) == ()
+
+
+def test_settings_become_values(runs):
+    config, folder = runs
+    (free,) = load(guided(config, "classifier_free", 2.5, interval=(0.1, 3.0), limit=0.7), folder)
+    assert free == ClassifierFree(2.5, (0.1, 3.0), 0.7)
+    (blurred,) = load(guided(config, "mixture", blur="weights", blur_amount=0.25), folder)
+    assert blurred == MixtureGuidance(2.0, "weights", 0.25, (0.0, 1000.0), None)
+    assert load(guided(config, kind="none"), folder) == ()
 
 
 def draw(config, folder, num=32):
-    run = load_lib.load_run(folder / "main", config=config)
-    worse = guides.load(config, folder / "main", run.constants, run.shape)
-    generate = assembly.generator(
-        config, run.constants, run.shape, assembly.guidance(config, worse)
-    )
-    weights = np.asarray(run.conditioner.bank_weights)[:num]
-    return generate(run.params, weights, 0, num)
+    model = load_lib.load_run(folder / "main", config=config)
+    guidance = guides.guidance(model, folder / "main")
+    weights = np.asarray(model.conditioner.bank_weights)[:num]
+    return model.sample(num, weights, 0, steps=config.sample.steps, guidance=guidance).x
 
 
 @pytest.mark.parametrize("kind", ["auto", "classifier_free", "mixture"])
@@ -126,17 +131,31 @@ def test_samples_and_evaluations_are_guided(runs, tmp_path):
     assert plain["metrics"] != scores["metrics"]
 
 
-def other_mixture(run):
-    shifted = run.conditioner.mixture.means + 0.5
-    mix = run.conditioner.mixture.replace(means=shifted)
-    return run.conditioner.replace(mixture=mix)
+def other_mixture(run, field, change):
+    mix = run.conditioner.mixture
+    return run.conditioner.replace(mixture=mix.replace(**{field: change(getattr(mix, field))}))
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda run: {"conditioner": None}, "whose conditioning has no mixture"),
-        (lambda run: {"conditioner": other_mixture(run)}, "another mixture"),
+        (
+            lambda run: {"conditioner": other_mixture(run, "means", lambda v: v + 0.5)},
+            "another mixture",
+        ),
+        (
+            lambda run: {"conditioner": other_mixture(run, "variances", lambda v: 2 * v)},
+            "another mixture",
+        ),
+        (
+            lambda run: {"conditioner": other_mixture(run, "log_weights", lambda v: v * 2)},
+            "another mixture",
+        ),
+        (
+            lambda run: {"conditioner": run.conditioner.replace(base=run.conditioner.base + 0.1)},
+            "another mixture",
+        ),
         (
             lambda run: {"conditioner": run.conditioner.replace(base=jnp.ones(8))},
             "8 components where this run has 4",
@@ -146,18 +165,23 @@ def other_mixture(run):
             "semantics mixture where this run has example",
         ),
         (
-            lambda run: {"transform": run.transform.replace(mean=run.transform.mean + 1)},
+            lambda run: {
+                "transform": run.fitted.transform.replace(mean=run.fitted.transform.mean + 1)
+            },
             "trained on other data",
         ),
     ],
 )
 def test_a_guide_of_something_else_is_refused(runs, monkeypatch, change, text):
     config, folder = runs
-    run = load_lib.load_run(folder / "main")
-    other = dataclasses.replace(run, constants=run.constants.replace(**change(run)))
+    config = guided(config, guide="elsewhere")
+    model = load_lib.load_run(folder / "main", config=config)
+    other = dataclasses.replace(model, fitted=model.fitted.replace(**change(model)))
     monkeypatch.setattr(load_lib, "load_run", lambda *arguments: other)
-    with pytest.raises(InputError, match=text):
-        guides.load(guided(config, guide="elsewhere"), folder / "main", run.constants, run.shape)
+    with pytest.raises(InputError, match=rf"guidance\.guide is .*{text}"):
+        guides.guidance(model, folder / "main")
+    with pytest.raises(InputError, match=rf"Autoguidance\.guide is .*{text}"):
+        model.sample(4, guidance=Autoguidance(other, 2.0))
 
 
 def test_a_guide_of_another_shape_is_refused(runs, tiny_run):

@@ -77,7 +77,7 @@ def test_a_run_is_loaded_without_its_data(tiny_run, monkeypatch):
     assert (run.step, run.shape) == (12, (8, 8, 1))
     assert run.config.network.channels == 8
     assert run.params.keys() == {"network", "log_variance"}
-    assert run.transform.mean.shape == (1,)
+    assert run.fitted.transform.mean.shape == (1,)
     assert run.conditioner.num_classes == 10
     # As sample.ema says, the narrow average; another one, the raw parameters, another step.
     narrow, wide, raw = (load_lib.load_run(tiny_run[0], ema=e).params for e in (0.05, 0.1, 0.0))
@@ -102,7 +102,7 @@ def test_steps_whose_checkpoint_is_gone_come_from_snapshots(tiny_run, tmp_path):
         again = load_lib.load_run(path, step=4, ema=ema)
         assert again.step == 4
         same(again.params, run.params)
-        same(again.constants, run.constants)
+        same(again.fitted, run.fitted)
     with pytest.raises(InputError, match=r"no checkpoint of step 4 .* available: 8, 12"):
         load_lib.load_run(path, step=4, ema=0)
 
@@ -116,7 +116,7 @@ def test_widths_that_nobody_tracked(tiny_run):
     for width in (0.05, 0.1):
         tracked = load_lib.load_run(tiny_run[0], ema=width)
         assert any(leaves_differ(run.params, tracked.params))
-        same(run.constants, tracked.constants)
+        same(run.fitted, tracked.fitted)
     config = run.config.copy_and_resolve_references()
     config.sample.ema = 0.075
     same(load_lib.load_run(tiny_run[0], config=config).params, run.params)
@@ -130,11 +130,11 @@ def test_a_loaded_run_denoises(tiny_run):
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     sigma = jnp.full(4, 1e-4)
     cond = conditioning.encode(run.conditioner, run.conditioner.class_weights[:4])
-    denoise = jax.jit(run.denoise)
+    denoise = jax.jit(run.denoiser)
     out = denoise(run.params, x, sigma, cond)
     # There is next to no noise to take away.
     np.testing.assert_allclose(out, x, atol=1e-3)
-    np.testing.assert_allclose(jax.jit(run.denoise_fn)(x, sigma, cond), out, atol=1e-5)
+    np.testing.assert_allclose(run.denoise(x, sigma, cond), out, atol=1e-5)
     three = jax.tree.map(lambda leaf: leaf[3:4].repeat(4, axis=0), cond)
     noisy = jnp.full(4, 2.0)
     ours, theirs = (denoise(run.params, x, noisy, c) for c in (cond, three))
@@ -145,7 +145,7 @@ def test_a_condition_is_a_standardised_vector_that_acts_on_its_own_example(tiny_
     run = load_lib.load_run(tiny_run[0])
     data = assembly.dataset(run.config)
     # The stored transforms alone: what the mixture was fitted to has mean 0 and deviation 1.
-    x = batches.apply(run.transform, to_float(data.train.x))
+    x = batches.apply(run.fitted.transform, to_float(data.train.x))
     z = np.asarray(conditioning.features(run.conditioner.transform, x), np.float64)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(z.std(0), 1, atol=1e-3)
@@ -153,12 +153,12 @@ def test_a_condition_is_a_standardised_vector_that_acts_on_its_own_example(tiny_
     sigma = jnp.full(4, 2.0)
     cond = conditioning.encode(run.conditioner, run.conditioner.class_weights[:4])
     swapped = jax.tree.map(lambda leaf: leaf[np.array([1, 0, 3, 2])], cond)
-    denoise = jax.jit(run.denoise)
+    denoise = jax.jit(run.denoiser)
     one, two = (np.asarray(denoise(run.params, alike, sigma, c)) for c in (cond, swapped))
     np.testing.assert_allclose(one, two[[1, 0, 3, 2]], atol=1e-6)
     assert np.abs(one - two).max() > 1e-6
     # Before training, the gain of the output is 0, and D(x; c) is D(x; c').
-    constants = Constants(run.transform, jnp.float32(1), run.conditioner)
+    constants = Constants(run.fitted.transform, jnp.float32(1), run.conditioner)
     start = assembly.init_params(run.config, data.shape, constants)
     one, two = (np.asarray(denoise(start, alike, sigma, c)) for c in (cond, swapped))
     np.testing.assert_array_equal(one, two)

@@ -16,6 +16,8 @@ from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.model import fitted as fitted_lib
+from gmm_diffusion.model.guidance import ClassifierFree
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.sampling.samplers import SAMPLERS
 
 # One number of points, so that one compiled fit serves all tests.
@@ -145,17 +147,18 @@ def test_everything_uses_the_law(toy, monkeypatch):
     batch = types.SimpleNamespace(x=jnp.zeros((4, 2)), weights=None)
     assembly.loss_fn(toy, made)(params, batch, jax.random.split(jax.random.key(0), 4))
     assert asked == [(mean, std)]
-    toy.sample.sampler, toy.sample.steps, toy.guidance.kind = "euler", 4, "classifier_free"
-    toy.guidance.scale, highest = 2.0, float(made.noise_law.highest)
-    toy.guidance.interval = (0.99 * highest, 1.01 * highest)
-    assert assembly.evaluations(toy, made) == {"evaluations": 4, "guide_evaluations": 1}
+    toy.sample.sampler, toy.sample.steps = "euler", 4
+    highest = float(made.noise_law.highest)
+    guidance = ClassifierFree(2.0, interval=(0.99 * highest, 1.01 * highest))
+    calls = assembly.evaluations(assembly.model(toy, data.shape, made, params), [guidance])
+    assert (calls["evaluations"], calls["guide_evaluations"]) == (4, 1)
 
 
 def test_a_run_that_starts_from_another_fits_its_own(toy, monkeypatch):
     data = assembly.dataset(toy)
     toy.training.init_from = "other"
     given = assembly.constants(config_of(toy, law="given"), data)
-    monkeypatch.setattr(initial, "_run", lambda config: types.SimpleNamespace(constants=given))
+    monkeypatch.setattr(initial, "_run", lambda config: types.SimpleNamespace(fitted=given))
     assert given.noise_law is None
     assert initial.constants(toy, data).noise_law is not None
 
@@ -194,12 +197,19 @@ def test_where_sampling_starts(toy):
     """The law's own level, EDM's 80 without one, and what the config says before both."""
     law = noise_levels.between(0.1, 1.0, 1.0)
     fitted = fitted_lib.Constants(None, None, None, noise_law=law)
-    assert noise.sigma_max(toy, fitted) == pytest.approx(20.0)
+
+    def highest(config, constants):
+        model = Model({}, constants, None, (2,))
+        return float(assembly.sampler(config).grid(4, model.sigma_max)[0])
+
+    assert highest(toy, fitted) == pytest.approx(20.0)
     given = config_of(toy, "given")
-    assert noise.sigma_max(given, fitted_lib.Constants(None, None, None)) == 80.0
+    plain = fitted_lib.Constants(None, None, None)
+    assert config_lib.SIGMA_MAX == Model({}, plain, None, (2,)).sigma_max == 80.0
+    assert highest(given, plain) == pytest.approx(80.0)
     for config in (toy, given):
         config.sample.sigma_max = 7.0
-        assert noise.sigma_max(config, fitted) == 7.0
+        assert highest(config, fitted) == 7.0
     given.sample.sigma_max, given.sample.sigma_min = 0.0, 80.0
     with pytest.raises(InputError, match=r"sample\.sigma_min is 80\.0; it must be below"):
         config_lib.validate(given)

@@ -57,18 +57,13 @@ def test_a_signal_while_sampling_leaves_the_old_samples(run, monkeypatch):
     config, path = run
     offline.sample(config, path)
     before = {p.name: p.read_bytes() for p in (path / "samples").iterdir()}
-    original = assembly.generator
+    original = assembly.sample
 
-    def interrupted(*args):
-        generate = original(*args)
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
 
-        def signalled(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return generate(*args, **kwargs)
-
-        return signalled
-
-    monkeypatch.setattr(assembly, "generator", interrupted)
+    monkeypatch.setattr(assembly, "sample", interrupted)
     for work in (offline.sample, offline.evaluate):
         with pytest.raises(signals.Interrupted):
             work(config, path)
@@ -83,7 +78,7 @@ def test_settings_that_cannot_be_evaluated_are_refused_first(run, monkeypatch):
         raise InputError("not like this.")
 
     monkeypatch.setattr(denoiser_evaluation, "check", refuse)
-    monkeypatch.setattr(assembly, "generator", None)
+    monkeypatch.setattr(assembly, "sample", None)
     with pytest.raises(InputError, match="not like this"):
         offline.evaluate(config, path)
 
@@ -114,7 +109,7 @@ def test_places_that_cannot_be_written_are_refused_before_drawing(run, monkeypat
     config, path = run
     offline.sample(config, path)
     before = {p.name: p.read_bytes() for p in (path / "samples").iterdir()}
-    monkeypatch.setattr(assembly, "generator", lambda *args: never)
+    monkeypatch.setattr(assembly, "sample", never)
     monkeypatch.setattr(evaluation_report, "evaluate_and_report", never)
     # As on a disk that is full or read-only, or in the directory of someone else.
     for error in (OSError(28, "full"), OSError(30, "read-only"), PermissionError(13, "not yours")):

@@ -233,19 +233,14 @@ def test_a_signal_at_the_sheet_delays_it(make_config, tmp_path, monkeypatch, no_
 
 def test_a_signal_during_the_evaluation_loses_no_training(make_config, tmp_path, monkeypatch):
     config = unconditional(make_config)
-    original = assembly.generator
+    original = assembly.sample
 
-    def interrupted_generator(*args):
-        generate = original(*args)
-
-        def run(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return generate(*args, **kwargs)
-
-        return run
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "generator", interrupted_generator)
+        patch.setattr(assembly, "sample", interrupted)
         with pytest.raises(signals.Interrupted) as caught:
             train.train(config, tmp_path / "run")
     assert caught.value.exit_status == 143

@@ -227,7 +227,7 @@ def test_a_small_network_learns_the_reweighted_mixture(embedding):
         ),
         "log_variance": initialise(lambda key: log_variance.init(key, jnp.zeros(1)), 0),
     }
-    denoise = denoiser_lib.make_denoise(network, sd)
+    denoise = denoiser_lib.Denoiser(network, sd)
     loss_fn = loss_lib.make_loss_fn(
         denoise,
         denoiser_lib.make_log_variance(log_variance),

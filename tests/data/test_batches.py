@@ -116,7 +116,7 @@ def test_make_batch_gathers_mirrors_and_centres():
 def test_make_batch_of_digits_is_centred_with_sigma_data():
     from gmm_diffusion.data import digits
 
-    train = digits.load().train
+    train = digits().train
     transform, sigma_data = batches.fit_transform_stats(train.x)
     index, flipped = batches.indices(0, 0, len(train), len(train))
     batch = batches.make_batch(train.x, index, flipped, transform)

@@ -7,7 +7,7 @@ from gmm_diffusion.data import digits
 
 
 def test_sizes_and_types():
-    data = digits.load()
+    data = digits()
     assert data.train.x.shape == (1437, 8, 8, 1)
     assert data.heldout.x.shape == (360, 8, 8, 1)
     assert data.train.x.dtype == np.uint8
@@ -18,7 +18,7 @@ def test_sizes_and_types():
 
 
 def test_content_is_the_source_scaled():
-    data = digits.load(0.5, 7)
+    data = digits(0.5, 7)
     source = load_digits()
     total = data.train.x.astype(int).sum() + data.heldout.x.astype(int).sum()
     # 16 levels of ink become 255: v * 255 / 16 rounded, half to even (only 8 -> 127.5 is halfway).
@@ -32,7 +32,7 @@ def test_content_is_the_source_scaled():
 
 
 def test_split_is_stratified_disjoint_and_deterministic():
-    a, b, c = digits.load(), digits.load(), digits.load(split_seed=1)
+    a, b, c = digits(), digits(), digits(split_seed=1)
     np.testing.assert_array_equal(a.train.x, b.train.x)
     assert not np.array_equal(a.heldout.x, c.heldout.x)
     share = np.bincount(a.heldout.label) / np.bincount(

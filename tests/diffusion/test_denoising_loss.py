@@ -156,7 +156,7 @@ def test_a_small_network_approaches_the_exact_denoiser_and_score():
         "network": initialise(lambda key: network.init(key, jnp.zeros((1, 2)), jnp.zeros(1)), 0),
         "log_variance": initialise(lambda key: log_variance.init(key, jnp.zeros(1)), 0),
     }
-    denoise = denoiser_lib.make_denoise(network, sd)
+    denoise = denoiser_lib.Denoiser(network, sd)
     loss_fn = loss_lib.make_loss_fn(
         denoise,
         denoiser_lib.make_log_variance(log_variance),

@@ -23,6 +23,7 @@ from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.model import Model, Samples
 from gmm_diffusion.training import state as state_lib
 
 
@@ -48,20 +49,17 @@ def score(monkeypatch):
     def run(parts, path, samples, labels):
         config, data, constants = parts
 
-        def generator(config, constants, shape, guidance=None):
-            def generate(params, weights, seed, num, first=0, poll=None, took=None):
-                assert num == len(samples)
-                return samples
+        def sample(model, num, condition, seed, guidance, poll):
+            assert num == len(samples)
+            return Samples(samples)
 
-            return generate
-
-        monkeypatch.setattr(assembly, "generator", generator)
+        monkeypatch.setattr(assembly, "sample", sample)
         if labels is not None:
-            constants = constants.replace(conditioner="stands for one that was asked")
-            monkeypatch.setattr(
-                denoiser_evaluation.requests, "weights", lambda *_: Request(None, labels)
-            )
-        return denoiser_evaluation.evaluate(config, data, constants, {}, path)
+            asked = Request(None, labels)
+            monkeypatch.setattr(Model, "request", lambda *_: asked)
+        return denoiser_evaluation.evaluate(
+            assembly.model(config, data.shape, constants, {}), data, path
+        )
 
     return run
 
@@ -239,12 +237,13 @@ def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
     held = data.heldout.x, data.heldout.label
     trained = data.train.x, data.train.label
     monkeypatch.setattr(denoiser_evaluation, "ImageScores", Scores)
-    monkeypatch.setattr(
-        assembly, "generator", lambda *_: lambda *_, **__: to_float(data.train.x[:NUM])
-    )
+    drawn = Samples(to_float(data.train.x[:NUM]))
+    monkeypatch.setattr(assembly, "sample", lambda *_: drawn)
     config = config.copy_and_resolve_references()
     config.evaluation.max_reference = 700
-    denoiser_evaluation.evaluate(config, data, constants, {}, path)
+    denoiser_evaluation.evaluate(
+        assembly.model(config, data.shape, constants, {}), data, path
+    )
     # Losses while training, of at most so many examples.
     monkeypatch.setattr(heldout_lib, "_LOSS_EXAMPLES", 50)
     weighted = []

@@ -16,7 +16,7 @@ from gmm_diffusion.metrics import judge
 
 @pytest.fixture(scope="module")
 def data():
-    return digits.load()
+    return digits()
 
 
 @pytest.fixture(scope="module")

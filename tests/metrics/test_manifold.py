@@ -76,14 +76,14 @@ def test_one_mode_of_two_has_precision_without_variety():
 
 
 def test_copies_of_training_digits_are_memorised_and_score_perfectly():
-    data = digits.load()
+    data = digits()
     copies = data.train.x[::4]
     assert manifold.memorisation(copies, data.train.x, data.heldout.x) == 1
     assert manifold.precision(copies, data.train.x) == 1
 
 
 def test_held_out_digits_score_the_quantile():
-    data = digits.load()
+    data = digits()
     share = manifold.memorisation(data.heldout.x, data.train.x, data.heldout.x, 0.05)
     assert 0.045 <= share <= 0.055
     assert 0.8 < manifold.precision(data.heldout.x, data.train.x) < 1

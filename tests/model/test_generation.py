@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -11,12 +10,13 @@ from PIL import Image
 
 from gmm_diffusion import assembly, main
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import sampling
 from gmm_diffusion.commands import offline
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import heldout
+from gmm_diffusion.model import model as model_lib
+from gmm_diffusion.sampling import settings as settings_lib
 
 # Parameters of a model of the toy data whose every part has an effect, as after training.
 
@@ -33,15 +33,31 @@ def toy(make_config):
     return config, data, constants, params
 
 
-def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", took=None, **sample):
+def model_of(toy):
+    config, data, constants, params = toy
+    return assembly.model(config, data.shape, constants, params)
+
+
+def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", **sample):
+    return drawn(toy, batch_size, num, seed, first, churn, condition, **sample).x
+
+
+def drawn(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", **sample):
     config, data, constants, params = toy
     config = config.copy_and_resolve_references()
     config.sample.update(sample)
     config.sample.batch_size = batch_size
     config.sample.churn = churn
-    weights, _ = requests.weights(constants.conditioner, condition, first + num, 0)[:2]
-    generate = assembly.generator(config, constants, data.shape)
-    return generate(params, weights[first:], seed, num, first, took=took)
+    weights = requests.weights(constants.conditioner, condition, first + num, 0).weights[first:]
+    return model_of((config, data, constants, params)).sample(
+        num,
+        weights,
+        seed,
+        sampler=assembly.sampler(config),
+        steps=config.sample.steps,
+        batch_size=batch_size,
+        first=first,
+    )
 
 
 def test_a_sample_is_the_same_in_any_batch(toy):
@@ -59,15 +75,13 @@ def test_a_sample_is_the_same_in_any_batch(toy):
 def test_parallel_sampling_draws_what_the_sampler_draws(toy, sampler):
     settings = {"sampler": sampler, "steps": 10, "churn": 5.0}
     reference = draw(toy, 16, 7, **settings)
-    took = []
     parallel = {"parallel_window": 6, "parallel_tolerance": 0.0}
-    np.testing.assert_allclose(
-        draw(toy, 4, 7, took=took, **settings, **parallel), reference, atol=1e-4
-    )
-    (info,) = took
+    ours = drawn(toy, 4, 7, **settings, **parallel)
+    np.testing.assert_allclose(ours.x, reference, atol=1e-4)
+    info = ours.info
     assert info.rounds.shape == info.evaluations.shape == (7,)
     assert set(info.rounds) <= set(range(2, 11))
-    cost = assembly.parallel_cost(toy[0], toy[1], [info, info])
+    cost = assembly.parallel_cost(model_of(toy), [info, info])
     assert cost["rounds"] == pytest.approx(info.rounds.mean())
     assert (cost["most_rounds"], cost["guide_evaluations"]) == (info.rounds.max(), 0)
 
@@ -76,14 +90,14 @@ def test_devices_that_outnumber_the_samples_share_their_steps(toy, monkeypatch):
     settings = {"sampler": "euler", "steps": 10}
     parallel = {"parallel_window": 6, "parallel_tolerance": 0.0}
     reference = draw(toy, 16, 4, **settings)
-    took, asked = [], []
-    picard = sampling.picard
+    asked = []
+    picard = settings_lib.picard
     monkeypatch.setattr(
-        sampling, "picard", lambda *args, **more: asked.append(more) or picard(*args, **more)
+        settings_lib, "picard", lambda *args, **more: asked.append(more) or picard(*args, **more)
     )
-    drawn = draw(toy, 3, 4, took=took, **settings, **parallel)
-    np.testing.assert_allclose(drawn, reference, atol=1e-4)
-    assert took[0].rounds.shape == (4,)
+    ours = drawn(toy, 3, 4, **settings, **parallel)
+    np.testing.assert_allclose(ours.x, reference, atol=1e-4)
+    assert ours.info.rounds.shape == (4,)
     assert [more["axis_name"] for more in asked] == ["devices"]
     draw(toy, 4, 4, **settings, **parallel)
     assert "axis_name" not in asked[-1]
@@ -255,19 +269,16 @@ def test_all_that_asks_tells_the_network_what_the_config_says(
     constants = assembly.constants(config, data)
     told = []
 
-    def generator(*_):
-        def generate(params, weights, seed, num, poll=None, took=None):
-            told.append(weights)
-            return data.heldout.x[:num]
+    def generate(model, guidance, weights, seed, num, *_):
+        told.append(weights)
+        return data.heldout.x[:num], None
 
-        return generate
-
-    parts = {"conditioner": constants.conditioner, "shape": data.shape, "params": {}}
-    run = types.SimpleNamespace(constants=constants, **parts)
-    monkeypatch.setattr(assembly, "generator", generator)
-    monkeypatch.setattr(offline.load_lib, "load_run", lambda *_, **__: run)
-    heldout.make_sheet(config, data, constants)({})
-    denoiser_evaluation.evaluate(config, data, constants, {}, tmp_path)
+    params = {"network": {}}
+    model = assembly.model(config, data.shape, constants, params)
+    monkeypatch.setattr(model_lib.generation, "generate", generate)
+    monkeypatch.setattr(offline.load_lib, "load_run", lambda *_, **__: model)
+    heldout.make_sheet(config, data, constants)(params)
+    denoiser_evaluation.evaluate(model, data, tmp_path)
     offline.sample(config, tmp_path)
     assert len(told) == 1 + config.evaluation.blocks + 1
     for weights in told:

@@ -162,10 +162,10 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
             ours.params[part],
             theirs.params[part],
         )
-    same(ours.constants, theirs.constants)
+    same(ours.fitted, theirs.fitted)
     # Its own constants would have been others: the embedding's frequencies come from the seed.
     fitted = assembly.constants(config, assembly.dataset(config))
-    pairs = zip(jax.tree.leaves(fitted), jax.tree.leaves(ours.constants), strict=True)
+    pairs = zip(jax.tree.leaves(fitted), jax.tree.leaves(ours.fitted), strict=True)
     assert max(np.abs(a - b).max() for a, b in pairs) > 0.1
     # A resumed run needs the other directory no more.
     config.training.num_steps = 6

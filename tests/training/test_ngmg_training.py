@@ -1,5 +1,6 @@
 """The classifier in a run: off without a trace, beside the denoiser, frozen, or trained alone."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -21,10 +22,12 @@ from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import features
 from gmm_diffusion.metrics import judge as judges
-from gmm_diffusion.model import generation
 from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.guidance import ClassifierGuidance
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import storage
 from gmm_diffusion.sampling import samplers
+from gmm_diffusion.sampling.settings import SamplerSettings
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
@@ -233,7 +236,7 @@ def test_a_frozen_classifier_teaches(make_config, classifier_run, plain):
         ({"classifier__width": 16}, r"classifier\.width is 16; ngmg\.workdir is .* where it is 8"),
         ({"classifier__loss": "cross_entropy"}, r"classifier\.loss is 'cross_entropy'"),
         ({"data__toy_name": "moons"}, "trained on other data|another mixture"),
-        ({"conditioning__num_components": 8}, "another mixture"),
+        ({"conditioning__num_components": 8}, "4 components where this run has 8"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
@@ -298,8 +301,8 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
         (data.heldout, accuracy["value"]),
     ):
         read = split.take(np.linspace(0, len(split) - 1, 100).astype(int))
-        x = to_float(read.x) - np.asarray(run.transform.mean)
-        point, embedding = assembly.classify(run.config, run.constants)(run.params["classifier"], x)
+        x = to_float(read.x) - np.asarray(run.fitted.transform.mean)
+        point, embedding = assembly.classify(run.config, run.fitted)(run.params["classifier"], x)
         nearest = ((np.asarray(point)[:, None] - centers) ** 2).sum(axis=-1).argmin(axis=1)
         assert np.mean(nearest == read.label) == pytest.approx(value)
     space = features.make_extractor(f"file:{path / 'embedding.jaxexport'}", data)
@@ -309,29 +312,27 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
         offline.sample(run.config, path)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    """`D(x) = a x`, whatever it is told."""
+
+    factor: float
+    sigma_data: float = 1.0
+
+    def __call__(self, params, x, sigma, cond=None, keys=None):
+        return self.factor * x
+
+
 def test_the_pull_of_a_classifier_by_hand():
-    a, b, strength, sigmas = 0.6, 1.5, 0.3, np.array([4.0, 1.0, 0.0], np.float32)
+    # One Euler step to noise level 0 is one evaluation: the denoised data themselves.
+    a, b, strength, highest = 0.6, 1.5, 0.3, 4.0
     centers = np.array([[1.0, 2.0], [-3.0, 0.5]], np.float32)
 
-    def cost(params, x, weights):
-        return jnp.sum((params * x - weights @ centers) ** 2, axis=1) / 2
+    class Squares:
+        """Half the squared distance of `b x` from the centre asked for."""
 
-    def one_evaluation(denoise_fn, keys, x, sigmas, cond):
-        return denoise_fn(x, sigmas[0], cond)
-
-    def draw(interval, pull_params, params):
-        guide = generation.Guide(pull=generation.Pull(pull_params, cost))
-        guidance = generation.Guidance("none", 1.0, interval, energy=strength, guide=guide)
-        generate = generation.make_generator(
-            lambda params, x, sigma, cond: a * x,
-            constants,
-            one_evaluation,
-            sigmas,
-            (2,),
-            8,
-            guidance,
-        )
-        return generate(params, weights, 3, 5)
+        def cost(self, params, x, weights):
+            return jnp.sum((params * x - weights @ centers) ** 2, axis=1) / 2
 
     weights = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1]]
     conditioner = conditioning.create(
@@ -345,15 +346,31 @@ def test_the_pull_of_a_classifier_by_hand():
         semantics="example",
     )
     constants = Constants(batches.Transform(np.zeros(2, np.float32)), np.float32(1), conditioner)
-    x = samplers.initial_noise(devices.example_keys(3, 5), (2,), sigmas[0])
+    classifier = Squares()
+
+    def model(params):
+        parts = {"network": {}} | params
+        return Model(parts, constants, Shrink(a), (2,), classifier)
+
+    def draw(interval, other, params):
+        pull = ClassifierGuidance(other, strength, interval)
+        settings = SamplerSettings("euler", sigma_max=highest)
+        return (
+            model(params)
+            .sample(5, weights, 3, sampler=settings, steps=1, guidance=pull, batch_size=8)
+            .x
+        )
+
+    x = samplers.initial_noise(devices.example_keys(3, 5), (2,), highest)
     slope = a * b * (a * b * x - weights @ centers)
-    expected = a * x - strength * 16 * slope
+    expected = a * x - strength * highest**2 * slope
     # Another run's classifier, then this run's own, then a level outside the interval.
-    another = draw((0.0, 10.0), jnp.float32(b), {})
+    other = model({"classifier": jnp.float32(b)})
+    another = draw((0.0, 10.0), other, {})
     np.testing.assert_allclose(another, expected, rtol=1e-4, atol=1e-4)
     own = draw((0.0, 10.0), None, {"classifier": jnp.float32(b)})
     np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(draw((5.0, 10.0), jnp.float32(b), {}), a * x, rtol=1e-5)
+    np.testing.assert_allclose(draw((5.0, 10.0), other, {}), a * x, rtol=1e-5)
 
 
 def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
@@ -362,15 +379,15 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
     config = toy(make_config, sample__num=24, sample__condition="class:1")
     train.train(config, tmp_path / "run")
     judged = load_lib.load_run(classifier_run)
-    pull = assembly.pull(judged.config, judged.constants)
     costs = []
     for energy in (0.0, 30.0):
         config.guidance.energy = energy
         config.guidance.classifier = str(classifier_run)
         offline.sample(config, str(tmp_path / "run"))
         drawn = np.load(tmp_path / "run" / "samples" / "samples.npz")
-        x = drawn["x"] - np.asarray(judged.transform.mean)
-        costs.append(float(pull.cost(judged.params["classifier"], x, drawn["weights"]).mean()))
+        x = drawn["x"] - np.asarray(judged.fitted.transform.mean)
+        cost = judged.classifier.cost(judged.params["classifier"], x, drawn["weights"])
+        costs.append(float(cost.mean()))
     assert costs[1] < costs[0] - 1e-3
     config.guidance.classifier = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"guidance\.classifier is .*nowhere'; it must be"):

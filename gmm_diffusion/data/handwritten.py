@@ -5,7 +5,7 @@ import numpy as np
 from gmm_diffusion.data.dataset import Dataset, Split, split_indices
 
 
-def load(heldout_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
+def digits(heldout_fraction: float = 0.2, split_seed: int = 0) -> Dataset:
     """The embedded default (UCI optical recognition of handwritten digits, Alpaydin & Kaynak 1998).
 
     Args:

@@ -1,0 +1,84 @@
+"""Training from parts and without a config."""
+
+import dataclasses
+import os
+import tempfile
+
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands.train import train
+from gmm_diffusion.conditioning.settings import KINDS, ConditioningSettings, Fitted, Unconditional
+from gmm_diffusion.data import Dataset
+from gmm_diffusion.model.model import Model
+from gmm_diffusion.networks.settings import MLPSettings, UNetSettings
+
+
+def fit(
+    data: Dataset,
+    *,
+    conditioning: ConditioningSettings | None = None,
+    network: UNetSettings | MLPSettings | None = None,
+    steps: int = 1200,
+    batch_size: int = 128,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    flip: bool = False,
+    workdir: str | os.PathLike | None = None,
+) -> Model:
+    """A new model, trained as `train` trains it; all other settings are those of `config.default`.
+
+    Args:
+      data: of which `train` is trained on, for example `data.from_arrays(x)`.
+      conditioning: what the model is conditioned on; None takes `Fitted`, to each class where there
+        are classes, and with fewer components where there is less data.
+      network: None takes a `UNetSettings` for images and an `MLPSettings` for vectors.
+      steps: updates.
+      batch_size: examples an update, over all devices.
+      learning_rate: its peak.
+      seed: of parameters, noise and the order of examples.
+      flip: whether images are mirrored with probability 1/2.
+      workdir: directory of the run, created if absent; resumed if it holds the same run. None keeps
+        nothing on disk.
+
+    Returns:
+      The average of the parameters that `sample.ema` names, with the run's config.
+
+    Raises:
+      InputError: parts that do not fit each other or the data.
+      RunError: the run itself failed.
+    """
+    conditioning = conditioning or _usual_conditioning(data)
+    network = network or (UNetSettings() if data.is_image else MLPSettings())
+    config = config_lib.default()
+    config.data.name, config.data.flip, config.data.validation_fraction = "arrays", flip, 0.0
+    config.conditioning.kind = KINDS[type(conditioning)]
+    config.conditioning.update(dataclasses.asdict(conditioning))
+    config.network.name = "unet" if isinstance(network, UNetSettings) else "mlp"
+    config.network.update(dataclasses.asdict(network))
+    training = config.training
+    training.num_steps, training.batch_size, training.seed = steps, batch_size, seed
+    config.optimizer.learning_rate = learning_rate
+    config.evaluation.at_end = False
+    if workdir is not None:
+        return _fit(config, data, workdir)
+    # Nobody sees what is written on the way, or goes on from there.
+    config.checkpoint.every, config.checkpoint.snapshot_every = steps, 0
+    training.heldout_every, training.tensorboard = 0, False
+    with tempfile.TemporaryDirectory() as folder:
+        return _fit(config, data, os.path.join(folder, "run"))
+
+
+def _fit(config, data, workdir):
+    train(config, os.fspath(workdir), data)
+    return load_lib.load_run(workdir)
+
+
+def _usual_conditioning(data):
+    """A mixture of about a component for ten examples, at most the usual number."""
+    per_class = data.num_classes > 0
+    classes = max(data.num_classes, 1)
+    num = min(Fitted().num_components, len(data.train) // 10) // classes * classes
+    if num < classes:
+        return Unconditional()
+    dim = min(Fitted().feature_dim, data.train.x[0].size)
+    return Fitted(num, per_class=per_class, feature_dim=dim)
