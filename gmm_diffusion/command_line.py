@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -59,7 +59,8 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed
             f"Unexpected argument {rest[1]!r}; settings are --config.GROUP.FIELD=VALUE."
         )
     config = config_lib.with_paths(values.config)
-    set_by_flags = values["config"].override_values
+    config_flag: Any = values["config"]  # Of ml_collections, and not absl's own kind.
+    set_by_flags = config_flag.override_values
     overrides = {f: v for f, v in config_lib.fields(config).items() if f in set_by_flags}
     return Parsed(path, config, overrides, values)
 

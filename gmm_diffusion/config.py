@@ -284,7 +284,7 @@ def _seed() -> tuple[Callable, str]:
 
 
 # field -> (check, what is valid). Types are ConfigDict's business.
-RULES: dict[str, tuple[Callable, str]] = {
+RULES: dict[str, tuple[Callable[..., object], str]] = {
     "data.name": _one_of(
         "digits", "toy", "faces", "tfds_images", "image_folder", "cifar_archive", "arrays"
     ),

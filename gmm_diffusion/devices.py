@@ -49,7 +49,7 @@ def unreplicate(tree: PyTree) -> PyTree:
 
 
 def make_train_steps(
-    train_step: Callable, num_devices: int | None = None
+    train_step: Callable[..., tuple[PyTree, dict[str, Array]]], num_devices: int | None = None
 ) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:
     """Several train steps in one call, spread over devices.
 
@@ -101,7 +101,9 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
     return jax.tree.map(split, batches)
 
 
-def map_examples(fn: Callable, batch_size: int, together: bool = False) -> Callable:
+def map_examples(
+    fn: Callable[..., PyTree], batch_size: int, together: bool = False
+) -> Callable[..., PyTree]:
     """`fn(shared, *examples)` over any number of examples, on all devices.
 
     Args:

@@ -166,7 +166,7 @@ def _mode(path, text, name):
             ) from None
         return None
     except OSError as error:
-        reason = _REASONS.get(error.errno, f"which cannot be read: {error.strerror}")
+        reason = _REASONS.get(error.errno or 0, f"which cannot be read: {error.strerror}")
         raise InputError(f"{name} is {_short(text)}, {reason}; use another path.") from error
 
 

@@ -63,9 +63,15 @@ class Sample(enum.IntEnum):
 
 
 @overload
-def fold_in(keys: Array, number: Array | int) -> Array: ...
+def fold_in(keys: Array, number: Array | int) -> Array:
+    """Keys give keys."""
+
+
 @overload
-def fold_in(keys: None, number: Array | int) -> None: ...
+def fold_in(keys: None, number: Array | int) -> None:
+    """None gives None."""
+
+
 def fold_in(keys: Array | None, number: Array | int) -> Array | None:
     """`[B]` keys folded with one number; None stays None."""
     if keys is None:

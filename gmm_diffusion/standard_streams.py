@@ -33,7 +33,7 @@ class Unfailing:
                 self._stream.write(text)
                 self._stream.flush()
             except UnicodeEncodeError:
-                self._write_escaped(text)
+                self._write_escaped(self._stream, text)
             except (OSError, ValueError) as error:
                 self._give_up(error)
         return len(text)
@@ -51,11 +51,11 @@ class Unfailing:
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
-    def _write_escaped(self, text):
-        encoding = getattr(self._stream, "encoding", None) or "ascii"
+    def _write_escaped(self, stream, text):
+        encoding = getattr(stream, "encoding", None) or "ascii"
         try:
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self._stream.flush()
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
         except (OSError, ValueError) as error:
             self._give_up(error)
 
@@ -65,7 +65,7 @@ class Unfailing:
         if isinstance(error, OSError) and error.errno not in _NOBODY_READS:
             self.lost = error
         stream, self._stream = self._stream, None
-        if stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None and any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, stream.fileno())
@@ -79,10 +79,10 @@ def unfailing() -> Iterator[tuple[Unfailing, Unfailing]]:
     Inside another such block they are those of that one.
     """
     former = sys.stdout, sys.stderr
-    streams = tuple(s if isinstance(s, Unfailing) else Unfailing(s) for s in former)
-    sys.stdout, sys.stderr = streams
+    out, err = (s if isinstance(s, Unfailing) else Unfailing(s) for s in former)
+    sys.stdout, sys.stderr = out, err
     try:
-        yield streams
+        yield out, err
     finally:
         sys.stdout, sys.stderr = former
 

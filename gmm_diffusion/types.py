@@ -14,9 +14,12 @@ Data may have any shape after the batch axis: images `[B, H, W, C]`, vectors `[B
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
+# Of what runs on the host, too.
+AnyArray = jax.Array | np.ndarray
 PyTree = Any
 
 
@@ -65,6 +68,80 @@ class Sampler(Protocol):
         self, denoise_fn: DenoiseFn, keys: Array, x_init: Array, sigmas: Array, cond: PyTree = None
     ) -> Array:
         """`keys [B]`, `x_init [B, ...]` scaled by `sigmas[0]`, `sigmas [S+1]` -> `[B, ...]`."""
+
+
+class ParallelSampler(Protocol):
+    """A sampler that works on several steps at once, and says what that took."""
+
+    def __call__(
+        self, denoise_fn: DenoiseFn, keys: Array, x_init: Array, sigmas: Array, cond: PyTree = None
+    ) -> tuple[Array, PyTree]:
+        """As `Sampler`, and what each sample took, such as `sampling.parallel.PicardInfo`."""
+
+
+class Denoise(Protocol):
+    """A denoiser whose parameters are an argument: a dict of parts."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        x: Array,
+        sigma: Array,
+        cond: PyTree = None,
+        keys: Array | None = None,
+        /,
+    ) -> Array:
+        """As `DenoiseFn`; `keys [B]` are for dropout, None for none."""
+
+
+class LogVariance(Protocol):
+    """The learned uncertainty of the denoising loss."""
+
+    def __call__(self, params: PyTree, sigma: Array, /) -> Array:
+        """`sigma [B] -> u [B]`."""
+
+
+class Classify(Protocol):
+    """A classifier of noisy or clean data whose parameters are an argument."""
+
+    def __call__(
+        self, params: PyTree, x: Array, sigma: Array | None = None, /
+    ) -> tuple[Array, Array]:
+        """`x [B, ...]`, `sigma [B]`, `[]` or None for none -> output `[B, M]`, embedding."""
+
+
+class Cost(Protocol):
+    """What a classifier's output costs."""
+
+    def __call__(self, out: Array, weights: Array, /) -> Array:
+        """Output `[B, M]`, target weights `[B, K] -> [B]`."""
+
+
+class DenoisedTerm(Protocol):
+    """A term of the training loss that reads the denoised data."""
+
+    def __call__(
+        self, params: PyTree, batch: Batch, sigma: Array, denoised: Array, /
+    ) -> tuple[Array, dict[str, Array]]:
+        """`sigma [B]`, `denoised [B, ...]` -> (`[B]` to add, a dict of `[B]` diagnostics)."""
+
+
+class ContrastTerm(Protocol):
+    """A term of the training loss that asks the denoiser itself."""
+
+    def __call__(
+        self, params: PyTree, batch: Batch, cond: PyTree, keys: Array, /
+    ) -> tuple[Array, dict[str, Array]]:
+        """`cond` with leading B, `keys [B]` -> (`[B]` to add, a dict of `[B]` diagnostics)."""
+
+
+class Target(Protocol):
+    """What a denoiser regresses on in place of the data."""
+
+    def __call__(
+        self, noisy: Array, sigma: Array, weights: Array | None, keep: Array | None
+    ) -> Array:
+        """`noisy [B, ...]`, `sigma [B]`, `weights [B, K]`, `keep [B]` -> `[B, ...]`."""
 
 
 class LossFn(Protocol):

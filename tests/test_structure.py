@@ -261,6 +261,34 @@ def test_every_public_name_has_a_docstring():
                 assert ast.get_docstring(node), f"{where} has no docstring"
 
 
+# Being rewritten as values.
+UNTYPED = ("model", "assembly", "evaluation")
+
+
+def test_every_callable_says_what_it_returns():
+    for path in SOURCES:
+        if part_of(path) in UNTYPED:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                if node.name.startswith("_"):
+                    continue
+                arguments = [*node.args.args, *node.args.kwonlyargs]
+                annotations = [node.returns, *(argument.annotation for argument in arguments)]
+            elif isinstance(node, ast.AnnAssign):
+                annotations = [node.annotation]
+            else:
+                continue
+            for annotation in filter(None, annotations):
+                bare = [n for n in ast.walk(annotation) if ast.unparse(n) == "Callable"]
+                said = [
+                    n
+                    for n in ast.walk(annotation)
+                    if isinstance(n, ast.Subscript) and ast.unparse(n.value) == "Callable"
+                ]
+                assert len(bare) == len(said), f"{path.relative_to(PACKAGE)}:{node.lineno}"
+
+
 def test_what_tfds_forgets_to_declare_is_installed():
     # tensorflow/datasets#11212: loading a dataset needs it, preparing one does not.
     import importlib_resources

@@ -55,7 +55,7 @@ class Progress:
         """Reports `step` updates done in all, and `examples` images since the last call."""
         now = self._clock()
         first = self._since is None
-        seconds = 0.0 if first else now - self._since
+        seconds = 0.0 if self._since is None else now - self._since
         self._examples += 0 if first else examples
         due = seconds >= self._interval
         left = ""

@@ -10,7 +10,7 @@ from flax import struct
 from gmm_diffusion.attribute_names import shows
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import ngmg
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 # Draws of attributes that are thrown away before a request is called impossible.
 _MOST_DRAWS = 1000
@@ -36,7 +36,7 @@ class AttributeTable:
     laid_out: bool = struct.field(pytree_node=False, default=False)
 
 
-def attribute_weights(attributes: Array) -> Array:
+def attribute_weights(attributes: AnyArray) -> Array:
     """Weights of the laid-out mixture: `[N, A]` of 0 and 1 -> `[N, 2A]`, each row of sum 1."""
     pairs = ngmg.attribute_weights(attributes)
     return pairs.reshape(len(pairs), -1) / pairs.shape[1]

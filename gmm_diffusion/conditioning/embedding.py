@@ -8,6 +8,7 @@ distribution is Lu et al.'s statement (arXiv 2401.11261); the three ways to embe
   table           `sqrt(K) w`, for a learned table
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from flax import struct
 
 from gmm_diffusion.mixture import GaussianMixture
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, PyTree
 
 
 @struct.dataclass
@@ -108,14 +109,14 @@ def fit_mean_embedding(
     )
 
 
-def blur_mean_embedding(constants: MeanEmbedding, amount: Array) -> MeanEmbedding:
+def blur_mean_embedding(constants: MeanEmbedding, amount: Array | float) -> MeanEmbedding:
     """Of `Sigma_k + amount W`: in closed form, centred on the blurred average condition.
 
     The scale stays that of the sharp one, so that every entry fades to 0, the average condition.
     """
     fading = jnp.exp(-0.5 * amount * constants.spread)
-    return constants.replace(
-        components=constants.components * fading[None], center=constants.center * fading
+    return dataclasses.replace(
+        constants, components=constants.components * fading[None], center=constants.center * fading
     )
 
 
@@ -139,11 +140,12 @@ def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64,
     )
 
 
-def blur_draws(constants: Draws, amount: Array) -> Draws:
+def blur_draws(constants: Draws, amount: Array | float) -> Draws:
     """Of `Sigma_k + amount W`."""
     covariances = constants.factors @ jnp.swapaxes(constants.factors, 1, 2)
     within = jnp.einsum("k,kde->de", constants.weights, covariances)
-    return constants.replace(factors=jnp.linalg.cholesky(covariances + amount * within[None]))
+    factors = jnp.linalg.cholesky(covariances + amount * within[None])
+    return dataclasses.replace(constants, factors=factors)
 
 
 def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
@@ -181,7 +183,7 @@ def apply_table(constants: Table, weights: Array, keys: Array | None) -> Array:
     return np.sqrt(weights.shape[1]) * weights
 
 
-def blur_table(constants: Table, amount: Array) -> Table:
+def blur_table(constants: Table, amount: Array | float) -> Table:
     """A table knows no covariances.
 
     Raises:
@@ -219,10 +221,10 @@ class Embedding(NamedTuple):
       blur: `(constants, amount []) -> constants` of covariances `Sigma_k + amount W`.
     """
 
-    fit: Callable
-    apply: Callable
+    fit: Callable[..., PyTree]
+    apply: Callable[[PyTree, Array, Array | None], Array]
     constants: type
-    blur: Callable
+    blur: Callable[[PyTree, Array | float], PyTree]
 
 
 EMBEDDINGS = {

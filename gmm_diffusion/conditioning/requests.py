@@ -81,8 +81,9 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
         return ()
     parts = text.split("+")
     if "=" in text:
-        shares = [_SHARE.fullmatch(part) for part in text.split(",")]
-        if None in shares:
+        pieces = text.split(",")
+        shares = [match for match in map(_SHARE.fullmatch, pieces) if match]
+        if len(shares) < len(pieces):
             if not _ASSIGNMENTS.fullmatch(attributes):
                 raise InputError(f"sample.condition is {attributes!r}; it must be {VALID}.")
             return Attributes(attributes)
@@ -106,10 +107,13 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
     return tuple(terms)
 
 
-def check(terms: tuple[Term, ...] | Attributes, num_classes: int, num_components: int) -> None:
-    """Raises InputError if a term names a class or component that does not exist.
+def check(
+    terms: tuple[Term, ...] | Attributes, num_classes: int, num_components: int
+) -> tuple[Term, ...]:
+    """The terms, each of a class or component that exists.
 
-    Attributes are refused, too: see `weights` for a model that has some.
+    Raises:
+      InputError: one does not, or they are attributes: see `weights` for a model that has some.
     """
     if isinstance(terms, Attributes):
         raise InputError(f"sample.condition is {terms.text!r}; this model knows no attributes.")
@@ -120,6 +124,7 @@ def check(terms: tuple[Term, ...] | Attributes, num_classes: int, num_components
             raise InputError(
                 f"sample.condition names {term.kind} {term.index}; a {term.kind} must be {valid}."
             )
+    return terms
 
 
 def weights(
@@ -155,7 +160,7 @@ def _literal(conditioner, text, num, seed):
     terms = parse(text)
     if isinstance(terms, Attributes) and conditioner.attributes is not None:
         return _with_attributes(conditioner, terms.text, num, seed)
-    check(terms, conditioner.num_classes, conditioner.num_components)
+    terms = check(terms, conditioner.num_classes, conditioner.num_components)
     if not terms:
         return _training_marginal(conditioner, num, seed)
     total = np.zeros((num, conditioner.num_components))

@@ -145,7 +145,8 @@ def _members(path) -> dict[str, bytes]:
                 # A sparse file of a few bytes can be of any size.
                 if entry.isfile() and not entry.issparse():
                     known = entry.name.split("/")[0] in _LAYOUTS
-                    members[entry.name] = archive.extractfile(entry).read() if known else b""
+                    file = archive.extractfile(entry) if known else None
+                    members[entry.name] = b"" if file is None else file.read()
     except InputError:
         raise
     except (OSError, EOFError, ValueError, OverflowError, tarfile.TarError, zlib.error) as error:

@@ -58,8 +58,8 @@ class Split:
     def __len__(self):
         return len(self.x)
 
-    def take(self, index: np.ndarray) -> "Split":
-        """The examples `index [M]`, in that order, with what is known of them."""
+    def take(self, index: np.ndarray | slice) -> "Split":
+        """The examples `index [M]`, in that order, or a slice, with what is known of them."""
         label = None if self.label is None else self.label[index]
         attributes = None if self.attributes is None else self.attributes[index]
         return Split(self.x[index], label, attributes)
@@ -132,6 +132,7 @@ def combination_classes(data: Dataset) -> Dataset:
             f"{data.name} has {len(data.attribute_names)} attributes and {data.num_classes} "
             "classes; combinations become classes where there are attributes and no classes."
         )
+    assert data.train.attributes is not None
     combinations, label = np.unique(data.train.attributes, axis=0, return_inverse=True)
     if 10 * len(combinations) > len(label):
         return data

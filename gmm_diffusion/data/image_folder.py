@@ -99,6 +99,8 @@ def load(
         None if label is None else np.array([label[file] for file in every], np.int32),
         None if rows is None else np.stack([rows[file] for file in every]),
     )
+    train: slice | np.ndarray
+    heldout: slice | np.ndarray
     if len(splits) > 1:
         train, heldout = slice(len(used["train"])), slice(len(used["train"]), None)
         parts = ", ".join(splits)
@@ -109,7 +111,7 @@ def load(
     listed = [f"{_name(file, root)} {file.stat().st_size}" for file in every]
     text = "\n".join([*listed, *names, *class_names])
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
-    digest.update(b"" if rows is None else whole.attributes.tobytes())
+    digest.update(b"" if whole.attributes is None else whole.attributes.tobytes())
     size = "x".join(map(str, x.shape[1:]))
     return Dataset(
         name=f"image_folder {printable(root.resolve().name)} ({parts}, {size}, crop {crop}, "

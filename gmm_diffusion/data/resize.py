@@ -26,7 +26,7 @@ def resize(x: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
         raise InputError(
             f"resize got shape {x.shape} and type {x.dtype}; valid is uint8 [N, H, W, C]."
         )
-    height, width = (size, size) if np.ndim(size) == 0 else size
+    height, width = (size, size) if isinstance(size, int | np.integer) else size
     if min(height, width) < 1:
         raise InputError(f"resolution is {size}; valid is 1 or more.")
     if x.shape[1:3] == (height, width):
@@ -34,11 +34,12 @@ def resize(x: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     out = np.empty((len(x), height, width, x.shape[3]), np.uint8)
     for i, image in enumerate(x):
         if x.shape[3] == 3:
-            out[i] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+            resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+            out[i] = np.asarray(resized)
             continue
         for c in range(x.shape[3]):
             channel = Image.fromarray(np.ascontiguousarray(image[..., c]))
-            out[i, ..., c] = channel.resize((width, height), Image.Resampling.BILINEAR)
+            out[i, ..., c] = np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR))
     return out
 
 

@@ -4,6 +4,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _probe(url: str) -> str | None:
     """Why nothing answers at `url`, or None: TFDS itself retries for minutes before it says so."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         return None
-    outcome = [f"no answer within {_PROBE_SECONDS:g} s"]
+    outcome: list[str | None] = [f"no answer within {_PROBE_SECONDS:g} s"]
 
     def ask():
         request = urllib.request.Request(url, method="HEAD")
@@ -204,7 +205,7 @@ def _attributes(tfds, builder, wanted: tuple[str, ...]) -> tuple[str, ...]:
 def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
     name = builder.info.full_name
     image_key, label_key, attributes = keys
-    wanted = {key: True for key in (image_key, label_key) if key is not None}
+    wanted: dict[str, Any] = {key: True for key in (image_key, label_key) if key is not None}
     if attributes:
         wanted["attributes"] = dict.fromkeys(attributes, True)
     try:
@@ -223,7 +224,7 @@ def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
         ) from e
     if max_examples is not None:
         source = source.take(max_examples)
-    x, label, rows, num = None, [], [], 0
+    x, labels, rows, num = None, [], [], 0
     for example in tfds.as_numpy(source):
         image = fit(example[image_key], resolution, crop)
         if x is None:
@@ -238,12 +239,12 @@ def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
         x[num] = image
         num += 1
         if label_key is not None:
-            label.append(example[label_key])
+            labels.append(example[label_key])
         if attributes:
             rows.append([example["attributes"][attribute] for attribute in attributes])
     if x is None:
         raise InputError(f"split {split!r} of dataset {name} is empty; at least one image needed.")
-    label = None if label_key is None else np.array(label, np.int32)
+    label = None if label_key is None else np.array(labels, np.int32)
     if label is not None and label.min() < 0:
         raise InputError(
             f"split {split!r} of dataset {name} holds the label {label.min()}, which stands for "

@@ -178,7 +178,7 @@ def _integrate(
     *,
     sigma_min: Array | float = 0.002,
     sigma_max: Array | float = 80.0,
-    variance: Array | float | Callable | None = None,
+    variance: Array | float | Callable[[Array], Array] | None = None,
     importance: float = 0.0,
     chunk: int = 2**15,
 ) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ from gmm_diffusion.errors import InputError
 
 
 def wilson_interval(
-    hits: np.ndarray, count: np.ndarray, confidence: float = 0.95
+    hits: np.ndarray | int, count: np.ndarray | int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confidence interval of a share (Wilson 1927): inside [0, 1], and not a point at 0 or 1.
 

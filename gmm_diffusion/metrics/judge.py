@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -171,9 +171,11 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
     num_steps = -(-num_epochs * len(train) // batch_size)
     mean, scale = _standardisation(train.x)
     network = classifier.for_shape(dataset.shape, _num_outputs(settings))
-    cost, target = classifier.cross_entropy, train.label
+    cost: Callable[..., Array] = classifier.cross_entropy
+    target = train.label
     if dataset.attribute_names:
         cost, target = classifier.binary_cross_entropy, train.attributes
+    assert target is not None, "what a judge reads is there"
     initial = jax.jit(network.init)
     schedule = optax.cosine_decay_schedule(rate, num_steps)
     optimizer = optax.adamw(schedule, weight_decay=0.02)
@@ -209,7 +211,8 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
 
 def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     transform, sigma_data = batches.fit_transform_stats(x)
-    return transform.mean, np.full_like(transform.mean, sigma_data)
+    mean = np.asarray(transform.mean)
+    return mean, np.full_like(mean, sigma_data)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ _BLOCK_VALUES = 1 << 23
 
 def _flat(**sets: np.ndarray) -> list[np.ndarray]:
     """Each `[N, ...]` as finite float64 `[N, F]`, all with the same F."""
-    flat = []
+    flat: list[np.ndarray] = []
     for name, x in sets.items():
         x = np.asarray(x)
         if x.ndim < 2 or len(x) == 0:

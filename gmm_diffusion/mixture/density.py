@@ -191,12 +191,12 @@ def _whitened(mix: GaussianMixture, center: Array, sigma: Array, weights: Array 
     """The mixture of noisy points with `center [D]` as origin."""
     root = jnp.sqrt(mix.spectrum + sigma**2)
     log_weights = mix.log_weights if weights is None else safe_log(jnp.asarray(weights))
-    if mix.kind == "full":
-        inverse = jnp.swapaxes(mix.basis, -1, -2) / root[:, :, None]
-    elif mix.kind == "tied":
-        inverse = mix.basis.T / root[0][:, None]
-    else:
+    if mix.basis is None:
         inverse = 1 / root if mix.kind == "diag" else 1 / root[:, 0]
+    elif mix.kind == "full":
+        inverse = jnp.swapaxes(mix.basis, -1, -2) / root[:, :, None]
+    else:
+        inverse = mix.basis.T / root[0][:, None]
     log_det = jnp.sum(jnp.log(root), axis=-1)
     return whitened(log_weights, log_det, mix.means - center[None, :], inverse, mix.kind)
 

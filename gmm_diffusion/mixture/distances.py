@@ -122,8 +122,8 @@ def _check(p: GaussianMixture, q: GaussianMixture, num_points: int) -> None:
 
 
 def _mean(values: Array) -> tuple[float, float]:
-    values = _host(values)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    host = _host(values)
+    return float(host.mean()), float(host.std(ddof=1) / np.sqrt(len(host)))
 
 
 def _host(a: Array) -> np.ndarray:

@@ -19,7 +19,7 @@ from gmm_diffusion.mixture.em_loop import iterate
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.standardise import Standardiser, measure
 from gmm_diffusion.mixture.starts import make_start, subsample_size
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 # The history's length is rounded up to this, so that another limit compiles nothing anew.
 _HISTORY_STEP = 256
@@ -48,7 +48,7 @@ class FitResult:
 
 def fit_em(
     key: Array,
-    x: Array,
+    x: AnyArray,
     num_components: int,
     kind: str = "diag",
     *,
@@ -57,7 +57,7 @@ def fit_em(
     max_iterations: int = 200,
     tolerance: float = 1e-4,
     covariance_floor: float = 1e-6,
-    sample_weights: Array | None = None,
+    sample_weights: AnyArray | None = None,
     allow_degenerate: bool = False,
 ) -> FitResult:
     """Fits a mixture by maximum likelihood; runs on the host, with the iterations in one `jit`.

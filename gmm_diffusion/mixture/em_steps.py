@@ -6,6 +6,8 @@ No covariance is formed, so nothing cancels when means are far apart in units of
 deviation, and a condition number costs its square root. Statistics of batches and of devices add.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -177,7 +179,7 @@ def update(params: Parameters, stats: Statistics, floor: Array, key: Array) -> t
         ratio = _difference(stats.second / count, jnp.sum(shift**2, axis=-1)) / dim
         root = jnp.sqrt(params.root**2 * ratio + floor)
         means = params.means + params.root[:, None] * shift
-    return _reseed(params.replace(means=means, root=root), stats, key)
+    return _reseed(dataclasses.replace(params, means=means, root=root), stats, key)
 
 
 def _reseed(params: Parameters, stats: Statistics, key: Array) -> tuple[Parameters, Array]:
@@ -207,7 +209,7 @@ def _reseed(params: Parameters, stats: Statistics, key: Array) -> tuple[Paramete
         mask = empty.reshape((-1,) + (1,) * (root.ndim - 1))
         root = jnp.where(mask, root[heaviest][None], root)
     log_weights = jnp.log(count) - jnp.log(jnp.sum(count))
-    params = params.replace(log_weights=log_weights, means=means, root=root)
+    params = dataclasses.replace(params, log_weights=log_weights, means=means, root=root)
     return params, num_empty.astype(jnp.int32)
 
 

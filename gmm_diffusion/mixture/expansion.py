@@ -5,6 +5,7 @@ describe a density, and one pass of EM's weight update already raises the likeli
 concave in the weights, so that further passes reach its maximum; a bound says how far it is.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -24,21 +25,21 @@ from gmm_diffusion.mixture.whitened import (
     posterior,
     white_coordinates,
 )
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray
 
 # exp of more overflows float32; a component so much likelier than the mixture gains weight anyway.
 _LARGEST_LOG_RATIO = 60.0
 
 
 def fit_expansion(
-    x: Array,
+    x: AnyArray,
     num_components: int | None = None,
     *,
-    means: Array | None = None,
+    means: AnyArray | None = None,
     sigma: float | None = None,
     num_iterations: int = 10,
     tolerance: float = 0.0,
-    sample_weights: Array | None = None,
+    sample_weights: AnyArray | None = None,
 ) -> FitResult:
     """Weights of fixed components by passes of `w_k <- mean_n r_k(x_n)` from equal weights.
 
@@ -95,11 +96,11 @@ def fit_expansion(
     log_weights, history, step, gap = _learn_weights(
         params, *split(z, relative, len(means)), tolerance, num_iterations
     )
-    params = params.replace(log_weights=log_weights)
+    params = dataclasses.replace(params, log_weights=log_weights)
     return finish(params, history, step, gap <= tolerance, 0, transform)
 
 
-def even_means(x: Array, num_components: int) -> np.ndarray:
+def even_means(x: AnyArray, num_components: int | None) -> np.ndarray:
     """K points spread evenly over the data's bounding box, `[K, D]` float64.
 
     In one dimension the centres of K equal intervals; in more the additive recurrence with the
@@ -128,7 +129,7 @@ def even_means(x: Array, num_components: int) -> np.ndarray:
 def _learn_weights(params, points, point_weights, tolerance, num_iterations):
     """Log weights `[K]`, history `[num_iterations + 1]`, passes made, bound on what is left."""
     fixed = whiten(params)
-    fixed = fixed.replace(log_norm=fixed.log_norm - params.log_weights)
+    fixed = dataclasses.replace(fixed, log_norm=fixed.log_norm - params.log_weights)
     total = jnp.sum(point_weights)
 
     def one_pass(log_weights):

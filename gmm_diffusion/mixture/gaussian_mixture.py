@@ -5,6 +5,8 @@ eigenvectors `basis`. Adding noise of standard deviation sigma adds sigma^2 to e
 leaves the eigenvectors alone, so that a noise level per point costs no factorisation.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,12 +145,12 @@ def _create(xp, weights, means, covariances, kind: str) -> GaussianMixture:
         variances, basis = xp.linalg.eigh(symmetric)
     positive = weights > 0
     log_weights = xp.where(positive, xp.log(xp.where(positive, weights, 1.0)), -xp.inf)
-    to_float = lambda a: None if a is None else jnp.asarray(a, dtype=float)  # noqa: E731
+    to_float = functools.partial(jnp.asarray, dtype=float)
     return GaussianMixture(
         log_weights=to_float(log_weights),
         means=to_float(means),
         variances=to_float(variances),
-        basis=to_float(basis),
+        basis=None if basis is None else to_float(basis),
         kind=kind,
     )
 

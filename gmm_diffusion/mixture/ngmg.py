@@ -18,7 +18,7 @@ import numpy as np
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 FORMS = ("density", "log")
 # The centres of an attribute: absent, present.
@@ -115,7 +115,7 @@ def attribute_energy(y: Array, attributes: Array, scale, form: str = "density") 
     return jnp.sum(each, axis=-1)
 
 
-def attribute_weights(attributes: Array) -> Array:
+def attribute_weights(attributes: AnyArray) -> Array:
     """The component that each attribute selects: `[..., A]` of 0 and 1 -> `[..., A, 2]`.
 
     Raises:
@@ -132,7 +132,7 @@ def attribute_weights(attributes: Array) -> Array:
 
 
 def scales(
-    centers: Array, multiples: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    centers: AnyArray, multiples: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
 ) -> tuple[float, ...]:
     """Scales that fit the centres, on the host.
 

@@ -1,5 +1,6 @@
 """The affine map to zero mean and unit variance in which EM runs, and the way back, in float64."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -64,9 +65,13 @@ class Standardiser:
             scale = self.scale[0] if params.kind == "spherical" else self.scale
             variances = (root * scale) ** 2
         means = np.asarray(params.means, np.float64) * self.scale + self.center
-        to_float = lambda a: None if a is None else jnp.asarray(a, dtype=float)  # noqa: E731
+        to_float = functools.partial(jnp.asarray, dtype=float)
         return GaussianMixture(
-            params.log_weights, to_float(means), to_float(variances), to_float(basis), params.kind
+            params.log_weights,
+            to_float(means),
+            to_float(variances),
+            None if basis is None else to_float(basis),
+            params.kind,
         )
 
 
@@ -81,8 +86,8 @@ def measure(batches: Iterable[tuple], kind: str, allow_degenerate: bool) -> Stan
     Raises:
       InputError: a constant dimension, unless `allow_degenerate`.
     """
-    shift = None
-    total, first, second = 0.0, 0.0, 0.0
+    shift, total = None, 0.0
+    first, second = np.zeros((2, 1))
     for x, a in batches:
         # About the first point, so that the one pass does not cancel and a constant is exactly 0.
         shift = x[0].astype(np.float64) if shift is None else shift

@@ -57,7 +57,7 @@ def fit_em_stream(
             "batches is an iterator, which can be used only once; valid is a function that returns "
             "one, or a list."
         )
-    sizes, dims, weights = [], [], []
+    sizes, dims, parts = [], [], []
 
     def first_pass():
         for i, (x, a) in enumerate(_pairs(batches)):
@@ -65,11 +65,11 @@ def fit_em_stream(
             dims.append(x.shape[1])
             check_dim(x, dims[0], f"batch {i} of x")
             sizes.append(len(x))
-            weights.append(np.ones(len(x)) if a is None else a)
-            yield x, weights[-1]
+            parts.append(np.ones(len(x)) if a is None else a)
+            yield x, parts[-1]
 
     transform = measure(first_pass(), kind, allow_degenerate)
-    weights = np.concatenate(weights)
+    weights = np.concatenate(parts)
     check_enough_points(int((weights > 0).sum()), num_components, allow_degenerate)
     weights = weights / weights.mean()
 

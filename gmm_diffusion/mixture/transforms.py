@@ -1,5 +1,6 @@
 """Mixtures made from a mixture (smoothed, conditioned) and samples drawn from one."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ def smooth(mix: GaussianMixture, sigma) -> GaussianMixture:
     sigma = jnp.asarray(sigma)
     if sigma.shape != ():
         raise ValueError(f"sigma has shape {sigma.shape}; valid is [].")
-    return mix.replace(variances=mix.variances + sigma**2)
+    return dataclasses.replace(mix, variances=mix.variances + sigma**2)
 
 
 @functools.partial(jax.jit, static_argnames="n")
@@ -38,12 +39,13 @@ def sample(mix: GaussianMixture, key: Array, n: int) -> Array:
     component = jax.random.categorical(component_key, mix.log_weights, shape=(n,))
     noise = jax.random.normal(noise_key, (n, mix.dim), mix.means.dtype)
     coordinates = noise * jnp.sqrt(mix.spectrum)[component]
-    if mix.kind == "tied":
-        coordinates = jnp.matmul(coordinates, mix.basis.T, precision=_HIGHEST)
-    elif mix.kind == "full":
+    basis = mix.basis
+    if basis is not None and mix.kind == "tied":
+        coordinates = jnp.matmul(coordinates, basis.T, precision=_HIGHEST)
+    elif basis is not None:
         # In blocks, since gathering one basis for each point is [n, D, D].
         coordinates = jax.lax.map(
-            lambda pair: jnp.matmul(mix.basis[pair[0]], pair[1], precision=_HIGHEST),
+            lambda pair: jnp.matmul(basis[pair[0]], pair[1], precision=_HIGHEST),
             (component, coordinates),
             batch_size=max(1, min(n, _BLOCK_ELEMENTS // mix.dim**2)),
         )

@@ -29,8 +29,8 @@ _NOISE_FEATURES = 32
 class _Layers:
     """One kind of layers: what a convolution and a product are, and what comes around them."""
 
-    conv: Callable
-    linear: Callable
+    conv: Callable[..., nn.Module]
+    linear: Callable[..., nn.Module]
     before: Callable[[Array], Array]
     after: Callable[[Array], Array]
 

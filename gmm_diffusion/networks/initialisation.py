@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmm_diffusion.types import PyTree
+from gmm_diffusion.types import Array, PyTree
 
 
-def initialise(init: Callable, seed: int) -> PyTree:
+def initialise(init: Callable[[Array], dict[str, PyTree]], seed: int) -> PyTree:
     """Parameters of a linen module, each leaf from a stream of its own.
 
     Args:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
@@ -49,7 +50,7 @@ class Result:
     """
 
     path: pathlib.Path
-    settings: dict[str, object]
+    settings: dict[str, Any]
     metrics: dict[str, dict]
 
     @property
@@ -64,7 +65,8 @@ def find(directories: Iterable[str | os.PathLike]) -> tuple[list[Result], list[s
     Raises:
       InputError: a directory that does not exist, or no evaluation at all.
     """
-    directories, files = list(directories), set()
+    directories = list(directories)
+    files: set[pathlib.Path] = set()
     for directory in directories:
         directory = paths.folder(directory, "DIR", exists="a directory of runs")
         for pattern in (EVALUATION, f"{EVALUATIONS}/*.json"):
@@ -89,7 +91,7 @@ def _read(path):
         raise ValueError("it is not the result of an evaluation")
     in_folder = path.parent.name == EVALUATIONS
     config = read_config(path.parent.parent if in_folder else path.parent)
-    settings = {
+    settings: dict[str, Any] = {
         field: list(value) if isinstance(value, tuple) else value
         for field, value in config_lib.fields(config).items()
     }

@@ -86,7 +86,7 @@ def fit(
     extra = sorted(state.keys() - wanted.keys())
     if extra and not partial:
         refuse(f"its leaf {extra[0]} has no place here")
-    return structure.unflatten([state[name] for name in wanted])
+    return jax.tree.unflatten(structure, [state[name] for name in wanted])
 
 
 def _precision(stored, here) -> str:

@@ -91,7 +91,7 @@ def _fingerprint(array: np.ndarray) -> dict[str, Any]:
     return {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
-        "crc32": zlib.crc32(octets),
+        "crc32": zlib.crc32(octets.data),
         "sum": total if np.isfinite(total) else str(total),
     }
 

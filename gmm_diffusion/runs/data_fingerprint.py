@@ -56,7 +56,7 @@ def _of(split: Split) -> dict:
 def _checksum(array):
     if array is None:
         return None
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def check(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ def export_params(params: PyTree, path: str | os.PathLike) -> None:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(jax.device_get(params), sep="/").items():
         value = np.asarray(value)
         arrays[name] = value.astype(np.float32) if value.dtype == jax.numpy.bfloat16 else value

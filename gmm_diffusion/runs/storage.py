@@ -298,11 +298,8 @@ def _newest(
             log.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
             damaged[step] = str(reason)
             continue
-        if target is not None:
-            state = fit(directory, step, state, target, partial=False)
-        else:
-            state = None
-        return Restored(step, state, constants, meta), damaged
+        fitted = None if target is None else fit(directory, step, state, target, partial=False)
+        return Restored(step, fitted, constants, meta), damaged
     if damaged:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise InputError(

@@ -14,6 +14,7 @@ takes them, and every evaluation of a step is guided. The worse one differs in
 outside. `limit` bounds what guidance adds to a sample, in units of sigma (ours; see `push`).
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -112,7 +113,7 @@ def classifier_free(
                 f"classifier_free needs a types.Condition, whose keep selects the null; "
                 f"the condition is {type(cond).__name__}."
             )
-        return cond.replace(keep=jnp.zeros_like(cond.keep))
+        return dataclasses.replace(cond, keep=jnp.zeros_like(cond.keep))
 
     def both(x, sigma, cond):
         return _doubled(denoise_fn, x, sigma, cond, null(cond))

@@ -12,6 +12,8 @@ unchanged in coordinates `x / sqrt(1 + sigma^2)`, which is about the same for an
 much for one that draws noise and forgets. The fixed point does not depend on it.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -82,13 +84,14 @@ def picard(
         raise InputError(f"window is {window}; it must be at least 1.")
     if not tolerance >= 0:
         raise InputError(f"tolerance is {tolerance}; it must be at least 0.")
-    if step not in STEPS:
+    sampler = SAMPLERS.get(step)
+    if not isinstance(sampler, SequentialSampler):
         raise InputError(
             f"step is {step!r}; valid are the single-step samplers {', '.join(STEPS)}."
         )
     num_steps = sigmas.shape[0] - 1
     width = min(window, num_steps)
-    one_step = _one_step(SAMPLERS[step], sigmas, options)
+    one_step = _one_step(sampler, sigmas, options)
     carry = _carry(one_step, sigmas, sigma_data)
     decay = jnp.concatenate([jnp.ones(1, sigmas.dtype), jnp.cumprod(carry)])
     scale = _scale(sigmas)
@@ -176,7 +179,8 @@ def picard(
     start = jnp.full((width + 1, *x_init.shape), jnp.nan, x_init.dtype).at[0].set(x_init)
     state = zeros, slide(start, zeros, zeros), PicardInfo(zeros, zeros, zeros - 1)
     _, points, info = lax.while_loop(lambda s: jnp.any(s[0] < num_steps), round_, state)
-    info = info.replace(evaluations=info.evaluations * SAMPLERS[step].step_evaluations)
+    evaluations = info.evaluations * sampler.step_evaluations
+    info = dataclasses.replace(info, evaluations=evaluations)
     return jnp.where(wide(info.bad_step < 0), points[0], jnp.nan), info
 
 

@@ -188,8 +188,8 @@ class SequentialSampler:
     """
 
     order: int
-    step: Callable
-    last_step: Callable
+    step: Callable[..., Array]
+    last_step: Callable[..., Array]
     step_evaluations: int
     last_step_evaluations: int
     stochastic: bool = False
@@ -267,7 +267,7 @@ class MultistepSampler:
     """
 
     order: int
-    step: Callable
+    step: Callable[..., tuple[Array, Array]]
     stochastic: bool = False
 
     def evaluations(self, num_steps: int) -> int:
@@ -319,7 +319,7 @@ def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: float) -> Arra
     return jax.vmap(one)(fold_in(keys, Sample.INITIAL_NOISE))
 
 
-SAMPLERS = {
+SAMPLERS: dict[str, SequentialSampler | MultistepSampler] = {
     "heun": SequentialSampler(
         order=2,
         step=heun_step,

@@ -140,7 +140,7 @@ class _Sweep:
         self.say, self.clock = say, clock
         self.outcome, self.lock = Outcome(), threading.Lock()
         self.waiting = {id(job): job for job in left}
-        self.shares = queue.SimpleQueue()
+        self.shares: queue.SimpleQueue = queue.SimpleQueue()
         for cores in shares(parallel):
             self.shares.put(cores)
 

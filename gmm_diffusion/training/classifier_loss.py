@@ -1,21 +1,24 @@
 """The losses of a classifier of the mixture's components: alone, and in a denoiser's train step."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.preconditioning import expand_like
-from gmm_diffusion.model.classifier import Objective
 from gmm_diffusion.random_keys import Training, fold_in
-from gmm_diffusion.types import Array, Batch, LossFn
+from gmm_diffusion.types import Array, Batch, Classify, Cost, DenoisedTerm, LossFn
+
+
+def _weights(batch: Batch) -> Array:
+    assert batch.weights is not None, "a classifier's batches have weights"
+    return batch.weights
 
 
 def make_classifier_loss_fn(
-    classify: Callable,
-    objective: Objective,
+    classify: Classify,
+    objective: Cost,
     *,
     noisy: bool = False,
     sigma_log_mean: float = 0.0,
@@ -35,14 +38,14 @@ def make_classifier_loss_fn(
     """
 
     def loss_fn(params, batch: Batch, keys: Array):
-        loss = objective(classify(params["classifier"], batch.x)[0], batch.weights)
+        loss = objective(classify(params["classifier"], batch.x)[0], _weights(batch))
         if noisy:
             use = functools.partial(fold_in, keys)
             sigma_keys, noise_keys = use(Training.CLASSIFIER_SIGMA), use(Training.CLASSIFIER_NOISE)
             sigma = noise_levels.log_normal(sigma_keys, sigma_log_mean, sigma_log_std)
             noise = jax.vmap(lambda key: jax.random.normal(key, batch.x.shape[1:]))(noise_keys)
             x = batch.x + expand_like(sigma, batch.x) * noise
-            seen = objective(classify(params["classifier"], x, sigma)[0], batch.weights)
+            seen = objective(classify(params["classifier"], x, sigma)[0], _weights(batch))
             loss = (loss + seen) / 2
         return loss, {"classifier_loss": loss}
 
@@ -50,8 +53,8 @@ def make_classifier_loss_fn(
 
 
 def make_term(
-    classify: Callable,
-    objective: Objective,
+    classify: Classify,
+    objective: Cost,
     *,
     weight: float,
     sigma_data: float,
@@ -59,7 +62,7 @@ def make_term(
     on_denoised: bool = True,
     teach_denoiser: bool = True,
     teach_classifier: bool = False,
-) -> Callable:
+) -> DenoisedTerm:
     """The classifier's part in a denoiser's train step (method, section 3; our reading).
 
     `weight * lambda(sigma) * cost(C(D(x_sigma; sigma, c)), w)` with
@@ -90,7 +93,7 @@ def make_term(
         classifier = params["classifier"] if beside else frozen
 
         def cost(classifier, x):
-            return objective(classify(classifier, x)[0], batch.weights)
+            return objective(classify(classifier, x)[0], _weights(batch))
 
         seen = cost(
             classifier if teach_classifier else stop(classifier),

@@ -1,14 +1,13 @@
 """The contrastive loss as a term of a denoiser's training loss, on some examples of each batch."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.types import Array, Batch, PyTree
+from gmm_diffusion.types import Array, Batch, ContrastTerm, Denoise, LogVariance, PyTree
 
 # Noise levels of the integral reach this many standard deviations of ln sigma in training.
 _REACH = 3.0
@@ -24,8 +23,8 @@ def sigma_range(log_mean: float, log_std: float) -> tuple[float, float]:
 
 
 def make_contrast(
-    denoise: Callable,
-    log_variance: Callable,
+    denoise: Denoise,
+    log_variance: LogVariance,
     *,
     weight: float,
     zeta: tuple[float, float],
@@ -36,7 +35,7 @@ def make_contrast(
     sigma_data: float,
     sigma_log_mean: float,
     sigma_log_std: float,
-) -> Callable:
+) -> ContrastTerm:
     """The term, of every `stride`-th example: of these every other one is smoothed.
 
     The control variate's variance, and with it where most noise levels are, is read off the learned
@@ -83,7 +82,7 @@ def make_contrast(
             left = jnp.minimum(left / (jnp.square(sigma) + sigma_data**2), _MOST)
             return jnp.square(sigma) * left / (1.0 - left)
 
-        def denoise_fn(x, sigma, cond):
+        def denoise_fn(x, sigma, cond=None):
             return denoise(params, x, sigma, cond)
 
         x, index, keys, cond = jax.tree.map(

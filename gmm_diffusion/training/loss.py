@@ -1,7 +1,6 @@
 """The loss of a denoiser, composed from its parts: weights -> condition -> denoising, and terms."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,21 @@ from gmm_diffusion import conditioning
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.denoising_loss import loss_and_denoised, uncertainty_weighted
 from gmm_diffusion.random_keys import Training, fold_in
-from gmm_diffusion.types import Array, Batch, LossFn
+from gmm_diffusion.types import (
+    Array,
+    Batch,
+    ContrastTerm,
+    Denoise,
+    DenoisedTerm,
+    LogVariance,
+    LossFn,
+    Target,
+)
 
 
 def make_loss_fn(
-    denoise: Callable,
-    log_variance: Callable,
+    denoise: Denoise,
+    log_variance: LogVariance,
     conditioner: conditioning.Conditioner | None,
     *,
     sigma_data: float,
@@ -23,9 +31,9 @@ def make_loss_fn(
     sigma_log_std: float,
     null_probability: float = 0.0,
     semantics_options: dict | None = None,
-    term: Callable | None = None,
-    contrast: Callable | None = None,
-    target: Callable | None = None,
+    term: DenoisedTerm | None = None,
+    contrast: ContrastTerm | None = None,
+    target: Target | None = None,
 ) -> LossFn:
     """The loss of one batch.
 
@@ -54,6 +62,7 @@ def make_loss_fn(
         use = functools.partial(fold_in, keys)
         cond = weights = keep = None
         if conditioner is not None:
+            assert batch.weights is not None, "a conditioner's batches have weights"
             weights = conditioning.training_weights(
                 conditioner, use(Training.SEMANTICS), batch.weights, **(semantics_options or {})
             )
@@ -62,12 +71,12 @@ def make_loss_fn(
             cond = conditioning.encode(conditioner, weights, use(Training.DRAWS), keep)
         sigma = noise_levels.log_normal(use(Training.SIGMA), sigma_log_mean, sigma_log_std)
 
-        def denoise_fn(x, sigma, cond):
+        def denoise_fn(x, sigma, cond=None):
             return denoise(params, x, sigma, cond, use(Training.DROPOUT))
 
-        def target_fn(noisy):
-            return target(noisy, sigma, weights, keep)
-
+        target_fn = None
+        if target is not None:
+            target_fn = functools.partial(target, sigma=sigma, weights=weights, keep=keep)
         loss, denoised = loss_and_denoised(
             denoise_fn,
             use(Training.NOISE),
@@ -75,7 +84,7 @@ def make_loss_fn(
             sigma,
             cond,
             sigma_data=sigma_data,
-            target_fn=None if target is None else target_fn,
+            target_fn=target_fn,
         )
         weighted = uncertainty_weighted(loss, log_variance(params, sigma))
         found = {"denoising_loss": loss}

@@ -73,7 +73,7 @@ def profile_error(
     return float(np.sqrt(max(squared, 0.0) / norm))
 
 
-def combine(coefficients: Sequence[float], trees: Iterable[PyTree]) -> PyTree:
+def combine(coefficients: Sequence[float] | np.ndarray, trees: Iterable[PyTree]) -> PyTree:
     """The weighted sum of pytrees of arrays, added in float64, returned in float32.
 
     The trees are taken one by one, so an iterator that reads files keeps one of them in memory.
