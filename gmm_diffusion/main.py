@@ -16,6 +16,7 @@ it.
 import pathlib
 import signal
 import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -87,7 +88,7 @@ def _work(argv):
     from gmm_diffusion.commands import offline, train
 
     devices.local()
-    modes = {
+    modes: dict[str, Callable[[ConfigDict, str], object]] = {
         "train": train.train,
         "sample": offline.sample,
         "evaluate": offline.evaluate,

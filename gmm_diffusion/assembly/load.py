@@ -43,7 +43,7 @@ def load_run(
     """
     workdir = workdir_lib.directory(workdir)
     config = workdir_lib.read_config(workdir) if config is None else config
-    directory = workdir / "checkpoints"
+    directory = workdir / workdir_lib.CHECKPOINTS
     ema = config.sample.ema if ema is None else ema
     widths = tuple(config.training.ema_widths)
     in_checkpoint = not ema or (ema in widths and _has_checkpoint(workdir, step))
@@ -60,7 +60,7 @@ def load_run(
         restored = storage.restore_step(directory, step, target, partial=True).state
         chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
     else:
-        made = snapshots.reconstruct(workdir / "snapshots", step, ema)
+        made = snapshots.reconstruct(workdir / workdir_lib.SNAPSHOTS, step, ema)
         step, chosen = made.step, made.params
         _check_fit(workdir, chosen, params)
     return networks.model(config, shape, constants, chosen, step)
@@ -68,10 +68,10 @@ def load_run(
 
 def _has_checkpoint(workdir, step):
     """Whether a tracked average is to be read from a checkpoint, and not from a snapshot."""
-    checkpoints = storage.steps(workdir / "checkpoints")
+    checkpoints = storage.steps(workdir / workdir_lib.CHECKPOINTS)
     if step is None or step in checkpoints:
         return True
-    both = {*checkpoints, *snapshots.steps(workdir / "snapshots")}
+    both = {*checkpoints, *snapshots.steps(workdir / workdir_lib.SNAPSHOTS)}
     if step not in both:
         raise InputError(
             f"There is neither a checkpoint nor a snapshot of step {step} in {workdir}; available: "

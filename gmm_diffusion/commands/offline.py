@@ -37,7 +37,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     if model.conditioner is None:
         requests.check(terms, 0, 0)
     guidance = guides.guidance(model, path)
-    file, picture = path / "samples" / "samples.npz", path / "samples" / "samples.png"
+    file, picture = path / workdir.SAMPLES / "samples.npz", path / workdir.SAMPLES / "samples.png"
     paths.check_writable(file)
     paths.check_writable(picture)
     with signals.graceful() as interrupt:
@@ -99,8 +99,9 @@ def ema(config: ConfigDict, run_dir: str) -> None:
     if not config.sample.ema:
         raise InputError("sample.ema is 0.0; --mode=ema needs the width of an average.")
     path = workdir.directory(run_dir)
-    made = snapshots.reconstruct(path / "snapshots", config.sample.step or None, config.sample.ema)
-    file = path / "ema" / snapshots.file_name(made.width, made.step)
+    kept, step = path / workdir.SNAPSHOTS, config.sample.step or None
+    made = snapshots.reconstruct(kept, step, config.sample.ema)
+    file = path / workdir.AVERAGES / snapshots.file_name(made.width, made.step)
     with paths.writing(file):
         load_lib.export_params(made.params, file)
     print(

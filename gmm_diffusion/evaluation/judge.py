@@ -13,6 +13,7 @@ from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.judge import Judge, parameter_hash
+from gmm_diffusion.runs.workdir import JUDGE
 from gmm_diffusion.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 def panel_of(config: ConfigDict, data: Dataset, path: pathlib.Path) -> tuple[Judge, ...]:
     """The run's judges, trained once and kept in its folder."""
     group = config.evaluation
-    file = path / group.judge_dir / "judge.npz"
+    file = path / group.judge_dir / JUDGE
     file.parent.mkdir(parents=True, exist_ok=True)
     options = {"num_epochs": group.judge_epochs}
     settings = [judges.identity(data, group.judge_seed + i, **options) for i in range(group.judges)]

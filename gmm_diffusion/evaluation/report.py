@@ -13,8 +13,8 @@ from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import denoiser
 from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model
+from gmm_diffusion.runs import workdir
 from gmm_diffusion.runs.metrics_log import training_seconds
-from gmm_diffusion.runs.workdir import evaluation_path, write_json
 
 
 def evaluate_and_report(
@@ -44,15 +44,15 @@ def evaluate_and_report(
         "settings": config_lib.sampling_fields(config),
         "cost": cost(model, path, guidance) | taken,
     }
-    file = evaluation_path(path, config.evaluation.name)
+    file = workdir.evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
-    write_json(file, result)
+    workdir.write_json(file, result)
     print(classifier_evaluation.table(result) if alone else table(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")
-    names = ("metrics.jsonl", "config.json", "judge.npz", "embedding.jaxexport")
-    names += ("checkpoints", "snapshots")
-    files = [file, *(path / name for name in names), *sorted((path / "samples").glob("*"))]
+    names = (workdir.METRICS, workdir.CONFIG, workdir.JUDGE, "embedding.jaxexport")
+    names += (workdir.CHECKPOINTS, workdir.SNAPSHOTS)
+    files = [file, *(path / name for name in names), *sorted((path / workdir.SAMPLES).glob("*"))]
     print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
     return result
 
