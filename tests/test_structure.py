@@ -92,6 +92,7 @@ ALLOWED = {
         "conditioning",
         "data",
         "model",
+        "networks",
         "training",
         "runs",
         "assembly",
