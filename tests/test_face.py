@@ -100,6 +100,8 @@ def test_parts_that_do_not_fit_are_refused(vectors):
         gd.fit(vectors, conditioning=gd.conditioning.Attributes(), **SMALL)
     with pytest.raises(InputError, match=r"network\.width is 0"):
         gd.fit(vectors, network=gd.networks.MLPSettings(0), steps=2)
+    with pytest.raises(InputError, match=r"data\.name is 'digits'; data that are given"):
+        assembly.dataset(config_lib.default(), vectors)
     with pytest.raises(InputError, match="only images can be mirrored"):
         gd.fit(vectors, flip=True, **SMALL)
 
