@@ -8,7 +8,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["mixture.md", "likelihood.md"])
+@pytest.mark.parametrize("name", ["mixture.md", "likelihood.md", "python.md"])
 def test_code_runs(name, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / name).read_text(), re.S)
     assert blocks

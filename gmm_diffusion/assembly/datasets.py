@@ -70,7 +70,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "max_examples": data.max_examples or None,
         },
     }
-    if data.name == "arrays":
+    if data.name == "arrays" or given is not None:
         loaded = _given(config, given)
     else:
         loaded = DATASETS[data.name](**options[data.name]())
@@ -88,6 +88,10 @@ def _given(config, data):
         raise InputError(
             "data.name is 'arrays', which stand in no file: give them in Python, to train or "
             "evaluate."
+        )
+    if config.data.name != "arrays":
+        raise InputError(
+            f"data.name is {config.data.name!r}; data that are given in Python are 'arrays'."
         )
     wanted = "unet" if data.is_image else "mlp"
     if config.network.name != wanted:

@@ -15,6 +15,7 @@ from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import example_keys, map_examples
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.random_keys import HeldOut, fold_in
 from gmm_diffusion.training.state import TrainState
 from gmm_diffusion.types import PyTree
 
@@ -58,21 +59,20 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
     def one_batch(shared, x, keys, sigma, weights):
         params, constants = shared
 
-        def use(number):
-            return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
         cond = None
         if weights is not None:
             conditioner = constants.conditioner
             weights = conditioning.training_weights(
-                conditioner, use(1), weights, **semantics_options
+                conditioner, fold_in(keys, HeldOut.SEMANTICS), weights, **semantics_options
             )
-            cond = conditioning.encode(conditioner, weights, use(2))
+            cond = conditioning.encode(conditioner, weights, fold_in(keys, HeldOut.DRAWS))
 
         def denoise_fn(x, sigma, cond):
             return denoise(params, x, sigma, cond)
 
-        return denoising_loss(denoise_fn, use(0), x, sigma, cond, sigma_data=sigma_data)
+        return denoising_loss(
+            denoise_fn, fold_in(keys, HeldOut.NOISE), x, sigma, cond, sigma_data=sigma_data
+        )
 
     mapped = map_examples(one_batch, config.sample.batch_size)
 

@@ -134,7 +134,7 @@ class Classifier:
       objective: what its output costs.
     """
 
-    classify: Callable
+    classify: Callable[..., tuple[Array, Array]]
     objective: Objective | AttributeObjective
 
     def cost(self, params: PyTree, x: Array, weights: Array) -> Array:

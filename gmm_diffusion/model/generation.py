@@ -4,10 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmm_diffusion import random_keys
 from gmm_diffusion.data import batches
 from gmm_diffusion.devices import AXIS, example_keys, local, map_examples, outnumber
 from gmm_diffusion.errors import RunError
@@ -20,13 +20,9 @@ from gmm_diffusion.types import Array
 if TYPE_CHECKING:
     from gmm_diffusion.model.model import Model
 
-# Folded into a sample's key for the draws of its condition; step numbers stay below it.
-_DRAWS = 2**31 - 2
-
-
 def condition_keys(keys: Array) -> Array:
     """Keys `[N]` of samples -> those of what they are conditioned on."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, _DRAWS))(keys)
+    return random_keys.fold_in(keys, random_keys.Sample.DRAWS)
 
 
 def generate(
