@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.model.fitted import Constants
@@ -24,16 +25,23 @@ def objective(
     config: ConfigDict, constants: Constants
 ) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
-    group = config.classifier
-    mix = constants.conditioner.mixture
-    if config.conditioning.kind == "attributes":
-        num = mix.num_components // 2
-        # The centres of an attribute are 1 apart.
-        return classifier_lib.AttributeObjective(group.loss, num, tuple(group.scales), group.form)
-    scale = mix
-    if group.scales:
-        scale = ngmg.scales(mix.means, tuple(group.scales))
+    make = _OBJECTIVES[kind(config).objective]
+    return make(config.classifier, constants.conditioner.mixture)
+
+
+def _of_components(group, mix):
+    scale = ngmg.scales(mix.means, tuple(group.scales)) if group.scales else mix
     return classifier_lib.Objective(group.loss, mix, scale, group.form)
+
+
+def _of_attributes(group, mix):
+    # The centres of an attribute are 1 apart.
+    num, scales = mix.num_components // 2, tuple(group.scales)
+    return classifier_lib.AttributeObjective(group.loss, num, scales, group.form)
+
+
+# By `conditioning.Kind.objective`.
+_OBJECTIVES = {"components": _of_components, "attributes": _of_attributes}
 
 
 def encoder(config: ConfigDict, constants: Constants):

@@ -25,14 +25,13 @@ class _ClassifierMonitor:
 
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
-        self.read = classifier_evaluation.make_reader(parts.config, parts.constants)
+        reader = classifier_evaluation.make_reader(parts.config, parts.constants)
+        self.read = reader(parts.data.watched, parts.config.evaluation.max_samples)
 
     def __call__(self, step, state, poll):
-        config, split = self.parts.config, self.parts.data.watched
-        params = heldout.choose_params(config, state)
-        num = config.evaluation.max_samples
-        cost, seen, true = self.read(params, split, num, poll)
-        raw, _, _ = self.read(state.params, split, num, poll)
+        params = heldout.choose_params(self.parts.config, state)
+        cost, seen, true = self.read(params, poll)
+        raw, _, _ = self.read(state.params, poll)
         scores = {
             "heldout_loss/mean": float(cost.mean()),
             "heldout_loss/raw": float(raw.mean()),
