@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.tasks import TASKS
 
 # Groups that define the model: on resume and in --mode=sample they come from the workdir.
 MODEL_GROUPS = (
@@ -385,7 +386,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "contrastive.importance": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "contrastive.chunk": _range(1),
-    "training.task": _one_of("denoiser", "classifier"),
+    "training.task": _one_of(*TASKS),
     "training.target": _one_of("data", "exact"),
     "training.seed": _seed(),
     "training.num_steps": _range(1),
@@ -549,6 +550,7 @@ def validate(config: ConfigDict) -> None:
             f"with checkpoint.snapshot_every 0 it must be one of {', '.join(map(str, tracked))}",
         )
     _check_guidance(config, refuse)
+    _check_task(config, refuse)
     _check_classifier(config, refuse)
     _check_contrastive(config, refuse)
     _check_target(config, refuse)
@@ -571,10 +573,15 @@ def _conditioned(config: ConfigDict) -> bool:
     return config.conditioning.kind != "none"
 
 
+def _check_task(config: ConfigDict, refuse: Callable) -> None:
+    values, task = fields(config), config.training.task
+    for field, needed in TASKS[task].refuses.items():
+        if values[field] != needed:
+            refuse(field, f"it is of a denoiser's loss; training.task {task} needs {needed}")
+
+
 def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
-    alone = config.training.task == "classifier"
-    if alone and config.ngmg.weight:
-        refuse("ngmg.weight", "it is of a denoiser's loss; training.task classifier needs 0")
+    alone = TASKS[config.training.task].classifies
     if not alone and not config.ngmg.weight:
         return
     if not _conditioned(config):
@@ -590,8 +597,6 @@ def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
     group = config.contrastive
     if not group.weight:
         return
-    if config.training.task == "classifier":
-        refuse("contrastive.weight", "it is of a denoiser's loss; training.task classifier needs 0")
     if config.training.batch_size % group.points:
         refuse(
             "contrastive.points",
@@ -630,8 +635,6 @@ def _check_noise(config: ConfigDict, refuse: Callable) -> None:
 def _check_target(config: ConfigDict, refuse: Callable) -> None:
     if config.training.target == "data":
         return
-    if config.training.task == "classifier":
-        refuse("training.target", "it is of a denoiser's loss; training.task classifier needs data")
     if config.data.name != "toy":
         refuse("training.target", f"the density of data.name {config.data.name} is not known")
     if config.contrastive.weight:

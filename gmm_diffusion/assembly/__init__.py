@@ -5,7 +5,7 @@ from gmm_diffusion.assembly.classifiers import (
     encoder,
     has_classifier,
     objective,
-    trains_classifier,
+    trained_parts,
 )
 from gmm_diffusion.assembly.conditioners import constants, semantics_options, split_weights
 from gmm_diffusion.assembly.datasets import dataset
@@ -39,5 +39,5 @@ __all__ = [
     "semantics_options",
     "split_weights",
     "train_step_fn",
-    "trains_classifier",
+    "trained_parts",
 ]

@@ -9,16 +9,19 @@ from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.model.fitted import Constants
 from gmm_diffusion.networks.encoder import ENCODERS
+from gmm_diffusion.tasks import TASKS
 
 
 def has_classifier(config: ConfigDict) -> bool:
     """Whether a classifier has a part in training, trained or frozen."""
-    return config.training.task == "classifier" or config.ngmg.weight > 0
+    return TASKS[config.training.task].classifies or config.ngmg.weight > 0
 
 
-def trains_classifier(config: ConfigDict) -> bool:
-    """Whether the parameters have a part "classifier"."""
-    return has_classifier(config) and not config.ngmg.workdir
+def trained_parts(config: ConfigDict) -> tuple[str, ...]:
+    """Parts of the parameters: those of the task, and a classifier that is trained beside."""
+    parts = TASKS[config.training.task].parts
+    beside = config.ngmg.weight > 0 and not config.ngmg.workdir
+    return (*parts, "classifier") if beside else parts
 
 
 def objective(

@@ -16,8 +16,7 @@ def make_monitor(parts, metrics_log):
       parts: of the run, with `config`, `path`, `data` and `constants`.
       metrics_log: of the run.
     """
-    kinds = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
-    return kinds[parts.config.training.task](parts, metrics_log)
+    return MONITORS[parts.config.training.task](parts, metrics_log)
 
 
 class _ClassifierMonitor:
@@ -74,6 +73,10 @@ class _Monitor:
         else:
             pictures.scatter(samples, None, path)
         self.metrics_log.write(step, losses)
+
+
+# By `training.task`.
+MONITORS = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
 
 
 def _sheet_path(parts, step):

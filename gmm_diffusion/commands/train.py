@@ -28,13 +28,11 @@ from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
 log = logging.getLogger(__name__)
-
-# The diagnostic that the progress bar shows.
-_HEADLINE = {"denoiser": "denoising_loss", "classifier": "classifier_loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +221,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
             _check_finite(config, step, metrics)
             window.add(metrics)
             sound = step
-            loss = float(metrics[_HEADLINE[config.training.task]].mean())
+            loss = float(metrics[TASKS[config.training.task].headline].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
             if not noted and any(stream.failed for stream in streams):
                 noted = True

@@ -17,8 +17,7 @@ from gmm_diffusion.types import Array
 _BLOCK_VALUES = 1 << 20
 # Values up to which principal components come from the data whole.
 _WHOLE_VALUES = 1 << 24
-# Passes over more than these: the last components of images, whose variances fall slowly, have
-# settled to 1e-3 then.
+# Passes over more than these, after which the last components of data like images have settled.
 _PASSES = 10
 
 

@@ -36,7 +36,7 @@ def examples(num=600):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, num).astype(np.int32)
     x = rng.normal(size=(num, 2, 2, 2)) * np.linspace(1, 3, 8).reshape(2, 2, 2)
-    x = (x + 2 * np.eye(3)[label].sum(axis=1)[:, None, None, None] * label[:, None, None, None])
+    x = x + 2 * np.eye(3)[label].sum(axis=1)[:, None, None, None] * label[:, None, None, None]
     attributes = np.stack([label > 0, rng.random(num) < 0.3], axis=1).astype(np.uint8)
     return Examples(x.astype(np.float32), label, attributes, 3)
 
@@ -92,9 +92,7 @@ def test_no_kind_reads_more_than_a_block(name, space, monkeypatch):
 
 
 def test_a_fit_sees_so_many_examples_and_no_more():
-    _, points, labels = kinds.feature_points(
-        examples(), Settings(feature_dim=3, em_max_points=100)
-    )
+    _, points, labels = kinds.feature_points(examples(), Settings(feature_dim=3, em_max_points=100))
     assert points.shape == (100, 3)
     assert labels.shape == (100,)
 
