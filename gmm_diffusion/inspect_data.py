@@ -125,7 +125,8 @@ def _attribute_lines(data):
 def _condition(config, data):
     from gmm_diffusion import assembly
 
-    group, kind = config.conditioning, assembly.kind(config)
+    group = config.conditioning
+    kind = assembly.kind(config)
     if kind is None:
         return "none: all labels and attributes are ignored"
     num_attributes = len(data.attribute_names)

@@ -29,15 +29,17 @@ def objective(
 ) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
     make = _OBJECTIVES[kind(config).objective]
-    return make(config.classifier, constants.conditioner.mixture)
+    return make(config, constants.conditioner.mixture)
 
 
-def _of_components(group, mix):
+def _of_components(config, mix):
+    group = config.classifier
     scale = ngmg.scales(mix.means, tuple(group.scales)) if group.scales else mix
     return classifier_lib.Objective(group.loss, mix, scale, group.form)
 
 
-def _of_attributes(group, mix):
+def _of_attributes(config, mix):
+    group = config.classifier
     # The centres of an attribute are 1 apart.
     num, scales = mix.num_components // 2, tuple(group.scales)
     return classifier_lib.AttributeObjective(group.loss, num, scales, group.form)

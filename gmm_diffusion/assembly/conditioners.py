@@ -37,7 +37,8 @@ def fit(config: ConfigDict, data: Dataset) -> tuple[Constants, np.ndarray | None
 
 def _conditioner(config, data, examples):
     """The conditioner, and the weights `[N or 2N, K]` that it was made of."""
-    group, own = config.conditioning, kind(config)
+    group = config.conditioning
+    own = kind(config)
     layout = own.fit(examples, settings(config))
     weights = own.weigh(layout, examples)
     semantics = group.semantics if own.spread else "example"

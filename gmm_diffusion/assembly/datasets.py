@@ -121,7 +121,8 @@ def _place(data) -> str:
 
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:
-    conditioning, own = config.conditioning, kind(config)
+    conditioning = config.conditioning
+    own = kind(config)
     if own is not None and "attributes" in own.needs and not data.attribute_names:
         raise InputError(
             f"conditioning.kind {conditioning.kind!r} needs attributes, and {data.name} has none; "

@@ -19,7 +19,8 @@ def check(config: ConfigDict, data: Dataset) -> None:
     The responsibilities of a clean point tell where it lies within its class, and what is left of
     the density given them has no closed form.
     """
-    group, own = config.conditioning, kind(config)
+    group = config.conditioning
+    own = kind(config)
     if config.training.target != "exact" or own is None or "label" in own.needs:
         return
     if not group.per_class or group.num_components != data.num_classes:

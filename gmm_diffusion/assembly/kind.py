@@ -1,7 +1,5 @@
 """The kind of conditioning that a config names."""
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from gmm_diffusion.conditioning import KINDS, Kind
@@ -16,5 +14,16 @@ def kind(config: ConfigDict) -> Kind | None:
 def settings(config: ConfigDict) -> Settings:
     """How its mixture is fitted."""
     group = config.conditioning
-    names = {field.name for field in dataclasses.fields(Settings)} - {"seed"}
-    return Settings(**{name: group[name] for name in names}, seed=config.training.seed)
+    return Settings(
+        features=group.features,
+        feature_dim=group.feature_dim,
+        num_components=group.num_components,
+        per_class=group.per_class,
+        covariance=group.covariance,
+        covariance_floor=group.covariance_floor,
+        em_starts=group.em_starts,
+        em_iterations=group.em_iterations,
+        em_tolerance=group.em_tolerance,
+        em_max_points=group.em_max_points,
+        seed=config.training.seed,
+    )

@@ -106,7 +106,9 @@ def blur_covariances(conditioner: Conditioner, amount: Array | float) -> Conditi
     return conditioner.replace(embedding=blur(conditioner.embedding, amount))
 
 
-def training_weights(conditioner: Conditioner, keys: Array, weights: Array, **options) -> Array:
+def training_weights(
+    conditioner: Conditioner, keys: Array, weights: Array, **options
+) -> Array:
     """The weights that the network is trained on: `[B, K]` example weights -> `[B, K]`.
 
     `options` go to the semantics (see `weights.mixture_semantics`).
@@ -231,7 +233,9 @@ def create(
 
     seen = draw(jax.random.key(seed), conditioner.bank_weights)
     fit = EMBEDDINGS[embedding_name].fit
-    return conditioner.replace(embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options))
+    return conditioner.replace(
+        embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options)
+    )
 
 
 def lay_out(num_components: int) -> GaussianMixture:
