@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.tasks import TASKS
 
 # Groups that define the model: on resume and in --mode=sample they come from the workdir.
 MODEL_GROUPS = (
@@ -51,6 +52,10 @@ EARLIER: dict[str, object] = {
     "network.attention_middle": False,
     "sample.component": "literal",
 }
+# The keys of `conditioning.KINDS`, and none; those whose classifiers learn attributes. By name, as
+# a bad flag is refused before jax has loaded; a test holds them equal to the table.
+KINDS = ("gmm", "attributes", "class", "clusters", "none")
+KINDS_OF_ATTRIBUTES = ("attributes",)
 # Where sampling starts in EDM (arXiv 2206.00364).
 SIGMA_MAX = 80.0
 # Groups that a trained model can be sampled and evaluated with again and again.
@@ -303,7 +308,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
         "center, none or top,left,height,width in pixels",
     ),
     "data.max_examples": _range(0),
-    "conditioning.kind": _one_of("gmm", "attributes", "class", "clusters", "none"),
+    "conditioning.kind": _one_of(*KINDS),
     "conditioning.semantics": _one_of("mixture", "example"),
     "conditioning.embedding": _one_of("mean_embedding", "draws", "table"),
     "conditioning.features": _one_of("pca", "raw"),
@@ -381,7 +386,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "contrastive.importance": ((lambda v: 0 <= v < 1), "at least 0 and below 1"),
     "contrastive.chunk": _range(1),
-    "training.task": _one_of("denoiser", "classifier"),
+    "training.task": _one_of(*TASKS),
     "training.target": _one_of("data", "exact"),
     "training.seed": _seed(),
     "training.num_steps": _range(1),
@@ -545,6 +550,7 @@ def validate(config: ConfigDict) -> None:
             f"with checkpoint.snapshot_every 0 it must be one of {', '.join(map(str, tracked))}",
         )
     _check_guidance(config, refuse)
+    _check_task(config, refuse)
     _check_classifier(config, refuse)
     _check_contrastive(config, refuse)
     _check_target(config, refuse)
@@ -563,16 +569,25 @@ def _holds_vectors(config: ConfigDict) -> bool:
     return given or config.data.name == "toy"
 
 
+def _conditioned(config: ConfigDict) -> bool:
+    return config.conditioning.kind != "none"
+
+
+def _check_task(config: ConfigDict, refuse: Callable) -> None:
+    values, task = fields(config), config.training.task
+    for field, needed in TASKS[task].refuses.items():
+        if values[field] != needed:
+            refuse(field, f"it is of a denoiser's loss; training.task {task} needs {needed}")
+
+
 def _check_classifier(config: ConfigDict, refuse: Callable) -> None:
-    alone = config.training.task == "classifier"
-    if alone and config.ngmg.weight:
-        refuse("ngmg.weight", "it is of a denoiser's loss; training.task classifier needs 0")
+    alone = TASKS[config.training.task].classifies
     if not alone and not config.ngmg.weight:
         return
-    if config.conditioning.kind == "none":
+    if not _conditioned(config):
         field = "training.task" if alone else "ngmg.weight"
         refuse(field, "a classifier needs a mixture, and conditioning.kind none has none")
-    if config.conditioning.kind == "attributes" and not config.classifier.scales:
+    if config.conditioning.kind in KINDS_OF_ATTRIBUTES and not config.classifier.scales:
         refuse("classifier.scales", "the centres of attributes have no covariances; give scales")
     if config.classifier.name == "conv" and _holds_vectors(config):
         refuse("classifier.name", f"the vectors of data.name {config.data.name} need mlp")
@@ -582,8 +597,6 @@ def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
     group = config.contrastive
     if not group.weight:
         return
-    if config.training.task == "classifier":
-        refuse("contrastive.weight", "it is of a denoiser's loss; training.task classifier needs 0")
     if config.training.batch_size % group.points:
         refuse(
             "contrastive.points",
@@ -622,8 +635,6 @@ def _check_noise(config: ConfigDict, refuse: Callable) -> None:
 def _check_target(config: ConfigDict, refuse: Callable) -> None:
     if config.training.target == "data":
         return
-    if config.training.task == "classifier":
-        refuse("training.target", "it is of a denoiser's loss; training.task classifier needs data")
     if config.data.name != "toy":
         refuse("training.target", f"the density of data.name {config.data.name} is not known")
     if config.contrastive.weight:
@@ -633,13 +644,13 @@ def _check_target(config: ConfigDict, refuse: Callable) -> None:
 
 def _check_guidance(config: ConfigDict, refuse: Callable) -> None:
     kind, conditioning = config.guidance.kind, config.conditioning
-    if config.guidance.energy and conditioning.kind == "none":
+    if config.guidance.energy and not _conditioned(config):
         refuse("guidance.energy", "conditioning.kind none leaves no condition to pull to")
     if config.guidance.energy and not (config.guidance.classifier or config.ngmg.weight):
         refuse("guidance.energy", "a run without ngmg.weight needs guidance.classifier, a workdir")
     if kind == "auto" and not config.guidance.guide and not config.guidance.guide_step:
         refuse("guidance.guide", "kind auto needs the workdir of a guide, or guidance.guide_step")
-    if kind in ("classifier_free", "mixture") and conditioning.kind == "none":
+    if kind in ("classifier_free", "mixture") and not _conditioned(config):
         refuse("guidance.kind", "conditioning.kind none leaves no condition to worsen")
     if kind == "classifier_free" and not conditioning.dropout:
         refuse("guidance.kind", "it needs a run with conditioning.dropout above 0")

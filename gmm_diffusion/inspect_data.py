@@ -123,22 +123,21 @@ def _attribute_lines(data):
 
 
 def _condition(config, data):
+    from gmm_diffusion import assembly
+
     group = config.conditioning
-    if group.kind == "none":
+    kind = assembly.kind(config)
+    if kind is None:
         return "none: all labels and attributes are ignored"
-    components = {
-        "class": data.num_classes,
-        "gmm": group.num_components,
-        "clusters": group.num_components,
-        "attributes": 2 * len(data.attribute_names),
-    }[group.kind]
+    num_attributes = len(data.attribute_names)
+    components = kind.num_components(data.num_classes, num_attributes, group.num_components)
     seen = {
         "mean_embedding": f"{group.embedding_features} numbers",
         "table": f"{components} numbers",
         "draws": f"{group.num_draws} points",
     }[group.embedding]
     fitted = ""
-    if group.kind in ("gmm", "clusters"):
+    if kind.fitted:
         of = "each class" if group.per_class else "all classes together"
         fitted = f" fitted to {of} in {group.features} features"
     return (

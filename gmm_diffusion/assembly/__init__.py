@@ -5,10 +5,11 @@ from gmm_diffusion.assembly.classifiers import (
     encoder,
     has_classifier,
     objective,
-    trains_classifier,
+    trained_parts,
 )
 from gmm_diffusion.assembly.conditioners import constants, semantics_options, split_weights
 from gmm_diffusion.assembly.datasets import dataset
+from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.assembly.networks import denoise, init_params, model, network
 from gmm_diffusion.assembly.noise import fit as fit_noise_law
 from gmm_diffusion.assembly.noise import law as noise_law
@@ -25,6 +26,7 @@ __all__ = [
     "fit_noise_law",
     "has_classifier",
     "init_params",
+    "kind",
     "loss_fn",
     "model",
     "network",
@@ -37,5 +39,5 @@ __all__ = [
     "semantics_options",
     "split_weights",
     "train_step_fn",
-    "trains_classifier",
+    "trained_parts",
 ]

@@ -4,36 +4,49 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.model.fitted import Constants
 from gmm_diffusion.networks.encoder import ENCODERS
+from gmm_diffusion.tasks import TASKS
 
 
 def has_classifier(config: ConfigDict) -> bool:
     """Whether a classifier has a part in training, trained or frozen."""
-    return config.training.task == "classifier" or config.ngmg.weight > 0
+    return TASKS[config.training.task].classifies or config.ngmg.weight > 0
 
 
-def trains_classifier(config: ConfigDict) -> bool:
-    """Whether the parameters have a part "classifier"."""
-    return has_classifier(config) and not config.ngmg.workdir
+def trained_parts(config: ConfigDict) -> tuple[str, ...]:
+    """Parts of the parameters: those of the task, and a classifier that is trained beside."""
+    parts = TASKS[config.training.task].parts
+    beside = config.ngmg.weight > 0 and not config.ngmg.workdir
+    return (*parts, "classifier") if beside else parts
 
 
 def objective(
     config: ConfigDict, constants: Constants
 ) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
+    make = _OBJECTIVES[kind(config).objective]
+    return make(config, constants.conditioner.mixture)
+
+
+def _of_components(config, mix):
     group = config.classifier
-    mix = constants.conditioner.mixture
-    if config.conditioning.kind == "attributes":
-        num = mix.num_components // 2
-        # The centres of an attribute are 1 apart.
-        return classifier_lib.AttributeObjective(group.loss, num, tuple(group.scales), group.form)
-    scale = mix
-    if group.scales:
-        scale = ngmg.scales(mix.means, tuple(group.scales))
+    scale = ngmg.scales(mix.means, tuple(group.scales)) if group.scales else mix
     return classifier_lib.Objective(group.loss, mix, scale, group.form)
+
+
+def _of_attributes(config, mix):
+    group = config.classifier
+    # The centres of an attribute are 1 apart.
+    num, scales = mix.num_components // 2, tuple(group.scales)
+    return classifier_lib.AttributeObjective(group.loss, num, scales, group.form)
+
+
+# By `conditioning.Kind.objective`.
+_OBJECTIVES = {"components": _of_components, "attributes": _of_attributes}
 
 
 def encoder(config: ConfigDict, constants: Constants):

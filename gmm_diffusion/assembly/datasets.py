@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import paths
 from gmm_diffusion.assembly import exact
+from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.data import DATASETS, Dataset
 from gmm_diffusion.data.dataset import combination_classes, with_validation
 from gmm_diffusion.errors import InputError
@@ -121,13 +122,13 @@ def _place(data) -> str:
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:
     conditioning = config.conditioning
-    if conditioning.kind == "attributes" and not data.attribute_names:
+    own = kind(config)
+    if own is not None and "attributes" in own.needs and not data.attribute_names:
         raise InputError(
-            f"conditioning.kind 'attributes' needs attributes, and {data.name} has none; use gmm, "
-            "class or none."
+            f"conditioning.kind {conditioning.kind!r} needs attributes, and {data.name} has none; "
+            "use gmm, class or none."
         )
-    fits_each_class = conditioning.kind in ("gmm", "clusters") and conditioning.per_class
-    needs_labels = conditioning.kind == "class" or fits_each_class
+    needs_labels = own is not None and own.needs_labels(conditioning.per_class)
     if needs_labels and not data.num_classes:
         raise InputError(
             f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class} "
@@ -140,7 +141,7 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
                 f"Class {min(missing)} of {data.name} has no training example; "
                 "every class needs at least one."
             )
-    if fits_each_class and conditioning.num_components % data.num_classes:
+    if needs_labels and own.fitted and conditioning.num_components % data.num_classes:
         raise InputError(
             f"conditioning.num_components is {conditioning.num_components}; with per_class it "
             f"must be a multiple of the {data.num_classes} classes."

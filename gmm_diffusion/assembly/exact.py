@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import mixture
+from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.data import Dataset, toy
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.fitted import Constants
@@ -19,7 +20,8 @@ def check(config: ConfigDict, data: Dataset) -> None:
     the density given them has no closed form.
     """
     group = config.conditioning
-    if config.training.target != "exact" or group.kind in ("none", "class"):
+    own = kind(config)
+    if config.training.target != "exact" or own is None or "label" in own.needs:
         return
     if not group.per_class or group.num_components != data.num_classes:
         raise InputError(

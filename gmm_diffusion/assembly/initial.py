@@ -1,6 +1,7 @@
 """What a new run starts from: fitted constants and fresh parameters, or those of another run."""
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import config as config_lib
@@ -25,15 +26,24 @@ def constants(config: ConfigDict, data: Dataset) -> Constants:
       InputError: as `conditioners.constants` and `guides.load_classifier`, or for a run of another
         model.
     """
+    return fit(config, data)[0]
+
+
+def fit(config: ConfigDict, data: Dataset) -> tuple[Constants, np.ndarray | None]:
+    """`constants`, and the weights of the training split as `conditioners.fit` returns them.
+
+    Of another run's constants there are none yet.
+    """
+    weights = None
     if config.training.init_from:
         noise_law = noise.fit(config, data.train.x)
         made = _run(config).fitted.replace(frozen_classifier=None, noise_law=noise_law)
     else:
-        made = conditioners.constants(config, data)
-    if not (config.ngmg.weight and config.ngmg.workdir):
-        return made
-    classifier = guides.load_classifier(config, config.ngmg.workdir, made)
-    return made.replace(frozen_classifier=classifier)
+        made, weights = conditioners.fit(config, data)
+    if config.ngmg.weight and config.ngmg.workdir:
+        classifier = guides.load_classifier(config, config.ngmg.workdir, made)
+        made = made.replace(frozen_classifier=classifier)
+    return made, weights
 
 
 def params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:

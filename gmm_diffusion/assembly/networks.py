@@ -10,7 +10,7 @@ from gmm_diffusion.assembly.classifiers import (
     encoder,
     has_classifier,
     objective,
-    trains_classifier,
+    trained_parts,
 )
 from gmm_diffusion.model.classifier import Classifier
 from gmm_diffusion.model.denoiser import Denoiser
@@ -52,16 +52,14 @@ def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants
         keys = jax.random.split(jax.random.key(0), 1)
         cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
         cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
-    inits = {}
-    if config.training.task == "denoiser":
-        inits = {
-            "network": lambda key: network(config).init(key, x, c_noise, cond),
-            "log_variance": lambda key: log_variance(config).init(key, c_noise),
-        }
-    if trains_classifier(config):
-        level = c_noise if config.classifier.noisy else None
-        inits["classifier"] = lambda key: encoder(config, constants).init(key, x, level)
-    return {part: initialise(init, config.training.seed) for part, init in inits.items()}
+    level = c_noise if config.classifier.noisy else None
+    inits = {
+        "network": lambda key: network(config).init(key, x, c_noise, cond),
+        "log_variance": lambda key: log_variance(config).init(key, c_noise),
+        "classifier": lambda key: encoder(config, constants).init(key, x, level),
+    }
+    seed = config.training.seed
+    return {part: initialise(inits[part], seed) for part in trained_parts(config)}
 
 
 def denoise(config: ConfigDict, constants: Constants) -> Denoiser:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
-from gmm_diffusion.assembly.classifiers import classify, objective, trains_classifier
+from gmm_diffusion.assembly.classifiers import classify, objective, trained_parts
 from gmm_diffusion.assembly.conditioners import semantics_options
 from gmm_diffusion.assembly.exact import target
 from gmm_diffusion.assembly.networks import denoise, log_variance
@@ -60,15 +60,22 @@ def _contrast(config, constants):
 
 def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
     """The training loss."""
+    return LOSSES[config.training.task](config, constants)
+
+
+def _classifier_loss(config, constants):
     log_mean, log_std = law(config, constants)
-    if config.training.task == "classifier":
-        return classifier_loss.make_classifier_loss_fn(
-            classify(config, constants),
-            objective(config, constants),
-            noisy=config.classifier.noisy,
-            sigma_log_mean=log_mean,
-            sigma_log_std=log_std,
-        )
+    return classifier_loss.make_classifier_loss_fn(
+        classify(config, constants),
+        objective(config, constants),
+        noisy=config.classifier.noisy,
+        sigma_log_mean=log_mean,
+        sigma_log_std=log_std,
+    )
+
+
+def _denoiser_loss(config, constants):
+    log_mean, log_std = law(config, constants)
     return loss_lib.make_loss_fn(
         denoise(config, constants),
         denoiser_lib.make_log_variance(log_variance(config)),
@@ -84,14 +91,16 @@ def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
     )
 
 
+# By `training.task`.
+LOSSES = {"denoiser": _denoiser_loss, "classifier": _classifier_loss}
+
+
 def optimizer(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
     """One optimiser for each part of the parameters."""
-    made = _optimizer(config, "adam", config.optimizer.learning_rate)
-    parts = {"network": made, "log_variance": made} if config.training.task == "denoiser" else {}
-    if trains_classifier(config):
-        group = config.classifier
-        parts["classifier"] = _optimizer(config, group.optimizer, group.learning_rate)
-    return parts
+    group = config.classifier
+    usual = ("adam", config.optimizer.learning_rate)
+    own = {"classifier": (group.optimizer, group.learning_rate)}
+    return {part: _optimizer(config, *own.get(part, usual)) for part in trained_parts(config)}
 
 
 def _optimizer(config, name, peak):

@@ -16,8 +16,7 @@ def make_monitor(parts, metrics_log):
       parts: of the run, with `config`, `path`, `data` and `constants`.
       metrics_log: of the run.
     """
-    kinds = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
-    return kinds[parts.config.training.task](parts, metrics_log)
+    return MONITORS[parts.config.training.task](parts, metrics_log)
 
 
 class _ClassifierMonitor:
@@ -25,14 +24,13 @@ class _ClassifierMonitor:
 
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
-        self.read = classifier_evaluation.make_reader(parts.config, parts.constants)
+        reader = classifier_evaluation.make_reader(parts.config, parts.constants)
+        self.read = reader(parts.data.watched, parts.config.evaluation.max_samples)
 
     def __call__(self, step, state, poll):
-        config, split = self.parts.config, self.parts.data.watched
-        params = heldout.choose_params(config, state)
-        num = config.evaluation.max_samples
-        cost, seen, true = self.read(params, split, num, poll)
-        raw, _, _ = self.read(state.params, split, num, poll)
+        params = heldout.choose_params(self.parts.config, state)
+        cost, seen, true = self.read(params, poll)
+        raw, _, _ = self.read(state.params, poll)
         scores = {
             "heldout_loss/mean": float(cost.mean()),
             "heldout_loss/raw": float(raw.mean()),
@@ -75,6 +73,10 @@ class _Monitor:
         else:
             pictures.scatter(samples, None, path)
         self.metrics_log.write(step, losses)
+
+
+# By `training.task`.
+MONITORS = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
 
 
 def _sheet_path(parts, step):

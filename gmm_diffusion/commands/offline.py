@@ -12,6 +12,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import data_fingerprint, snapshots, workdir
+from gmm_diffusion.tasks import TASKS
 
 
 def sample(config: ConfigDict, run_dir: str) -> None:
@@ -28,10 +29,9 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     """
     config, path = config_lib.with_paths(config), workdir.directory(run_dir)
     terms = requests.parse(config.sample.condition)
-    if config.training.task == "classifier":
-        raise InputError(
-            "training.task is 'classifier'; --mode=sample needs the run of a denoiser."
-        )
+    task = config.training.task
+    if not TASKS[task].samples:
+        raise InputError(f"training.task is {task!r}; --mode=sample needs the run of a denoiser.")
     model = load_lib.load_run(path, config.sample.step or None, config=config)
     # Refused before what is slow to load.
     if model.conditioner is None:

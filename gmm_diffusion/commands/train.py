@@ -28,13 +28,11 @@ from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
 log = logging.getLogger(__name__)
-
-# The diagnostic that the progress bar shows.
-_HEADLINE = {"denoiser": "denoising_loss", "classifier": "classifier_loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +43,8 @@ class _Parts:
     path: pathlib.Path
     data: Dataset
     constants: Constants
+    # Of the training split, from a fit; None otherwise, see `assembly.split_weights`.
+    weights: np.ndarray | None
 
 
 def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict | None:
@@ -103,16 +103,16 @@ def _train(config, run_dir, given, started, streams):
     with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
         data = assembly.dataset(config, given)
         denoiser_evaluation.check(config, data)
-        constants = None
+        fitted = None
         saving_probe.check_saving(path / workdir.CHECKPOINTS)
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
-            constants = initial.constants(config, data)
+            fitted = initial.fit(config, data)
             interrupt.check()
             workdir.write_config(config, path)
         data_fingerprint.keep(config, data, path)
         with storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep) as store:
-            parts, state, window = _prepare(config, path, data, constants, store)
+            parts, state, window = _prepare(config, path, data, fitted, store)
             model = assembly.model(config, data.shape, parts.constants, {})
             guidance = None
             if guides.needs_other_runs(config):
@@ -159,16 +159,17 @@ def _check_devices(config):
         )
 
 
-def _prepare(config, path, data, constants, store):
+def _prepare(config, path, data, fitted, store):
     """Constants and state: those given and new ones, or from the newest good checkpoint.
 
     Beside them the window of metrics since the last line of the log, as it was saved.
     """
-    stored = store.restore_constants_and_meta() if constants is None else None
+    stored = store.restore_constants_and_meta() if fitted is None else None
     if stored is not None:
-        constants = from_arrays(stored.constants, stored.meta["settings"])
-    elif constants is None:  # The run was stopped before its first checkpoint.
-        constants = initial.constants(config, data)
+        constants, weights = from_arrays(stored.constants, stored.meta["settings"]), None
+    else:
+        # Without either the run was stopped before its first checkpoint.
+        constants, weights = initial.fit(config, data) if fitted is None else fitted
     make = assembly.init_params if stored is not None else initial.params
     params = make(config, data.shape, constants)
     optimizer = assembly.optimizer(config)
@@ -180,7 +181,7 @@ def _prepare(config, path, data, constants, store):
         state = restored.state
         window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
-    return _Parts(config, path, data, constants), state, window
+    return _Parts(config, path, data, constants, weights), state, window
 
 
 def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):
@@ -220,7 +221,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
             _check_finite(config, step, metrics)
             window.add(metrics)
             sound = step
-            loss = float(metrics[_HEADLINE[config.training.task]].mean())
+            loss = float(metrics[TASKS[config.training.task].headline].mean())
             progress.update(step, loss, (step - previous) * config.training.batch_size)
             if not noted and any(stream.failed for stream in streams):
                 noted = True
@@ -314,8 +315,9 @@ def _check_finite(config, step, metrics):
 
 def _batch_source(parts):
     """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only."""
-    config, split = parts.config, parts.data.train
-    weights = assembly.split_weights(config, parts.constants, split)
+    config, split, weights = parts.config, parts.data.train, parts.weights
+    if weights is None:
+        weights = assembly.split_weights(config, parts.constants, split)
     size = config.training.batch_size
     transform = jax.device_get(parts.constants.transform)
 

@@ -13,6 +13,7 @@ from gmm_diffusion.conditioning.conditioner import (
 )
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, features
+from gmm_diffusion.conditioning.kinds import KINDS, Kind
 from gmm_diffusion.conditioning.settings import (
     Attributes,
     Classes,
@@ -25,6 +26,7 @@ from gmm_diffusion.conditioning.weights import SEMANTICS
 __all__ = [
     "EMBEDDINGS",
     "FEATURES",
+    "KINDS",
     "SEMANTICS",
     "AttributeTable",
     "Attributes",
@@ -33,6 +35,7 @@ __all__ = [
     "Conditioner",
     "FeatureTransform",
     "Fitted",
+    "Kind",
     "Unconditional",
     "attribute_weights",
     "blur_covariances",

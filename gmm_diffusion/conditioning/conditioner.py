@@ -10,7 +10,7 @@ from flax import struct
 
 from gmm_diffusion.conditioning.attributes import AttributeTable
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
-from gmm_diffusion.conditioning.features import FeatureTransform, features
+from gmm_diffusion.conditioning.features import FeatureTransform, block_rows, features
 from gmm_diffusion.conditioning.weights import SEMANTICS, label_restricted, mean_by_class, one_hot
 from gmm_diffusion.mixture import GaussianMixture, responsibilities
 from gmm_diffusion.types import Array, Condition, PyTree
@@ -122,22 +122,20 @@ def training_weights(
 
 def example_weights(
     mix: GaussianMixture,
-    transform: FeatureTransform | None,
+    transform: FeatureTransform,
     component_class: np.ndarray,
     x: np.ndarray,
     labels: np.ndarray | None,
     block: int = 4096,
     hard: bool = False,
 ) -> np.ndarray:
-    """Weights `w(x)` of examples `x [N, ...]`, `[N, K]` on the host.
+    """Weights `w(x)` of examples `x [N, ...]` in a fitted mixture, `[N, K]` on the host.
 
-    One-hot in the class for a laid-out mixture (`transform` None), responsibilities for a fitted
-    one, restricted to the example's own class where components belong to classes. `hard` makes
-    them one-hot in the largest.
+    Responsibilities, restricted to the example's own class where components belong to classes;
+    `hard` makes them one-hot in the largest. Of `x`, an array or what is indexed like one, at most
+    `block` examples are read at once.
     """
     num_components = mix.means.shape[0]
-    if transform is None:
-        return np.asarray(one_hot(jnp.asarray(labels), num_components))
     owned = component_class.min() >= 0
 
     @jax.jit
@@ -151,7 +149,7 @@ def example_weights(
 
     if labels is None:
         labels = np.zeros(len(x), np.int32)
-    rows = []
+    rows, block = [], min(block, block_rows(x))
     for start in range(0, len(x), block):
         stop = min(start + block, len(x))
         # Always a full block, so that one compiled program serves all of them.

@@ -4,12 +4,21 @@ A feature is linear here: centre, project, scale to unit standard deviation. The
 fitted on the training split only and stored with the checkpoint.
 """
 
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from sklearn.decomposition import PCA
 
 from gmm_diffusion.types import Array
+
+# Values of examples that are read at once.
+_BLOCK_VALUES = 1 << 20
+# Values up to which principal components come from the data whole.
+_WHOLE_VALUES = 1 << 24
+# Passes over more than these, after which the last components of data like images have settled.
+_PASSES = 10
 
 
 @struct.dataclass
@@ -35,38 +44,89 @@ def features(transform: FeatureTransform, x: Array) -> Array:
     return flat * transform.scale[None]
 
 
+def block_rows(x: np.ndarray) -> int:
+    """How many examples of `x [N, ...]` to read at once: memory holds no copy of all of them."""
+    return max(1, _BLOCK_VALUES // int(np.prod(x.shape[1:])))
+
+
+def in_blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """`[n, P]` examples at a time of `x [N, ...]`, an array or what is measured and indexed so."""
+    rows = block_rows(x)
+    for start in range(0, len(x), rows):
+        block = x[np.arange(start, min(start + rows, len(x)))]
+        yield block.reshape(len(block), -1)
+
+
 def fit_raw(x: np.ndarray, dim: int | None = None) -> FeatureTransform:
     """The data's own coordinates `x [N, ...]`, standardised; constant coordinates stay at 0."""
     del dim
-    flat = np.asarray(x, np.float64).reshape(len(x), -1)
-    return FeatureTransform(
-        mean=jnp.asarray(flat.mean(axis=0), jnp.float32), scale=_inverse_std(flat)
-    )
+    mean = _mean(x)
+    # A second pass: one-pass sums lose the small variances.
+    squares = sum(((block - mean) ** 2).sum(axis=0) for block in in_blocks(x))
+    std = np.sqrt(squares / len(x))
+    return FeatureTransform(mean=jnp.asarray(mean, jnp.float32), scale=_inverse(std))
 
 
 def fit_pca(x: np.ndarray, dim: int) -> FeatureTransform:
     """The `dim` leading principal components of `x [N, ...]`, each scaled to unit variance.
 
+    Up to 2^24 values are taken whole, by scikit-learn; of more, blocks are read again and again.
+
     Raises:
       ValueError: if there are fewer points or coordinates than `dim`.
     """
-    flat = np.asarray(x, np.float32).reshape(len(x), -1)
-    if not 1 <= dim <= min(flat.shape):
+    num, coordinates = len(x), int(np.prod(x.shape[1:]))
+    if not 1 <= dim <= min(num, coordinates):
         raise ValueError(
-            f"The number of principal components is {dim}; with {flat.shape[0]} examples of "
-            f"{flat.shape[1]} coordinates it must be from 1 to {min(flat.shape)}."
+            f"The number of principal components is {dim}; with {num} examples of "
+            f"{coordinates} coordinates it must be from 1 to {min(num, coordinates)}."
         )
-    pca = PCA(dim, random_state=0).fit(flat)
-    directions = pca.components_.T
+    if num * coordinates <= _WHOLE_VALUES:
+        flat = np.asarray(x[np.arange(num)], np.float32).reshape(num, -1)
+        pca = PCA(dim, random_state=0).fit(flat)
+        mean, directions = pca.mean_, pca.components_.T
+        std = ((flat - mean) @ directions).std(axis=0, dtype=np.float64)
+    else:
+        mean = _mean(x).astype(np.float32)
+        directions, std = _leading(x, mean, dim)
     return FeatureTransform(
-        mean=jnp.asarray(pca.mean_, jnp.float32),
+        mean=jnp.asarray(mean, jnp.float32),
         directions=jnp.asarray(directions, jnp.float32),
-        scale=_inverse_std((flat - pca.mean_) @ directions),
+        scale=_inverse(std),
     )
 
 
-def _inverse_std(flat: np.ndarray) -> Array:
-    std = flat.std(axis=0, dtype=np.float64)
+def _mean(x):
+    """`[P]` float64."""
+    return sum(np.asarray(block, np.float64).sum(axis=0) for block in in_blocks(x)) / len(x)
+
+
+def _leading(x, mean, dim):
+    """Leading directions `[P, dim]` and the standard deviations `[dim]` along them, float64.
+
+    Subspace iteration on the covariance, with more than twice as many directions as are asked for
+    (Halko, Martinsson and Tropp 2011, algorithm 4.4): a pass over the data each. Products are
+    float32 within a block, their sums over blocks float64.
+    """
+    wide = min(2 * dim + 10, len(mean))
+    basis = np.random.default_rng(0).normal(size=(len(mean), wide))
+    for _ in range(_PASSES):
+        basis = np.linalg.qr(basis)[0]
+        narrow, product = basis.astype(np.float32), np.zeros_like(basis)
+        for block in in_blocks(x):
+            centred = block - mean
+            product += centred.T @ (centred @ narrow)
+        basis, last = product, basis
+    # What the last pass says of the covariance within the subspace.
+    values, vectors = np.linalg.eigh(last.T @ product)
+    values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
+    directions = last @ vectors
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(dim)])
+    return directions, np.sqrt(np.maximum(values, 0.0) / len(x))
+
+
+def _inverse(std: np.ndarray) -> Array:
     constant = std <= 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
     return jnp.asarray(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)), jnp.float32)
 

@@ -14,7 +14,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array
 
 _FLIPS = 1  # Names the stream of flips; 0 would repeat the stream of orders.
-_CHUNK_VALUES = 1 << 24
+_CHUNK_VALUES = 1 << 20
 
 
 @functools.lru_cache(maxsize=2)
@@ -153,3 +153,22 @@ def make_batch(
             )
         batch[flipped] = batch[flipped, :, ::-1]
     return np.asarray(apply(transform, to_float(batch)), np.float32)
+
+
+class Views:
+    """Centred examples with every augmentation of each, made where they are read.
+
+    `views[rows]` is `[M, ...]` float32 for rows `[M]` below `len(views)`: the N examples, and where
+    training mirrors behind them the N mirror images.
+    """
+
+    def __init__(self, x: np.ndarray, transform: Transform, flip: bool):
+        self._x, self._transform = x, transform
+        self.shape = (len(x) * (2 if flip else 1), *x.shape[1:])
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        num = len(self._x)
+        return make_batch(self._x, rows % num, rows >= num, self._transform)

@@ -17,26 +17,24 @@ from gmm_diffusion.types import PyTree
 
 
 def make_reader(config: ConfigDict, constants: Constants) -> Callable:
-    """What a classifier makes of a split.
+    """What a classifier makes of splits.
 
     Returns:
-      `(params, split, num, poll=None) -> (cost [N], read [N], true [N])` of at most `num` examples
-      of the split, evenly spaced: the loss, the class read, and the class. A class is read as the
-      one whose components have the largest share (`Objective.components`). Without classes each
-      component is one, and an example's is the component of its largest weight. Of attributes
-      `read` and `true` are `[N, A]`.
+      `(split, num) -> read`, of at most `num` examples of the split, evenly spaced, whose weights
+      are made once; and `read(params, poll=None) -> (cost [N], read [N], true [N])`: the loss, the
+      class read, and the class. A class is read as the one whose components have the largest share
+      (`Objective.components`). Without classes each component is one, and an example's is the
+      component of its largest weight. Of attributes `read` and `true` are `[N, A]`.
     """
     classify, objective = (
         assembly.classify(config, constants),
         assembly.objective(config, constants),
     )
-    attributes = config.conditioning.kind == "attributes"
+    of_attributes = assembly.kind(config).of_attributes
     owner = np.asarray(constants.conditioner.component_class)
-    if owner.min() < 0:
+    labelled = owner.min() >= 0
+    if not labelled:
         owner = np.arange(len(owner))
-        labelled = False
-    else:
-        labelled = True
     own = jnp.asarray(np.eye(owner.max() + 1, dtype=np.float32)[owner])
 
     def one_batch(params, x, weights):
@@ -46,18 +44,22 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
 
     mapped = map_examples(one_batch, config.sample.batch_size)
 
-    def read(params: PyTree, split: Split, num: int, poll: Callable | None = None):
+    def reader(split: Split, num: int) -> Callable:
         split = split.take(evenly_spaced(len(split), num))
-        x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
         weights = assembly.split_weights(config, constants, split)[0]
-        scored = mapped(params, x, weights, poll=poll)
-        if attributes:
-            absent, present = scored[:, 1::2], scored[:, 2::2]
-            return scored[:, 0], (present > absent).astype(np.uint8), split.attributes
         true = split.label if labelled else weights.argmax(axis=1)
-        return scored[:, 0], scored[:, 1:].argmax(axis=1), true
 
-    return read
+        def read(params: PyTree, poll: Callable | None = None):
+            x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
+            scored = mapped(params, x, weights, poll=poll)
+            if of_attributes:
+                absent, present = scored[:, 1::2], scored[:, 2::2]
+                return scored[:, 0], (present > absent).astype(np.uint8), split.attributes
+            return scored[:, 0], scored[:, 1:].argmax(axis=1), true
+
+        return read
+
+    return reader
 
 
 def confusion(read: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -92,12 +94,12 @@ def evaluate(
     Returns:
       {"metrics": {name: {"value", "blocks", "floor": training split}}, ...}.
     """
-    read = make_reader(config, constants)
+    reader = make_reader(config, constants)
     own = getattr(data, config.evaluation.split)
     num = min(len(own), config.evaluation.max_samples)
     scores = []
     for split in (own, data.train):
-        cost, seen, true = read(params, split, config.evaluation.max_samples, poll)
+        cost, seen, true = reader(split, config.evaluation.max_samples)(params, poll)
         scores.append((float(cost.mean()), float(np.mean(seen == true))))
     metrics = {
         f"{name}_{num}": {"value": value, "blocks": [value], "floor": train}

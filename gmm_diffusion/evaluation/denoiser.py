@@ -12,7 +12,7 @@ from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.evaluation.images import ImageScores, reference
+from gmm_diffusion.evaluation.images import ImageScores
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
@@ -33,7 +33,8 @@ def check(config: ConfigDict, data: Dataset) -> None:
         raise InputError(
             f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
         )
-    fewest = min(len(getattr(data, group.split)), group.max_samples, len(reference(config, data)))
+    real, train = len(getattr(data, group.split)), len(data.train)
+    fewest = min(real, group.max_samples, train, group.max_reference)
     if group.neighbours >= fewest:
         raise InputError(
             f"evaluation.neighbours is {group.neighbours}; it must be below the {fewest} images "

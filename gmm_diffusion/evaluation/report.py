@@ -15,6 +15,7 @@ from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import workdir
 from gmm_diffusion.runs.metrics_log import training_seconds
+from gmm_diffusion.tasks import TASKS
 
 
 def evaluate_and_report(
@@ -30,13 +31,8 @@ def evaluate_and_report(
     metrics it holds the settings that it was made with, and what the model costs.
     """
     config = model.config
-    alone = config.training.task == "classifier"
-    if alone:
-        scores = classifier_evaluation.evaluate(
-            config, data, model.fitted, model.params, path, poll
-        )
-    else:
-        scores = denoiser.evaluate(model, data, path, guidance, poll)
+    evaluate, as_text = EVALUATIONS[config.training.task]
+    scores = evaluate(model, data, path, guidance, poll)
     taken = scores.pop("parallel", {})
     result = {
         "step": model.step,
@@ -47,7 +43,7 @@ def evaluate_and_report(
     file = workdir.evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
     workdir.write_json(file, result)
-    print(classifier_evaluation.table(result) if alone else table(result))
+    print(as_text(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")
     names = (workdir.METRICS, workdir.CONFIG, workdir.JUDGE, "embedding.jaxexport")
@@ -70,9 +66,8 @@ def cost(model: Model, path: pathlib.Path, guidance: Iterable[Guidance] = ()) ->
 
     The seconds are of the steps alone, without saving and sheets of samples; None without a log.
     """
-    calls = {"evaluations": 1}
-    if model.config.training.task == "denoiser":
-        calls = assembly.evaluations(model, guidance)
+    samples = TASKS[model.config.training.task].samples
+    calls = assembly.evaluations(model, guidance) if samples else {"evaluations": 1}
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         **calls,
@@ -107,3 +102,17 @@ def table(result: dict) -> str:
             f"Judges: {right} % of held-out examples right; ± is the standard deviation over them."
         )
     return "\n".join(lines)
+
+
+def _evaluate_classifier(model, data, path, guidance, poll):
+    del guidance  # A classifier is not sampled.
+    return classifier_evaluation.evaluate(
+        model.config, data, model.fitted, model.params, path, poll
+    )
+
+
+# By `training.task`: the scores, and their text.
+EVALUATIONS = {
+    "denoiser": (denoiser.evaluate, table),
+    "classifier": (_evaluate_classifier, classifier_evaluation.table),
+}

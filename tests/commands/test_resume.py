@@ -137,7 +137,7 @@ def test_constants_are_never_refitted(make_config, tmp_path, monkeypatch, no_eva
     stopping_at(monkeypatch, 2)
     with pytest.raises(signals.Interrupted):
         train.train(config, tmp_path / "run")
-    monkeypatch.setattr(conditioners, "constants", None)
+    monkeypatch.setattr(conditioners, "fit", None)
     train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [2, 4]
 

@@ -1,5 +1,6 @@
 """The training loop: compiled once, stopped by what is not finite, callable from Python."""
 
+import dataclasses
 import json
 import logging
 import sys
@@ -12,6 +13,8 @@ from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import train
+from gmm_diffusion.conditioning import KINDS
+from gmm_diffusion.data import batches
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import snapshots, storage
@@ -223,3 +226,34 @@ def test_snapshots_can_be_left_out(config, tmp_path, no_evaluation):
 def same(left, right):
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class _Started(BaseException):
+    """The first update would come now."""
+
+
+@pytest.mark.parametrize("kind", ["class", "gmm"])
+def test_weights_of_the_training_split_are_made_once(kind, config, tmp_path, monkeypatch):
+    config.conditioning.kind = kind
+    weighed, batch = [], []
+    own = KINDS[kind]
+
+    def weigh(layout, examples):
+        weighed.append(len(examples.x))
+        return own.weigh(layout, examples)
+
+    def steps(state, upcoming, key):
+        batch.append(upcoming)
+        raise _Started
+
+    monkeypatch.setitem(KINDS, kind, dataclasses.replace(own, weigh=weigh))
+    monkeypatch.setattr(train.devices, "make_train_steps", lambda _: steps)
+    with pytest.raises(_Started):
+        train.train(config, tmp_path / "run")
+    data = assembly.dataset(config)
+    assert weighed.count(len(data.train)) == 1
+    # They are those that the constants give.
+    index, _ = batches.indices(config.training.seed, 0, config.training.batch_size, len(data.train))
+    constants = assembly.constants(config, data)
+    expected = assembly.split_weights(config, constants, data.train)[0][index]
+    np.testing.assert_array_equal(batch[0].weights[0], expected)

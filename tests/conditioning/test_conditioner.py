@@ -85,14 +85,6 @@ def test_example_weights_do_not_depend_on_the_block(block):
     np.testing.assert_allclose(actual, bayes(x, OWNER[None] == label[:, None]), atol=1e-4)
 
 
-def test_laid_out_weights_are_one_hot_in_the_class():
-    labels = np.array([2, 0, 1])
-    actual = conditioning.example_weights(
-        conditioning.lay_out(3), None, np.arange(3), np.zeros((3, 4)), labels
-    )
-    np.testing.assert_array_equal(actual, np.eye(3)[labels])
-
-
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_laid_out_components_are_evenly_spread_and_apart(num_classes):
     laid = conditioning.lay_out(num_classes)

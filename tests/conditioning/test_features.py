@@ -1,5 +1,7 @@
 """From data to standardised features, against NumPy."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -86,3 +88,40 @@ def test_impossible_number_of_components_is_refused(dim):
 def test_fewer_points_than_components_is_refused():
     with pytest.raises(ValueError, match=r"with 4 examples of 16 coordinates .* from 1 to 4"):
         fit_pca(images(4), 5)
+
+
+def falling(num=4000, coordinates=300):
+    """Data whose variances fall as those of photographs do, about `1 / k`, in a random basis."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(coordinates, coordinates)))[0]
+    x = (rng.normal(size=(num, coordinates)) / np.sqrt(np.arange(1, coordinates + 1))) @ basis
+    return (x + 0.5).astype(np.float32)
+
+
+def test_pca_in_blocks_finds_the_principal_components(monkeypatch):
+    x, dim = falling(), 16
+    monkeypatch.setattr(sys.modules[fit_pca.__module__], "_WHOLE_VALUES", 0)
+    monkeypatch.setattr(sys.modules[fit_pca.__module__], "_BLOCK_VALUES", 300 * 512)
+    made = fit_pca(x, dim)
+    flat = np.asarray(x, np.float64)
+    _, values, exact = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    directions = np.asarray(made.directions, np.float64)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(dim), atol=1e-5)
+    np.testing.assert_allclose(1 / made.scale, values[:dim] / np.sqrt(len(x)), rtol=1e-3)
+    # The space they span, by the cosine of its largest angle to the exact one.
+    cosines = np.linalg.svd(exact[:dim] @ directions, compute_uv=False)
+    assert cosines.min() > 0.999
+    np.testing.assert_allclose(np.abs((exact[:8] * directions.T[:8]).sum(axis=1)), 1, atol=1e-3)
+    # Signs are settled, as scikit-learn settles them.
+    assert np.all(directions[np.abs(directions).argmax(axis=0), np.arange(dim)] > 0)
+
+
+def test_raw_in_blocks_is_the_standardised_data(monkeypatch):
+    x = images()
+    monkeypatch.setattr(sys.modules[fit_raw.__module__], "_BLOCK_VALUES", 16 * 7)
+    flat = np.asarray(x, np.float64).reshape(300, 16)
+    made = fit_raw(x)
+    np.testing.assert_allclose(made.mean, flat.mean(0), rtol=1e-6)
+    varies = flat.std(0) > 1e-6
+    np.testing.assert_allclose(made.scale[varies], 1 / flat.std(0)[varies], rtol=1e-6)
+    assert not np.any(made.scale[~varies])

@@ -131,3 +131,18 @@ def test_make_batch_refuses_mirrored_vectors():
     transform = batches.Transform(mean=np.zeros(2, np.float32))
     with pytest.raises(InputError, match="flip is True"):
         batches.make_batch(np.zeros((3, 2), np.float32), np.array([0]), np.array([True]), transform)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_are_the_examples_and_behind_them_their_mirror_images(flip):
+    x = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8)
+    transform = batches.Transform(np.array([0.1, -0.2, 0.3], np.float32))
+    views = batches.Views(x, transform, flip)
+    whole = x.astype(np.float64) / 127.5 - 1 - transform.mean
+    if flip:
+        whole = np.concatenate([whole, whole[:, :, ::-1]])
+    assert views.shape == whole.shape
+    assert len(views) == len(whole)
+    rows = np.random.default_rng(1).permutation(len(whole))
+    np.testing.assert_allclose(views[rows], whole[rows], atol=1e-6)
+    assert views[rows].dtype == np.float32

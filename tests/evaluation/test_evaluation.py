@@ -266,15 +266,27 @@ def test_every_combination_counts_in_unseen_data_sorted_by_them():
     assert taken.attributes.any(axis=0).all()
 
 
-def test_the_readings_of_a_classifier_are_of_every_class(make_config):
+def test_the_readings_of_a_classifier_are_of_every_class(make_config, monkeypatch):
     config = make_config("tiny")
     config.training.task = "classifier"
     config.conditioning.kind = "class"
     data = assembly.dataset(config)
     constants = assembly.constants(config, data)
     params = assembly.init_params(config, data.shape, constants)
-    read = classifier_evaluation.make_reader(config, constants)
-    _, _, true = read(params, in_order_of_class(data.heldout), 20)
+    weighed = []
+    split_weights = assembly.split_weights
+
+    def counting(config, constants, split):
+        weighed.append(len(split))
+        return split_weights(config, constants, split)
+
+    monkeypatch.setattr(assembly, "split_weights", counting)
+    reader = classifier_evaluation.make_reader(config, constants)
+    read = reader(in_order_of_class(data.heldout), 20)
+    for _ in range(2):
+        _, _, true = read(params)
+    # However often it is read, a split's weights are made once.
+    assert weighed == [20]
     assert len(true) == 20
     assert set(true.tolist()) == set(range(10))
 

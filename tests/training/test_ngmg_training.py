@@ -399,8 +399,8 @@ def test_components_stand_for_classes_where_there_are_none(make_config):
     data = assembly.dataset(config)
     constants = assembly.constants(config, data)
     params = {"classifier": assembly.init_params(config, data.shape, constants)["classifier"]}
-    read = classifier_evaluation.make_reader(config, constants)
-    cost, seen, true = read(params, Split(data.train.x[:70]), 50)
+    reader = classifier_evaluation.make_reader(config, constants)
+    cost, seen, true = reader(Split(data.train.x[:70]), 50)(params)
     assert cost.shape == seen.shape == true.shape == (50,)
     assert set(true) <= set(range(4))
     weights = assembly.split_weights(config, constants, data.train)[0, :70]

@@ -1,0 +1,246 @@
+"""The kinds of conditioning: where a mixture comes from, and what weights an example has in it.
+
+  gmm         fitted to features of the data; responsibilities
+  clusters    centres of k-means in features of the data; labels made of them
+  class       one component a class; one-hot
+  attributes  two components an attribute, absent and present; equal weight on those that hold
+
+Without a kind there is no mixture, and nothing to condition on.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gmm_diffusion.conditioning.attributes import attribute_weights
+from gmm_diffusion.conditioning.conditioner import Conditioner, example_weights, lay_out
+from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, block_rows, features
+from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
+from gmm_diffusion.conditioning.weights import one_hot
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.mixture import GaussianMixture
+
+# Features are made of at most so many examples at once.
+_FEATURE_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a mixture is fitted to data; the fields of the config's group `conditioning`.
+
+    Attributes:
+      features: key of `features.FEATURES`.
+      feature_dim: D of `pca`.
+      num_components: K.
+      per_class: a mixture for each class, with K shared out over them; needs labels.
+      covariance: full, tied, diag or spherical.
+      covariance_floor: smallest variance, as a fraction of the features'.
+      em_starts: fits from different starts, of which the best counts.
+      em_iterations: at most, of one fit.
+      em_tolerance: rise of the mean log-likelihood at which a fit ends.
+      em_max_points: examples that the fit sees, at most.
+      seed: of all draws.
+    """
+
+    features: str = "pca"
+    feature_dim: int = 16
+    num_components: int = 40
+    per_class: bool = True
+    covariance: str = "diag"
+    covariance_floor: float = 1e-3
+    em_starts: int = 4
+    em_iterations: int = 200
+    em_tolerance: float = 1e-5
+    em_max_points: int = 200_000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A split, with every augmentation of each example.
+
+    Attributes:
+      x: `[N, ...]` centred float32: an array, or what has its `shape`, length and `x[rows]` and is
+        made where it is read. Nothing reads more than a block of it at once.
+      label: `[N]` int32 classes from 0, or None.
+      attributes: `[N, A]` uint8 of 0 and 1, or None.
+      num_classes: classes; 0 without labels.
+    """
+
+    x: np.ndarray
+    label: np.ndarray | None = None
+    attributes: np.ndarray | None = None
+    num_classes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mixture and whose its components are; fields as those of `Conditioner`."""
+
+    mixture: GaussianMixture
+    component_class: np.ndarray
+    transform: FeatureTransform | None = None
+    centers: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of conditioning.
+
+    Attributes:
+      fit: `(examples of the training split, settings) -> Layout`; InputError for examples that
+        cannot be fitted.
+      weigh: `(layout, examples) -> [N, K]` float32 weights on the host, each row of sum 1; a
+        `Conditioner` is a layout, too.
+      needs: the fields of `Examples` that must be there. What is fitted to `x` has
+        `num_components` components, and with `per_class` needs `label`, too.
+      objective: what a classifier learns of the weights: `components`, or of each pair of
+        components an attribute (`attributes`).
+      spread: whether weights say how much of each component an example has, so that training may
+        draw its own (`weights.SEMANTICS`); one-hot ones, and sets that hold together, are taken.
+    """
+
+    fit: Callable[[Examples, Settings], Layout]
+    weigh: Callable[[Layout | Conditioner, Examples], np.ndarray]
+    needs: tuple[str, ...] = ("x",)
+    objective: str = "components"
+    spread: bool = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it reads the data themselves and not what is known of them."""
+        return "x" in self.needs
+
+    @property
+    def of_attributes(self) -> bool:
+        """Whether components are two an attribute, by which, not by classes, it is asked for."""
+        return self.objective == "attributes"
+
+    def needs_labels(self, per_class: bool) -> bool:
+        """Whether every example must have a class."""
+        return "label" in self.needs or (self.fitted and per_class)
+
+    def num_components(self, num_classes: int, num_attributes: int, fitted: int) -> int:
+        """K for data of so many classes and attributes; `fitted` where it is a setting."""
+        if self.fitted:
+            return fitted
+        return 2 * num_attributes if self.of_attributes else num_classes
+
+
+def fit_gmm(examples: Examples, settings: Settings) -> Layout:
+    """A Gaussian mixture by EM."""
+    transform, points, labels = feature_points(examples, settings)
+    try:
+        mix, component_class = fit_mixture(
+            jax.random.fold_in(jax.random.key(settings.seed), 4),
+            points,
+            labels,
+            examples.num_classes,
+            settings.num_components,
+            settings.covariance,
+            num_restarts=settings.em_starts,
+            max_iterations=settings.em_iterations,
+            tolerance=settings.em_tolerance,
+            covariance_floor=settings.covariance_floor,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"conditioning.num_components is {settings.num_components}, and the mixture could not "
+            f"be fitted: {error}"
+        ) from error
+    return Layout(mix, component_class, transform)
+
+
+def weigh_by_responsibility(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
+    """Responsibilities, among the components of an example's own class where there are such."""
+    component_class = np.asarray(layout.component_class)
+    return example_weights(
+        layout.mixture, layout.transform, component_class, examples.x, examples.label
+    )
+
+
+def fit_k_means(examples: Examples, settings: Settings) -> Layout:
+    """Clusters are labels: the network is told their number and nothing of where they lie."""
+    num = settings.num_components
+    transform, points, labels = feature_points(examples, settings)
+    try:
+        centers, owner = fit_clusters(
+            points, labels, examples.num_classes, num, settings.em_starts, settings.seed
+        )
+    except ValueError as error:
+        raise InputError(f"conditioning.num_components is {num}: {error}") from error
+    return Layout(lay_out(num), owner, transform, centers)
+
+
+def weigh_by_nearest_center(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
+    """One-hot in the nearest centre, of the example's own class where centres have one."""
+    # Equal spheres: the largest responsibility is that of the nearest centre.
+    ones = np.ones(len(layout.centers))
+    mix = GaussianMixture.create(ones / len(ones), np.asarray(layout.centers), ones, "spherical")
+    component_class = np.asarray(layout.component_class)
+    return example_weights(
+        mix, layout.transform, component_class, examples.x, examples.label, hard=True
+    )
+
+
+def fit_classes(examples: Examples, settings: Settings) -> Layout:
+    """One component a class."""
+    del settings
+    return Layout(lay_out(examples.num_classes), np.arange(examples.num_classes))
+
+
+def weigh_by_class(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
+    """One-hot in the class."""
+    return np.asarray(one_hot(jnp.asarray(examples.label), layout.mixture.num_components))
+
+
+def fit_attributes(examples: Examples, settings: Settings) -> Layout:
+    """Two components an attribute."""
+    del settings
+    num = 2 * examples.attributes.shape[1]
+    return Layout(lay_out(num), np.full(num, -1))
+
+
+def weigh_by_attributes(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
+    """`1 / A` on each component that holds."""
+    del layout
+    return np.asarray(attribute_weights(examples.attributes))
+
+
+def feature_points(
+    examples: Examples, settings: Settings
+) -> tuple[FeatureTransform, np.ndarray, np.ndarray | None]:
+    """What a fit sees of the data.
+
+    Returns:
+      The feature transform, `[M, D]` features of at most `em_max_points` examples, and with
+      `per_class` their classes `[M]`, else None.
+
+    Raises:
+      InputError: more principal components than examples or coordinates.
+    """
+    x = examples.x
+    try:
+        transform = FEATURES[settings.features](x, settings.feature_dim)
+    except ValueError as error:
+        raise InputError(f"conditioning.feature_dim: {error}") from error
+    rng = np.random.default_rng([settings.seed, 3])
+    rows = np.sort(rng.permutation(len(x))[: settings.em_max_points])
+    embed = jax.jit(functools.partial(features, transform))
+    blocks = np.array_split(rows, -(-len(rows) // min(_FEATURE_ROWS, block_rows(x))))
+    points = np.concatenate([np.asarray(embed(x[block])) for block in blocks])
+    return transform, points, examples.label[rows] if settings.per_class else None
+
+
+KINDS = {
+    "gmm": Kind(fit_gmm, weigh_by_responsibility, spread=True),
+    "attributes": Kind(
+        fit_attributes, weigh_by_attributes, needs=("attributes",), objective="attributes"
+    ),
+    "class": Kind(fit_classes, weigh_by_class, needs=("label",)),
+    "clusters": Kind(fit_k_means, weigh_by_nearest_center),
+}
