@@ -439,7 +439,8 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     config, data, constants = digits
     heldout = scored(data.heldout)
     score(digits, path, to_float(heldout.x), heldout.label)
-    result = evaluation_report.evaluate_and_report(config, path, data, constants, {}, 7)
+    model = assembly.model(config, data.shape, constants, {}, 7)
+    result = evaluation_report.evaluate_and_report(model, data, path)
     assert json.loads((path / "evaluation.json").read_text()) == result
     assert result["step"] == 7
     printed = capsys.readouterr().out
@@ -453,7 +454,9 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     # A named evaluation stands beside it.
     config = config.copy_and_resolve_references()
     config.evaluation.name = "seven"
-    named = evaluation_report.evaluate_and_report(config, path, data, constants, {}, 8)
+    named = evaluation_report.evaluate_and_report(
+        dataclasses.replace(model, config=config, step=8), data, path
+    )
     assert json.loads((path / "evaluations" / "seven.json").read_text()) == named
     assert json.loads((path / "evaluation.json").read_text()) == result
 
