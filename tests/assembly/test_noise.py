@@ -209,7 +209,7 @@ def test_where_sampling_starts(toy):
     assert highest(given, plain) == pytest.approx(80.0)
     for config in (toy, given):
         config.sample.sigma_max = 7.0
-        assert highest(config, fitted) == 7.0
+        assert highest(config, fitted) == pytest.approx(7.0)
     given.sample.sigma_max, given.sample.sigma_min = 0.0, 80.0
     with pytest.raises(InputError, match=r"sample\.sigma_min is 80\.0; it must be below"):
         config_lib.validate(given)

@@ -454,8 +454,9 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
     # A named evaluation stands beside it.
     config = config.copy_and_resolve_references()
     config.evaluation.name = "seven"
-    model = assembly.model(config, data.shape, constants, {}, 8)
-    named = evaluation_report.evaluate_and_report(model, data, path)
+    named = evaluation_report.evaluate_and_report(
+        dataclasses.replace(model, config=config, step=8), data, path
+    )
     assert json.loads((path / "evaluations" / "seven.json").read_text()) == named
     assert json.loads((path / "evaluation.json").read_text()) == result
 
