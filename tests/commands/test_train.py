@@ -185,9 +185,12 @@ def test_what_happens_every_so_often():
 def test_a_third_width_is_the_one_that_was_tracked(config, tmp_path, monkeypatch):
     """Through disk: what training tracked, and what two other widths' snapshots give."""
     chosen = []
-    monkeypatch.setattr(
-        evaluation_report, "evaluate_and_report", lambda model, *_: chosen.append(model.params) or {}
-    )
+
+    def keep(model, *_):
+        chosen.append(model.params)
+        return {}
+
+    monkeypatch.setattr(evaluation_report, "evaluate_and_report", keep)
     config.training.ema_widths = (0.05, 0.1, 0.15)
     config.training.num_steps = 60
     config.checkpoint.every = 60
