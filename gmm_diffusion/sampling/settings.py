@@ -10,7 +10,7 @@ from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
-from gmm_diffusion.types import Sampler
+from gmm_diffusion.types import ParallelSampler, Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SamplerSettings:
         """The noise levels at which one sample asks the denoiser, without churn and a window."""
         return SAMPLERS[self.name].levels(np.asarray(self.grid(steps, sigma_max)))
 
-    def sampler(self, sigma_data: float = 1.0) -> Sampler:
+    def sampler(self, sigma_data: float = 1.0) -> Sampler | ParallelSampler:
         """The sampler with its options bound; with a window, `picard` of its step."""
         options = {}
         if self.name == "heun":
