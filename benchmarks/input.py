@@ -55,8 +55,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (arguments.examples, 32, 32, 3), dtype=np.uint8)
     data = Dataset("random images", Split(x), Split(x[:100]))
-    constants = assembly.constants(config, data)
-    host = jax.device_get(constants.transform)
+    fitted = assembly.fit_statistics(config, data)
+    host = jax.device_get(fitted.transform)
 
     def host_input(i):
         index, flipped = batches.indices(0, i, arguments.batch, len(x), flip=True)
@@ -65,9 +65,9 @@ def main() -> None:
     def whole_input(i):
         return jax.block_until_ready(jax.device_put(host_input(i)))
 
-    params = assembly.init_params(config, data.shape, constants)
+    params = assembly.init_params(config, data.shape, fitted)
     state = state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
-    step = jax.jit(assembly.train_step_fn(config, constants), donate_argnums=0)
+    step = jax.jit(assembly.train_step_fn(config, fitted), donate_argnums=0)
     batch = Batch(
         x=whole_input(0),
         index=np.arange(arguments.batch, dtype=np.int32),

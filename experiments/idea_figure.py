@@ -20,7 +20,7 @@ def model_samples(run_dir: str | os.PathLike, num: int) -> np.ndarray:
     return assembly.sample(load_lib.load_run(run_dir), num, "train", 0).x
 
 
-def draw(data: Dataset, panels: list[tuple[str, np.ndarray]], path: str) -> dict[str, float]:
+def plot(data: Dataset, panels: list[tuple[str, np.ndarray]], path: str) -> dict[str, float]:
     """The true density, then a panel a model with its defects in red, to a PNG.
 
     A defect lies where the density is below the 0.1 % quantile of true samples.

@@ -24,7 +24,7 @@ def figure(seed: int, people: list[int], resolution: int) -> np.ndarray:
     columns = np.concatenate([np.zeros((1, len(faces.NAMES)), int), np.eye(len(faces.NAMES))])
     index = np.repeat(people, len(columns))
     shown = np.tile(columns, (len(people), 1))
-    sheet = grid(faces.draw(seed, index, shown, resolution), len(columns), padding=2)
+    sheet = grid(faces.render_people(seed, index, shown, resolution), len(columns), padding=2)
     sheet[(sheet == sheet[0, 0]).all(axis=2)] = 255
     page = Image.new("RGB", (sheet.shape[1], sheet.shape[0] + _HEADER), "white")
     page.paste(Image.fromarray(sheet), (0, _HEADER))

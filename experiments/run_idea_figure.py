@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
         panels = [
             (title, idea_figure.model_samples(folder, NUM)) for title, folder in folders.items()
         ]
-        rates = idea_figure.draw(data, panels, str(out / "idea.png"))
+        rates = idea_figure.plot(data, panels, str(out / "idea.png"))
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

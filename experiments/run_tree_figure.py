@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
         for title, tail in tails.items():
             print(f"{title}: {tail['far']:.4%} far, at most {tail['distance']:.2f} away")
         write_json(out / "figure.json", {"exact": scores, "tails": tails})
-        tree_figure.draw(data, 0, panels, str(out / "tree.png"))
+        tree_figure.plot(data, 0, panels, str(out / "tree.png"))
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

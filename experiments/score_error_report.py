@@ -40,12 +40,12 @@ def figure(
       levels: of noise, geometric.
       file: to write, a PNG.
     """
-    drawing = Figure(figsize=(4.5 * len(maps), 3.6), layout="constrained")
-    FigureCanvasAgg(drawing)
-    panels = drawing.subplots(1, len(maps), squeeze=False)[0]
+    plot = Figure(figsize=(4.5 * len(maps), 3.6), layout="constrained")
+    FigureCanvasAgg(plot)
+    panels = plot.subplots(1, len(maps), squeeze=False)[0]
     for axes, (weight, values) in zip(panels, maps.items(), strict=True):
         logs = np.log10(np.sqrt(np.maximum(values, 1e-12)))
         image = axes.pcolormesh(x, levels, logs, vmin=-3, vmax=0.5, shading="nearest")
         axes.set(yscale="log", xlabel="x", ylabel="noise level", title=f"weight {weight:g}")
-    drawing.colorbar(image, ax=list(panels), label="log10 of the noise's error")
-    drawing.savefig(file, dpi=110)
+    plot.colorbar(image, ax=list(panels), label="log10 of the noise's error")
+    plot.savefig(file, dpi=110)

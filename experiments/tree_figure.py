@@ -33,7 +33,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
     levels = noise_levels.karras(steps, *sigmas)
 
     @jax.jit
-    def draw(keys, weights):
+    def sample(keys, weights):
         def denoise_fn(x, sigma, cond):
             return mixture.denoise(data.mixture, x, sigma, weights=weights)
 
@@ -44,7 +44,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
     for label in np.unique(labels):
         column = own[:, label] / own[:, label].sum()
         chosen = labels == label
-        x[chosen] = draw(keys[chosen], jnp.asarray(column, jnp.float32))
+        x[chosen] = sample(keys[chosen], jnp.asarray(column, jnp.float32))
     return x
 
 
@@ -76,7 +76,7 @@ def tail(data: Dataset, label: int, x: np.ndarray, score: VectorScores) -> dict[
     return {"far": float(np.mean(values < cut)), "distance": float(nearest.max())}
 
 
-def draw(data: Dataset, label: int, panels: list[tuple[str, np.ndarray]], path: str) -> None:
+def plot(data: Dataset, label: int, panels: list[tuple[str, np.ndarray]], path: str) -> None:
     """Panels of points over the true points of one class, in a row or two, to a PNG."""
     true = data.heldout.x[data.heldout.label == label]
     low, high = true.min(axis=0) - 0.15, true.max(axis=0) + 0.15

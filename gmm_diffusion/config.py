@@ -189,7 +189,7 @@ def default() -> ConfigDict:
     # What a denoiser regresses on: data, or exact, the best denoiser of data of known density.
     training.target = "data"
     training.seed = 0  # of parameters, noise and the order of examples
-    training.init_from = ""  # workdir of a run whose average and constants this one starts from
+    training.init_from = ""  # workdir of a run whose average and statistics this one starts from
     training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
     training.steps_per_call = 10  # updates in one compiled call

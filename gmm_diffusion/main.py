@@ -85,14 +85,14 @@ def _work(argv):
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
     from gmm_diffusion import devices, signals
-    from gmm_diffusion.commands import offline, train
+    from gmm_diffusion.commands import ema, evaluate, sample, train
 
     devices.local()
     modes: dict[str, Callable[[ConfigDict, str], object]] = {
         "train": train.train,
-        "sample": offline.sample,
-        "evaluate": offline.evaluate,
-        "ema": offline.ema,
+        "sample": sample.sample,
+        "evaluate": evaluate.evaluate,
+        "ema": ema.ema,
     }
     try:
         modes[mode](config, workdir)

@@ -63,7 +63,7 @@ def scatter(points: np.ndarray, labels: np.ndarray | None, path: str | os.PathLi
     """Writes a PNG of points in the plane.
 
     Args:
-      points: `[N, D]` with D at least 2, of which the first two coordinates are drawn.
+      points: `[N, D]` with D at least 2, of which the first two coordinates are plotted.
       labels: `[N]` integers, one colour each, or None for a single colour.
       path: the file; its directory is made if need be.
 

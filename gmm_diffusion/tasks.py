@@ -1,7 +1,7 @@
 """What a run can be told to train, by `training.task`.
 
 Here stands what is known of a task without loading anything. What a task does is a table of
-functions where it is done: its loss (`assembly.updates`), its evaluation (`evaluation.report`) and
+functions where it is done: its loss (`assembly.training`), its evaluation (`evaluation.report`) and
 what is watched (`commands.monitor`). A test holds their keys equal to these.
 """
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import updates
+from gmm_diffusion.assembly import training
 from gmm_diffusion.assembly.load import load_params, load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
 from gmm_diffusion.runs import snapshots, storage
@@ -426,14 +426,14 @@ def test_a_corrupt_newest_checkpoint_and_no_config(run_main, copied_run):
 
 
 def test_a_failure_of_the_run_has_another_status(run_main, tmp_path, monkeypatch):
-    def loss_fn(config, constants):
+    def loss_fn(config, fitted):
         def infinite(params, batch, keys):
             losses = params["log_variance"]["gain"] * batch.mask * np.inf
             return losses, {"denoising_loss": losses}
 
         return infinite
 
-    monkeypatch.setattr(updates, "loss_fn", loss_fn)
+    monkeypatch.setattr(training, "loss_fn", loss_fn)
     status, _, err = run_main(*TOY, f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert "Failed: The loss or its gradient was not finite" in err.splitlines()[-1]

@@ -100,12 +100,12 @@ def test_its_training_step_fits_its_data(config, monkeypatch, tmp_path):
         # Ten for each combination of attributes, and seconds less to draw.
         config.data.num_train, config.data.num_heldout = 6000, 200
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    step = assembly.train_step_fn(config, constants)
+    fitted = assembly.fit_statistics(config, data)
+    step = assembly.train_step_fn(config, fitted)
     size, widths = 4, config.training.ema_widths
     weights = None
-    if constants.conditioner is not None:
-        weights = np.zeros((size, constants.conditioner.num_components), np.float32)
+    if fitted.conditioner is not None:
+        weights = np.zeros((size, fitted.conditioner.num_components), np.float32)
     batch = Batch(
         x=np.zeros((size, *data.shape), np.float32),
         index=np.zeros(size, np.int32),
@@ -114,7 +114,7 @@ def test_its_training_step_fits_its_data(config, monkeypatch, tmp_path):
     )
 
     def one_step(batch):
-        params = assembly.init_params(config, data.shape, constants)
+        params = assembly.init_params(config, data.shape, fitted)
         state = state_lib.create(params, assembly.optimizer(config), len(widths))
         return state, step(state, batch, jax.random.key(0))
 

@@ -11,7 +11,7 @@ import pytest
 from gmm_diffusion import command_line, main
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import offline
+from gmm_diffusion.commands import sample
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs import storage, workdir
 
@@ -127,4 +127,4 @@ def test_a_workdir_in_a_poor_locale_is_refused_before_the_work(run_main, tmp_pat
     assert "set PYTHONUTF8=1" in err
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="PYTHONUTF8=1"):
-        offline.sample(config_lib.default(), name)
+        sample.sample(config_lib.default(), name)

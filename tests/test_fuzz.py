@@ -29,7 +29,7 @@ from gmm_diffusion.data import attribute_table, cifar_archive, image_folder
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet, judge
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.report import __main__ as report
 from gmm_diffusion.report import results
 from gmm_diffusion.runs import snapshots, workdir
@@ -190,8 +190,8 @@ def test_networks_of_accepted_configs_can_be_built(digits, chosen):
     except InputError as error:
         refused(error)
         return
-    constants = types.SimpleNamespace(conditioner=None, spec=Constants)
-    jax.eval_shape(lambda: assembly.init_params(config, digits.shape, constants))
+    fitted = types.SimpleNamespace(conditioner=None, spec=FittedStatistics)
+    jax.eval_shape(lambda: assembly.init_params(config, digits.shape, fitted))
 
 
 PIECES = st.lists(

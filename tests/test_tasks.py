@@ -4,14 +4,14 @@ import pytest
 
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import updates
+from gmm_diffusion.assembly import training
 from gmm_diffusion.commands import monitor
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import report
 from gmm_diffusion.tasks import TASKS
 
 
-@pytest.mark.parametrize("table", [updates.LOSSES, report.EVALUATIONS, monitor.MONITORS])
+@pytest.mark.parametrize("table", [training.LOSSES, report.EVALUATIONS, monitor.MONITORS])
 def test_every_task_is_in(table):
     assert table.keys() == TASKS.keys()
 

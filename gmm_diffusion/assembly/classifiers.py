@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.mixture import ngmg
 from gmm_diffusion.model import classifier as classifier_lib
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.tasks import TASKS
 
@@ -25,11 +25,11 @@ def trained_parts(config: ConfigDict) -> tuple[str, ...]:
 
 
 def objective(
-    config: ConfigDict, constants: Constants
+    config: ConfigDict, fitted: FittedStatistics
 ) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
     make = _OBJECTIVES[kind(config).objective]
-    return make(config, constants.conditioner.mixture)
+    return make(config, fitted.conditioner.mixture)
 
 
 def _of_components(config, mix):
@@ -49,16 +49,16 @@ def _of_attributes(config, mix):
 _OBJECTIVES = {"components": _of_components, "attributes": _of_attributes}
 
 
-def encoder(config: ConfigDict, constants: Constants):
+def encoder(config: ConfigDict, fitted: FittedStatistics):
     """The linen network of the classifier."""
     group = config.classifier
     return ENCODERS[group.name](
-        objective(config, constants).out_dim, group.width, group.embedding_dim, group.normalize
+        objective(config, fitted).out_dim, group.width, group.embedding_dim, group.normalize
     )
 
 
-def classify(config: ConfigDict, constants: Constants) -> Callable:
+def classify(config: ConfigDict, fitted: FittedStatistics) -> Callable:
     """`(params of the part, x, sigma=None) -> (out, embedding)`, of centred data."""
     return classifier_lib.make_classify(
-        encoder(config, constants), float(constants.sigma_data), config.classifier.noisy
+        encoder(config, fitted), float(fitted.sigma_data), config.classifier.noisy
     )

@@ -11,16 +11,18 @@ from gmm_diffusion.assembly.classifiers import has_classifier, objective
 from gmm_diffusion.assembly.kind import kind, settings
 from gmm_diffusion.conditioning.kinds import Examples
 from gmm_diffusion.data import Dataset, Split, batches
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 
 
-def constants(config: ConfigDict, data: Dataset) -> Constants:
+def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
     """Everything that is fitted on the training split before training."""
-    return fit(config, data)[0]
+    return fit_with_weights(config, data)[0]
 
 
-def fit(config: ConfigDict, data: Dataset) -> tuple[Constants, np.ndarray | None]:
-    """`constants`, and what `split_weights` makes of the training split with them."""
+def fit_with_weights(
+    config: ConfigDict, data: Dataset
+) -> tuple[FittedStatistics, np.ndarray | None]:
+    """`fit_statistics`, and what `split_weights` makes of the training split with them."""
     transform, measured = batches.fit_transform_stats(data.train.x)
     sigma_data = config.diffusion.sigma_data or measured
     noise_law = noise.fit(config, data.train.x)
@@ -29,7 +31,7 @@ def fit(config: ConfigDict, data: Dataset) -> tuple[Constants, np.ndarray | None
         examples = _examples(config, data.train, transform, data.num_classes)
         conditioner, weights = _conditioner(config, data, examples)
         weights = _by_view(weights, data.train)
-    made = Constants(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)
+    made = FittedStatistics(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)
     if has_classifier(config):
         objective(config, made)
     return made, weights
@@ -90,18 +92,18 @@ def _by_view(weights, split):
     return weights.reshape(-1, len(split), weights.shape[1])
 
 
-def split_weights(config: ConfigDict, constants: Constants, split: Split) -> np.ndarray | None:
+def split_weights(config: ConfigDict, fitted: FittedStatistics, split: Split) -> np.ndarray | None:
     """Mixture weights of a split's examples, `[1 or 2 (mirrored), N, K]`, or None."""
-    conditioner = constants.conditioner
+    conditioner = fitted.conditioner
     if conditioner is None:
         return None
-    examples = _examples(config, split, constants.transform, conditioner.num_classes)
+    examples = _examples(config, split, fitted.transform, conditioner.num_classes)
     return _by_view(kind(config).weigh(conditioner, examples), split)
 
 
-def semantics_options(config: ConfigDict, constants: Constants) -> dict:
+def semantics_options(config: ConfigDict, fitted: FittedStatistics) -> dict:
     """Options of `conditioning.training_weights` for this run."""
-    conditioner = constants.conditioner
+    conditioner = fitted.conditioner
     if conditioner is None or conditioner.semantics != "mixture":
         return {}
     return _mixture_options(config)

@@ -10,7 +10,7 @@ from gmm_diffusion import mixture
 from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.data import Dataset, toy
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 
 
 def check(config: ConfigDict, data: Dataset) -> None:
@@ -31,7 +31,7 @@ def check(config: ConfigDict, data: Dataset) -> None:
         )
 
 
-def target(config: ConfigDict, constants: Constants) -> Callable | None:
+def target(config: ConfigDict, fitted: FittedStatistics) -> Callable | None:
     """`(noisy [B, D], sigma [B], weights [B, K], keep [B]) -> [B, D]`, the mean of the clean data.
 
     Given weights `w` of the classes it is that under `sum_c w_c p(x | c)`, and where `keep` is 0
@@ -40,11 +40,11 @@ def target(config: ConfigDict, constants: Constants) -> Callable | None:
     if config.training.target == "data":
         return None
     mix, component_class = toy.density(config.data.toy_name)
-    mean = jnp.asarray(constants.transform.mean)[None]
+    mean = jnp.asarray(fitted.transform.mean)[None]
     own = np.asarray(mix.weights, np.float64)
     class_shares = np.bincount(component_class, own)
     within = jnp.asarray(own / class_shares[component_class], jnp.float32)
-    conditioner = constants.conditioner
+    conditioner = fitted.conditioner
     if conditioner is not None:
         # Where in the weights each class stands.
         order = np.argsort(np.asarray(conditioner.component_class))

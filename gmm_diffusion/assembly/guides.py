@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import paths
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants, other_data, other_mixture
+from gmm_diffusion.model.fitted import FittedStatistics, other_data, other_mixture
 from gmm_diffusion.model.guidance import (
     Autoguidance,
     ClassifierFree,
@@ -46,7 +46,7 @@ def guidance(model: Model, run_dir: str | os.PathLike) -> tuple[Guidance, ...]:
     shared = {"scale": float(group.scale), "interval": interval, "limit": limit}
     kinds = {
         "none": lambda: (),
-        "auto": lambda: (Autoguidance(_worse(model, run_dir), **shared),),
+        "auto": lambda: (Autoguidance(_guide(model, run_dir), **shared),),
         "classifier_free": lambda: (ClassifierFree(**shared),),
         "mixture": lambda: (
             MixtureGuidance(blur=group.blur, amount=float(group.blur_amount), **shared),
@@ -64,7 +64,7 @@ def needs_other_runs(config: ConfigDict) -> bool:
     return bool(config.guidance.guide or config.guidance.classifier)
 
 
-def _worse(model, run_dir):
+def _guide(model, run_dir):
     group = model.config.guidance
     where = workdir_lib.directory(group.guide or run_dir, "guidance.guide")
     guide = load_lib.load_run(where, group.guide_step or None, group.guide_ema)
@@ -80,16 +80,18 @@ def _classifier(model):
     return _load_classifier(workdir, "guidance.classifier", model.fitted) if workdir else None
 
 
-def load_classifier(config: ConfigDict, workdir: str | os.PathLike, ours: Constants) -> PyTree:
+def load_classifier(
+    config: ConfigDict, workdir: str | os.PathLike, ours: FittedStatistics
+) -> PyTree:
     """Parameters of the classifier of another run, of the average that its `sample.ema` names.
 
-    In training they become constants of the run, so that they stand in its checkpoints: a resumed
-    run needs the other directory no more. In guidance they are read each time.
+    In training they stand beside the fitted statistics in the run's checkpoints: a resumed run
+    needs the other directory no more. In guidance they are read each time.
 
     Args:
       config: of this run; its group `classifier` must describe the classifier.
       workdir: directory of a run with a classifier.
-      ours: constants of this run, whose data and mixture the classifier must know.
+      ours: fitted statistics of this run, whose data and mixture the classifier must know.
 
     Raises:
       InputError: no such run, one without a classifier, another architecture, other data, another

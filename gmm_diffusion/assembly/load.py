@@ -8,7 +8,7 @@ import os
 import jax
 from ml_collections import ConfigDict
 
-from gmm_diffusion.assembly import networks
+from gmm_diffusion.assembly import averages, networks
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.fitted import from_arrays
 from gmm_diffusion.model.model import Model
@@ -45,25 +45,23 @@ def load_run(
     config = workdir_lib.read_config(workdir) if config is None else config
     directory = workdir / workdir_lib.CHECKPOINTS
     ema = config.sample.ema if ema is None else ema
-    widths = tuple(config.training.ema_widths)
-    in_checkpoint = not ema or (ema in widths and _has_checkpoint(workdir, step))
-    # Constants never change in a run: any checkpoint has them.
-    stored = storage.restore_constants_and_meta(directory, step if in_checkpoint else None)
+    # The raw parameters are in checkpoints alone.
+    in_checkpoint = averages.is_tracked(config, ema) and (not ema or _has_checkpoint(workdir, step))
+    # Fitted statistics never change in a run: any checkpoint has them.
+    stored = storage.restore_fitted_and_meta(directory, step if in_checkpoint else None)
     if stored is None:
         raise InputError(f"{directory} holds no checkpoint yet; train the run first.")
-    constants = from_arrays(stored.constants, stored.meta["settings"])
+    fitted = from_arrays(stored.fitted, stored.meta["settings"])
     shape = tuple(stored.meta["shape"])
-    params = jax.eval_shape(lambda: networks.init_params(config, shape, constants))
+    params = jax.eval_shape(lambda: networks.init_params(config, shape, fitted))
     if in_checkpoint:
         step = stored.step
-        target = {"ema": {str(widths.index(ema)): params}} if ema else {"params": params}
-        restored = storage.restore_step(directory, step, target, partial=True).state
-        chosen = restored["ema"][str(widths.index(ema))] if ema else restored["params"]
+        chosen = averages.of_checkpoint(config, directory, step, ema, params)
     else:
         made = snapshots.reconstruct(workdir / workdir_lib.SNAPSHOTS, step, ema)
         step, chosen = made.step, made.params
         _check_fit(workdir, chosen, params)
-    return networks.model(config, shape, constants, chosen, step)
+    return networks.model(config, shape, fitted, chosen, step)
 
 
 def _has_checkpoint(workdir, step):

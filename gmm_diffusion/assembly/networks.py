@@ -14,7 +14,7 @@ from gmm_diffusion.assembly.classifiers import (
 )
 from gmm_diffusion.model.classifier import Classifier
 from gmm_diffusion.model.denoiser import Denoiser
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.networks import NETWORKS, LogVariance
 from gmm_diffusion.networks.initialisation import initialise
@@ -44,10 +44,10 @@ def log_variance(config: ConfigDict) -> LogVariance:
     return LogVariance(config.network.log_variance_features)
 
 
-def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+def init_params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatistics) -> PyTree:
     """Parameters at step 0, a dict of parts; a pure function of `training.seed`."""
     x, c_noise, cond = jnp.zeros((1, *shape)), jnp.zeros(1), None
-    conditioner = constants.conditioner
+    conditioner = fitted.conditioner
     if conditioner is not None:
         keys = jax.random.split(jax.random.key(0), 1)
         cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
@@ -56,28 +56,28 @@ def init_params(config: ConfigDict, shape: tuple[int, ...], constants: Constants
     inits = {
         "network": lambda key: network(config).init(key, x, c_noise, cond),
         "log_variance": lambda key: log_variance(config).init(key, c_noise),
-        "classifier": lambda key: encoder(config, constants).init(key, x, level),
+        "classifier": lambda key: encoder(config, fitted).init(key, x, level),
     }
     seed = config.training.seed
     return {part: initialise(inits[part], seed) for part in trained_parts(config)}
 
 
-def denoise(config: ConfigDict, constants: Constants) -> Denoiser:
+def denoise(config: ConfigDict, fitted: FittedStatistics) -> Denoiser:
     """`(params, x, sigma, cond=None, keys=None) -> x0` in centred units."""
-    return Denoiser(network(config), float(constants.sigma_data))
+    return Denoiser(network(config), float(fitted.sigma_data))
 
 
 def model(
     config: ConfigDict,
     shape: tuple[int, ...],
-    constants: Constants,
+    fitted: FittedStatistics,
     params: PyTree,
     step: int = 0,
 ) -> Model:
     """The model of a run with these parameters."""
     classifier = None
     if has_classifier(config):
-        classifier = Classifier(classify(config, constants), objective(config, constants))
+        classifier = Classifier(classify(config, fitted), objective(config, fitted))
     return Model(
-        params, constants, denoise(config, constants), tuple(shape), classifier, step, config
+        params, fitted, denoise(config, fitted), tuple(shape), classifier, step, config
     )

@@ -10,7 +10,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.noise_levels import NoiseLaw
 from gmm_diffusion.mixture import selection
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def fit(config: ConfigDict, x: np.ndarray) -> NoiseLaw | None:
     return made
 
 
-def law(config: ConfigDict, constants: Constants) -> tuple[float, float]:
+def law(config: ConfigDict, fitted: FittedStatistics) -> tuple[float, float]:
     """Mean and standard deviation of `ln sigma` in training."""
     if config.diffusion.law == "given":
         return config.diffusion.sigma_log_mean, config.diffusion.sigma_log_std
-    return float(constants.noise_law.mean), float(constants.noise_law.std)
+    return float(fitted.noise_law.mean), float(fitted.noise_law.std)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gmm_diffusion import pictures
+from gmm_diffusion.assembly import averages
 from gmm_diffusion.data import to_uint8
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import heldout
@@ -13,7 +14,7 @@ def make_monitor(parts, metrics_log):
     """`(step, state, poll) -> None`, what is written after `training.heldout_every` updates.
 
     Args:
-      parts: of the run, with `config`, `path`, `data` and `constants`.
+      parts: of the run, with `config`, `path`, `data` and `fitted`.
       metrics_log: of the run.
     """
     return MONITORS[parts.config.training.task](parts, metrics_log)
@@ -24,11 +25,11 @@ class _ClassifierMonitor:
 
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
-        reader = classifier_evaluation.make_reader(parts.config, parts.constants)
+        reader = classifier_evaluation.make_reader(parts.config, parts.fitted)
         self.read = reader(parts.data.watched, parts.config.evaluation.max_samples)
 
     def __call__(self, step, state, poll):
-        params = heldout.choose_params(self.parts.config, state)
+        params = averages.nearest(self.parts.config, state)
         cost, seen, true = self.read(params, poll)
         raw, _, _ = self.read(state.params, poll)
         scores = {
@@ -54,11 +55,11 @@ class _Monitor:
     def __init__(self, parts, metrics_log):
         self.parts, self.metrics_log = parts, metrics_log
         config = parts.config
-        self.heldout = heldout.make_heldout_losses(config, parts.data, parts.constants)
-        self.sheet = heldout.make_sheet(config, parts.data, parts.constants)
+        self.heldout = heldout.make_heldout_losses(config, parts.data, parts.fitted)
+        self.sheet = heldout.make_sheet(config, parts.data, parts.fitted)
 
     def __call__(self, step, state, poll):
-        params = heldout.choose_params(self.parts.config, state)
+        params = averages.nearest(self.parts.config, state)
         losses = self.heldout(params, poll=poll)
         losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
         samples = self.sheet(params, poll=poll)

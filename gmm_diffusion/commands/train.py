@@ -14,16 +14,15 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import __version__, assembly, devices, signals, standard_streams
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import guides, initial
+from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
-from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.evaluation import report as evaluation_report
-from gmm_diffusion.model.fitted import Constants, from_arrays, to_arrays
+from gmm_diffusion.model.fitted import FittedStatistics, from_arrays, to_arrays
 from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
@@ -42,7 +41,7 @@ class _Parts:
     config: ConfigDict
     path: pathlib.Path
     data: Dataset
-    constants: Constants
+    fitted: FittedStatistics
     # Of the training split, from a fit; None otherwise, see `assembly.split_weights`.
     weights: np.ndarray | None
 
@@ -103,17 +102,17 @@ def _train(config, run_dir, given, started, streams):
     with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
         data = assembly.dataset(config, given)
         denoiser_evaluation.check(config, data)
-        fitted = None
+        fresh = None
         saving_probe.check_saving(path / workdir.CHECKPOINTS)
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
-            fitted = initial.fit(config, data)
+            fresh = initialisation.fit_with_weights(config, data)
             interrupt.check()
             workdir.write_config(config, path)
         data_fingerprint.keep(config, data, path)
         with storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep) as store:
-            parts, state, window = _prepare(config, path, data, fitted, store)
-            model = assembly.model(config, data.shape, parts.constants, {})
+            parts, state, window = _prepare(config, path, data, fresh, store)
+            model = assembly.model(config, data.shape, parts.fitted, {})
             guidance = None
             if guides.needs_other_runs(config):
                 # Loaded before training, so that a wrong one is refused before training.
@@ -127,22 +126,13 @@ def _train(config, run_dir, given, started, streams):
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
-        params = _final_params(config, path, state)
+        params = averages.final(config, path, state)
         model = dataclasses.replace(model, params=params, step=int(state.step))
         if guidance is None:
             guidance = guides.guidance(model, path)
         return evaluation_report.evaluate_and_report(
             model, data, path, guidance, interrupt.check
         )
-
-
-def _final_params(config, path, state):
-    """The parameters that `sample.ema` names, if need be from snapshots."""
-    if config.sample.ema in (0, *config.training.ema_widths):
-        return heldout.choose_params(config, state)
-    return snapshots.reconstruct(
-        path / workdir.SNAPSHOTS, int(state.step), config.sample.ema
-    ).params
 
 
 def _check_devices(config):
@@ -159,19 +149,19 @@ def _check_devices(config):
         )
 
 
-def _prepare(config, path, data, fitted, store):
-    """Constants and state: those given and new ones, or from the newest good checkpoint.
+def _prepare(config, path, data, fresh, store):
+    """Parts and state of a run: new ones of what was fitted just now, or the newest checkpoint's.
 
     Beside them the window of metrics since the last line of the log, as it was saved.
     """
-    stored = store.restore_constants_and_meta() if fitted is None else None
+    stored = store.restore_fitted_and_meta() if fresh is None else None
     if stored is not None:
-        constants, weights = from_arrays(stored.constants, stored.meta["settings"]), None
+        fitted, weights = from_arrays(stored.fitted, stored.meta["settings"]), None
     else:
         # Without either the run was stopped before its first checkpoint.
-        constants, weights = initial.fit(config, data) if fitted is None else fitted
-    make = assembly.init_params if stored is not None else initial.params
-    params = make(config, data.shape, constants)
+        fitted, weights = fresh or initialisation.fit_with_weights(config, data)
+    make = assembly.init_params if stored is not None else initialisation.params
+    params = make(config, data.shape, fitted)
     optimizer = assembly.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
     log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
@@ -181,7 +171,7 @@ def _prepare(config, path, data, fitted, store):
         state = restored.state
         window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
-    return _Parts(config, path, data, constants, weights), state, window
+    return _Parts(config, path, data, fitted, weights), state, window
 
 
 def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):
@@ -199,7 +189,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     if step >= num_steps:
         return jax.device_get(state)
     key = jax.random.fold_in(jax.random.key(config.training.seed), Run.STEPS)
-    run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.constants))
+    run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.fitted))
     monitor = monitor_lib.make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)
     state = devices.replicate(state)
@@ -291,7 +281,7 @@ def _save(parts, store, lock, window, step, state):
     lock.check()
     if store.latest_step() == step:
         return
-    arrays, settings = to_arrays(parts.constants)
+    arrays, settings = to_arrays(parts.fitted)
     meta = {
         "settings": settings,
         "shape": parts.data.shape,
@@ -317,9 +307,9 @@ def _batch_source(parts):
     """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only."""
     config, split, weights = parts.config, parts.data.train, parts.weights
     if weights is None:
-        weights = assembly.split_weights(config, parts.constants, split)
+        weights = assembly.split_weights(config, parts.fitted, split)
     size = config.training.batch_size
-    transform = jax.device_get(parts.constants.transform)
+    transform = jax.device_get(parts.fitted.transform)
 
     def one(step):
         index, flipped = batches.indices(

@@ -1,4 +1,4 @@
-"""The conditioner: every constant between an example and its `Condition`, in one pytree.
+"""The conditioner: every fitted statistic between an example and its `Condition`, in one pytree.
 
 Made once from the training split, stored in the checkpoint, never refitted on resume.
 """
@@ -18,11 +18,11 @@ from gmm_diffusion.types import Array, Condition, PyTree
 
 @struct.dataclass
 class Conditioner:
-    """Constants of the conditioning.
+    """Fitted statistics of the conditioning.
 
     Attributes:
       mixture: in feature space; laid out (one component a class) or fitted.
-      embedding: constants of the embedding, one of `embedding.EMBEDDINGS`.
+      embedding: fitted statistics of the embedding, one of `embedding.EMBEDDINGS`.
       base: `[K]` mean responsibilities over the training distribution.
       component_class: `[K]` int32, the class of each component, or -1.
       class_weights: `[classes, K]`, `p(k | class)`; `[0, K]` without labels.
@@ -67,7 +67,7 @@ def encode(
     """Mixture weights -> what the network reads, made outside the network.
 
     Args:
-      conditioner: the constants.
+      conditioner: the fitted statistics.
       weights: `[B, K]`, each row on the simplex.
       keys: `[B]` typed keys, needed by the embedding `draws` only.
       keep: `[B]`, 0 selects the learned null embedding; None keeps all.
@@ -82,7 +82,7 @@ def blur_weights(conditioner: Conditioner, weights: Array, amount: Array | float
     """Weights tempered towards the average: `(1 - amount) w + amount base`, for mixture guidance.
 
     Args:
-      conditioner: the constants.
+      conditioner: the fitted statistics.
       weights: `[B, K]`.
       amount: from 0, which changes nothing, to 1, which forgets the request.
     """
@@ -96,7 +96,7 @@ def blur_covariances(conditioner: Conditioner, amount: Array | float) -> Conditi
     What the network reads of a weight vector becomes what it would read of a wider mixture.
 
     Args:
-      conditioner: the constants.
+      conditioner: the fitted statistics.
       amount: 0 changes nothing.
 
     Raises:

@@ -23,7 +23,7 @@ from gmm_diffusion.types import Array, PyTree
 
 @struct.dataclass
 class MeanEmbedding:
-    """Constants of the mean embedding.
+    """Fitted statistics of the mean embedding.
 
     Attributes:
       components: `[K, F]` embedding of each component, before centring.
@@ -40,7 +40,7 @@ class MeanEmbedding:
 
 @struct.dataclass
 class Draws:
-    """Constants of the draws.
+    """Fitted statistics of the draws.
 
     Attributes:
       means: `[K, D]`.
@@ -57,7 +57,7 @@ class Draws:
 
 @struct.dataclass
 class Table:
-    """The table has no constants beside K."""
+    """The table has no statistics beside K."""
 
 
 def random_frequencies(
@@ -109,23 +109,23 @@ def fit_mean_embedding(
     )
 
 
-def blur_mean_embedding(constants: MeanEmbedding, amount: Array | float) -> MeanEmbedding:
+def blur_mean_embedding(fitted: MeanEmbedding, amount: Array | float) -> MeanEmbedding:
     """Of `Sigma_k + amount W`: in closed form, centred on the blurred average condition.
 
     The scale stays that of the sharp one, so that every entry fades to 0, the average condition.
     """
-    fading = jnp.exp(-0.5 * amount * constants.spread)
+    fading = jnp.exp(-0.5 * amount * fitted.spread)
     return dataclasses.replace(
-        constants, components=constants.components * fading[None], center=constants.center * fading
+        fitted, components=fitted.components * fading[None], center=fitted.center * fading
     )
 
 
-def apply_mean_embedding(constants: MeanEmbedding, weights: Array, keys: Array | None) -> Array:
+def apply_mean_embedding(fitted: MeanEmbedding, weights: Array, keys: Array | None) -> Array:
     """`[B, K] -> [B, F]`."""
     del keys
     # Centred before the product: the difference between two conditions may be a small part of it.
-    centered = constants.components - constants.center[None]
-    return (weights @ centered) * constants.scale[None]
+    centered = fitted.components - fitted.center[None]
+    return (weights @ centered) * fitted.scale[None]
 
 
 def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64, **_) -> Draws:
@@ -140,15 +140,15 @@ def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64,
     )
 
 
-def blur_draws(constants: Draws, amount: Array | float) -> Draws:
+def blur_draws(fitted: Draws, amount: Array | float) -> Draws:
     """Of `Sigma_k + amount W`."""
-    covariances = constants.factors @ jnp.swapaxes(constants.factors, 1, 2)
-    within = jnp.einsum("k,kde->de", constants.weights, covariances)
+    covariances = fitted.factors @ jnp.swapaxes(fitted.factors, 1, 2)
+    within = jnp.einsum("k,kde->de", fitted.weights, covariances)
     factors = jnp.linalg.cholesky(covariances + amount * within[None])
-    return dataclasses.replace(constants, factors=factors)
+    return dataclasses.replace(fitted, factors=factors)
 
 
-def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
+def apply_draws(fitted: Draws, weights: Array, keys: Array | None) -> Array:
     """`[B, K]`, keys `[B] -> [B, L, D]` independent draws from each `G_w`.
 
     At finite L the network learns `p(x | z_1 .. z_L)`, a blurred `w`.
@@ -158,7 +158,7 @@ def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
     """
     if keys is None:
         raise ValueError("The embedding 'draws' needs keys, one an example.")
-    shape = (constants.num_draws, constants.means.shape[1])
+    shape = (fitted.num_draws, fitted.means.shape[1])
 
     def one(key, own):
         # By inversion, with one random number a draw; the largest stays inside the last step.
@@ -166,7 +166,7 @@ def apply_draws(constants: Draws, weights: Array, keys: Array | None) -> Array:
         u = jax.random.uniform(jax.random.fold_in(key, 0), (shape[0], 1), maxval=1 - 1e-6)
         k = jnp.sum(steps[None] <= u * steps[-1], axis=-1)
         eps = jax.random.normal(jax.random.fold_in(key, 1), shape)
-        return constants.means[k] + jnp.einsum("lde,le->ld", constants.factors[k], eps)
+        return fitted.means[k] + jnp.einsum("lde,le->ld", fitted.factors[k], eps)
 
     return jax.vmap(one)(keys, weights)
 
@@ -177,13 +177,13 @@ def fit_table(mix: GaussianMixture, weights: np.ndarray, **_) -> Table:
     return Table()
 
 
-def apply_table(constants: Table, weights: Array, keys: Array | None) -> Array:
+def apply_table(fitted: Table, weights: Array, keys: Array | None) -> Array:
     """`[B, K] -> sqrt(K) w [B, K]`, unit RMS for one-hot weights."""
-    del constants, keys
+    del fitted, keys
     return np.sqrt(weights.shape[1]) * weights
 
 
-def blur_table(constants: Table, amount: Array | float) -> Table:
+def blur_table(fitted: Table, amount: Array | float) -> Table:
     """A table knows no covariances.
 
     Raises:
@@ -215,15 +215,15 @@ class Embedding(NamedTuple):
     """One way to embed a mixture.
 
     Attributes:
-      fit: `(mixture, weights [N, K], **options) -> constants`, on the host.
-      apply: `(constants, weights [B, K], keys [B] or None) -> features`.
-      constants: type of the constants.
-      blur: `(constants, amount []) -> constants` of covariances `Sigma_k + amount W`.
+      fit: `(mixture, weights [N, K], **options) -> fitted`, on the host.
+      apply: `(fitted, weights [B, K], keys [B] or None) -> features`.
+      fitted_type: type of what `fit` returns.
+      blur: `(fitted, amount []) -> fitted` of covariances `Sigma_k + amount W`.
     """
 
     fit: Callable[..., PyTree]
     apply: Callable[[PyTree, Array, Array | None], Array]
-    constants: type
+    fitted_type: type
     blur: Callable[[PyTree, Array | float], PyTree]
 
 

@@ -1,6 +1,6 @@
 """From data to the feature space in which the mixture lives.
 
-A feature is linear here: centre, project, scale to unit standard deviation. The constants are
+A feature is linear here: centre, project, scale to unit standard deviation. The statistics are
 fitted on the training split only and stored with the checkpoint.
 """
 
@@ -23,7 +23,7 @@ _PASSES = 10
 
 @struct.dataclass
 class FeatureTransform:
-    """Constants of `features`.
+    """Fitted statistics of `features`.
 
     Attributes:
       mean: `[P]` of the flattened training data.

@@ -139,7 +139,7 @@ def weights(
     mixture laid out over attributes takes any possible set of them.
 
     Args:
-      conditioner: the constants, with the stored training weights.
+      conditioner: the fitted statistics, with the stored training weights.
       text: the request.
       num: number of samples, N.
       seed: of the draws from the stored training weights, and of components.

@@ -1,4 +1,4 @@
-"""Cartoon faces with ten attributes, drawn on the spot: CelebA's questions without its download."""
+"""Cartoon faces with ten attributes, rendered here: CelebA's questions without its download."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from scipy.special import ndtri
 
 from gmm_diffusion import attribute_names
 from gmm_diffusion.data.dataset import Dataset, Split
-from gmm_diffusion.data.face_drawing import NAMES, NUISANCE, render
+from gmm_diffusion.data.face_rendering import NAMES, NUISANCE, render
 from gmm_diffusion.errors import InputError
 
 EXCLUSIVE = (("Bald", "Bangs"), ("Bald", "Blond_Hair"))
@@ -54,8 +54,8 @@ def load(
     """Faces of different people; 20,000 at 32 x 32 take six seconds on one core.
 
     Args:
-      resolution: height and width, a multiple of 8 from 16 to 256; the attributes are drawn to be
-        told apart from 32 on.
+      resolution: height and width, a multiple of 8 from 16 to 256; the attributes can be told
+        apart from 32 on.
       num_train: images to train on.
       num_heldout: images held out, and as many unseen where there are `held_out` combinations,
         with a fifth of `num_train` for judges alone.
@@ -98,7 +98,7 @@ def load(
             for i, assigned in enumerate(given):
                 own = index[i :: len(given)]
                 shown[own] = draw_attributes(seed, own, stream, correlation, given=assigned)
-        return Split(draw(seed, index, shown, resolution, stream), None, shown[:, columns])
+        return Split(render_people(seed, index, shown, resolution, stream), None, shown[:, columns])
 
     chosen = "" if names == NAMES else f", attributes {'+'.join(names)}"
     without = "".join(f", without {text.replace(' ', '')}" for text in held_out)
@@ -117,19 +117,19 @@ def load(
     )
 
 
-def draw(
+def render_people(
     seed: int,
     index: np.ndarray,
     attributes: np.ndarray | None = None,
     resolution: int = 32,
     stream: int = TRAIN,
 ) -> np.ndarray:
-    """People by number: the same person with any attributes, whoever else is drawn.
+    """People by number: the same person with any attributes, whoever else is rendered.
 
     Args:
       seed: non-negative.
       index: `[N]` integers, not negative and below 2**32: which people.
-      attributes: `[N, A]` of 0 and 1, columns as in `NAMES`; None draws those of `draw_attributes`.
+      attributes: `[N, A]` of 0 and 1, columns as in `NAMES`; None takes those of `draw_attributes`.
       resolution: height and width, a multiple of 8 from 16 to 256.
       stream: which people; `TRAIN`, `HELDOUT` and so on are those of the splits of `load`.
 
@@ -174,7 +174,7 @@ def draw_attributes(
     Args:
       seed: non-negative.
       index: `[N]` integers, not negative and below 2**32.
-      stream: as in `draw`.
+      stream: as in `render_people`.
       correlation: from 0 to 1.
       held_out: assignments that nobody shows.
       given: an assignment that everybody shows.

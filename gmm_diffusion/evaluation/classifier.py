@@ -12,11 +12,11 @@ from gmm_diffusion import assembly
 from gmm_diffusion.data import Dataset, Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import map_examples
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.types import PyTree
 
 
-def make_reader(config: ConfigDict, constants: Constants) -> Callable:
+def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Callable:
     """What a classifier makes of splits.
 
     Returns:
@@ -27,11 +27,11 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
       component of its largest weight. Of attributes `read` and `true` are `[N, A]`.
     """
     classify, objective = (
-        assembly.classify(config, constants),
-        assembly.objective(config, constants),
+        assembly.classify(config, fitted),
+        assembly.objective(config, fitted),
     )
     of_attributes = assembly.kind(config).of_attributes
-    owner = np.asarray(constants.conditioner.component_class)
+    owner = np.asarray(fitted.conditioner.component_class)
     labelled = owner.min() >= 0
     if not labelled:
         owner = np.arange(len(owner))
@@ -46,11 +46,11 @@ def make_reader(config: ConfigDict, constants: Constants) -> Callable:
 
     def reader(split: Split, num: int) -> Callable:
         split = split.take(evenly_spaced(len(split), num))
-        weights = assembly.split_weights(config, constants, split)[0]
+        weights = assembly.split_weights(config, fitted, split)[0]
         true = split.label if labelled else weights.argmax(axis=1)
 
         def read(params: PyTree, poll: Callable | None = None):
-            x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
+            x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
             scored = mapped(params, x, weights, poll=poll)
             if of_attributes:
                 absent, present = scored[:, 1::2], scored[:, 2::2]
@@ -80,7 +80,7 @@ def confusion(read: np.ndarray, true: np.ndarray) -> np.ndarray:
 def evaluate(
     config: ConfigDict,
     data: Dataset,
-    constants: Constants,
+    fitted: FittedStatistics,
     params: PyTree,
     path: pathlib.Path,
     poll: Callable | None = None,
@@ -94,7 +94,7 @@ def evaluate(
     Returns:
       {"metrics": {name: {"value", "blocks", "floor": training split}}, ...}.
     """
-    reader = make_reader(config, constants)
+    reader = make_reader(config, fitted)
     own = getattr(data, config.evaluation.split)
     num = min(len(own), config.evaluation.max_samples)
     scores = []
@@ -108,7 +108,7 @@ def evaluate(
     features = None
     if data.is_image:
         features = "embedding.jaxexport"
-        (path / features).write_bytes(export_embedding(config, constants, params, data.shape))
+        (path / features).write_bytes(export_embedding(config, fitted, params, data.shape))
     return {
         "task": "classifier",
         "dataset": data.name,
@@ -125,14 +125,14 @@ def evaluate(
 
 
 def export_embedding(
-    config: ConfigDict, constants: Constants, params: PyTree, shape: tuple[int, ...]
+    config: ConfigDict, fitted: FittedStatistics, params: PyTree, shape: tuple[int, ...]
 ) -> bytes:
     """The classifier's last hidden layer as `metrics.features` reads it from a file.
 
     `[B, H, W, C]` float32 in [-1, 1] to `[B, F]`, for CPU, GPU and TPU.
     """
-    classify = assembly.classify(config, constants)
-    transform, params = jax.device_get((constants.transform, params["classifier"]))
+    classify = assembly.classify(config, fitted)
+    transform, params = jax.device_get((fitted.transform, params["classifier"]))
 
     @jax.jit
     def embed(x):

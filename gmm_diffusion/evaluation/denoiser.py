@@ -91,7 +91,7 @@ def evaluate(
         floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
     blocks, infos = [], []
 
-    def draw(asked, seed, count):
+    def sample(asked, seed, count):
         if poll is not None:
             poll()
         samples = assembly.sample(model, count, asked, seed, guidance, poll)
@@ -106,13 +106,13 @@ def evaluate(
         asked = model.request("train", num, seed)
         told = asked is not None and asked.label.min() >= 0 and labelled
         scores = score(
-            draw("train" if asked is None else asked, seed, num),
+            sample("train" if asked is None else asked, seed, num),
             asked.label if told else None,
             asked.attributes if named and asked is not None else None,
         )
         if unseen is not None:
             new = requests.of_attributes(conditioner, unseen.attributes)
-            scores |= score.attributes("unseen_", draw(new, seed, len(unseen)), new.attributes)
+            scores |= score.attributes("unseen_", sample(new, seed, len(unseen)), new.attributes)
         blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
     for name, metric in metrics.items():

@@ -14,28 +14,14 @@ from gmm_diffusion.data import Dataset, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import example_keys, map_examples
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.random_keys import HeldOut, fold_in
-from gmm_diffusion.training.state import TrainState
-from gmm_diffusion.types import PyTree
 
 # At most this many examples in the denoising loss that is logged while training.
 _LOSS_EXAMPLES = 1024
 
 
-def choose_params(config: ConfigDict, state: TrainState) -> PyTree:
-    """The parameters that `sample.ema` names: an average, or with 0 the raw ones.
-
-    Of a width that is not tracked, the nearest one that is: snapshots are not read while training.
-    """
-    width = config.sample.ema
-    if not width:
-        return state.params
-    distances = [abs(tracked - width) for tracked in config.training.ema_widths]
-    return state.ema[distances.index(min(distances))]
-
-
-def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+def make_heldout_losses(config: ConfigDict, data: Dataset, fitted: FittedStatistics) -> Callable:
     """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
 
     They are of at most 1,024 examples of `Dataset.watched`, evenly spaced. The levels are evenly
@@ -46,22 +32,22 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
     num = len(split)
     levels = config.evaluation.loss_levels
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
-    log_mean, log_std = assembly.noise_law(config, constants)
+    log_mean, log_std = assembly.noise_law(config, fitted)
     sigmas = np.exp(log_mean + log_std * quantiles)
-    x = batches.apply(jax.device_get(constants.transform), to_float(split.x))
+    x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
     keys = example_keys(config.training.seed, num)
-    weights = assembly.split_weights(config, constants, split)
+    weights = assembly.split_weights(config, fitted, split)
     weights = None if weights is None else jnp.asarray(weights[0])
-    semantics_options = assembly.semantics_options(config, constants)
-    denoise = assembly.denoise(config, constants)
-    sigma_data = float(constants.sigma_data)
+    semantics_options = assembly.semantics_options(config, fitted)
+    denoise = assembly.denoise(config, fitted)
+    sigma_data = float(fitted.sigma_data)
 
     def one_batch(shared, x, keys, sigma, weights):
-        params, constants = shared
+        params, fitted = shared
 
         cond = None
         if weights is not None:
-            conditioner = constants.conditioner
+            conditioner = fitted.conditioner
             weights = conditioning.training_weights(
                 conditioner, fold_in(keys, HeldOut.SEMANTICS), weights, **semantics_options
             )
@@ -80,7 +66,7 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
         means = {}
         for sigma in sigmas:
             level = np.full(num, sigma, np.float32)
-            values = mapped((params, constants), x, keys, level, weights, poll=poll)
+            values = mapped((params, fitted), x, keys, level, weights, poll=poll)
             means[f"heldout_loss/sigma_{sigma:.3g}"] = float(values.mean())
         means["heldout_loss/mean"] = float(np.mean(list(means.values())))
         return means
@@ -88,12 +74,12 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, constants: Constants)
     return losses
 
 
-def make_sheet(config: ConfigDict, data: Dataset, constants: Constants) -> Callable:
+def make_sheet(config: ConfigDict, data: Dataset, fitted: FittedStatistics) -> Callable:
     """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always.
 
     They are not guided: sheets of a run and of its guide are to be compared.
     """
-    model = assembly.model(config, data.shape, constants, {})
+    model = assembly.model(config, data.shape, fitted, {})
     num, seed = config.sample.num, config.sample.seed
 
     def sheet(params, poll=None):

@@ -1,1 +1,1 @@
-"""A trained model: what was fitted to data, denoiser and classifier, and drawing from them."""
+"""A trained model: what was fitted to data, denoiser and classifier, and samples of them."""

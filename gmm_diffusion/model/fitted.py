@@ -1,4 +1,4 @@
-"""The constants of a run that are fitted to data once and never again, as flat arrays and back."""
+"""Statistics that are fitted to the data once a run and never again, as flat arrays and back."""
 
 import dataclasses
 from typing import Any
@@ -16,13 +16,13 @@ from gmm_diffusion.types import Array
 
 
 @struct.dataclass
-class Constants:
+class FittedStatistics:
     """What stands in a checkpoint beside the state.
 
     Attributes:
       transform: centring of the data.
       sigma_data: `[]` RMS of the centred training data.
-      conditioner: constants of the conditioning, or None.
+      conditioner: of the conditioning, or None.
       frozen_classifier: nested dict of parameters of a classifier that is not trained, or None.
       noise_law: of `diffusion.law` auto; None where the law is given.
     """
@@ -34,7 +34,7 @@ class Constants:
     noise_law: NoiseLaw | None = None
 
 
-def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_arrays(fitted: FittedStatistics) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`(arrays, settings)`: every array by its dotted name, and every static field likewise."""
     arrays, settings = {}, {}
 
@@ -54,11 +54,11 @@ def to_arrays(constants: Constants) -> tuple[dict[str, np.ndarray], dict[str, An
             else:
                 settings[name] = value
 
-    visit(constants, "")
+    visit(fitted, "")
     return arrays, settings
 
 
-def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Constants:
+def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> FittedStatistics:
     """The inverse of `to_arrays`, bit for bit."""
     types = {
         "transform": Transform,
@@ -70,7 +70,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
     }
     if "conditioner.embedding_name" in settings:
         embedding = EMBEDDINGS[settings["conditioner.embedding_name"]]
-        types["conditioner.embedding"] = embedding.constants
+        types["conditioner.embedding"] = embedding.fitted_type
     names = [*arrays, *settings]
 
     def make(cls, prefix):
@@ -96,7 +96,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Cons
                 values[field.name] = traverse_util.unflatten_dict(inside) or None
         return cls(**values)
 
-    return make(Constants, "")
+    return make(FittedStatistics, "")
 
 
 def _hashable(value):
@@ -104,9 +104,9 @@ def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def other_data(ours: Constants, theirs: Constants) -> bool:
+def other_data(ours: FittedStatistics, theirs: FittedStatistics) -> bool:
     """Whether two models were trained on other data, as far as their centring tells."""
-    means = [np.asarray(constants.transform.mean) for constants in (ours, theirs)]
+    means = [np.asarray(fitted.transform.mean) for fitted in (ours, theirs)]
     return means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Drawing samples from a trained model, the same whatever the batch size or device count."""
+"""Sampling from a trained model, the same whatever the batch size or device count."""
 
 import functools
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _program(settings, steps, sigma_max, batch_size, devices):
     together = settings.window > 0 and outnumber(batch_size)
     options = {"axis_name": AXIS} if together else {}
 
-    def draw(shared, keys, weights):
+    def sample(shared, keys, weights):
         model, guidance = shared
         asked = Asked(model, weights, condition_keys(keys))
         cond = asked.encode(model.fitted.conditioner)
@@ -80,7 +80,7 @@ def _program(settings, steps, sigma_max, batch_size, devices):
         x, info = drawn if isinstance(drawn, tuple) else (drawn, None)
         return batches.invert(model.fitted.transform, x), info
 
-    return map_examples(draw, batch_size, together)
+    return map_examples(sample, batch_size, together)
 
 
 def _check_finite(info, sigmas):

@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     keys: Array
 
     def encode(self, conditioner: conditioning.Conditioner | None) -> Condition | None:
-        """What a network with these constants reads of the weights."""
+        """What a network with this conditioner reads of the weights."""
         if self.weights is None:
             return None
         return conditioning.encode(conditioner, self.weights, self.keys)
@@ -207,11 +207,11 @@ class MixtureGuidance:
         conditioner = asked.model.fitted.conditioner
         if self.blur == "weights":
             weights = conditioning.blur_weights(conditioner, asked.weights, self.amount)
-            worse = asked._replace(weights=weights).encode(conditioner)
+            guide = asked._replace(weights=weights).encode(conditioner)
         else:
-            worse = asked.encode(conditioning.blur_covariances(conditioner, self.amount))
+            guide = asked.encode(conditioning.blur_covariances(conditioner, self.amount))
         guided = functions.mixture_guided(denoise_fn, self.scale, self.interval, self.limit)
-        return guided, functions.ConditionPair(cond, worse)
+        return guided, functions.ConditionPair(cond, guide)
 
     def calls(self, inner: Calls, levels: np.ndarray) -> Calls:
         """As of `Autoguidance`."""

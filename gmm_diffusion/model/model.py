@@ -18,7 +18,7 @@ from gmm_diffusion.model import generation
 from gmm_diffusion.model import guidance as guidances
 from gmm_diffusion.model.classifier import Classifier
 from gmm_diffusion.model.denoiser import Denoiser
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.settings import SamplerSettings
 from gmm_diffusion.types import Array, Condition, PyTree
@@ -77,7 +77,7 @@ class Model:
     """
 
     params: PyTree
-    fitted: Constants
+    fitted: FittedStatistics
     denoiser: Denoiser
     shape: tuple[int, ...]
     classifier: Classifier | None = None
@@ -95,7 +95,7 @@ class Model:
 
     @property
     def conditioner(self) -> conditioning.Conditioner | None:
-        """The constants of the conditioning; see `conditioning.encode`."""
+        """The fitted statistics of the conditioning; see `conditioning.encode`."""
         return self.fitted.conditioner
 
     @property

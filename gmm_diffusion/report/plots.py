@@ -76,7 +76,7 @@ def heatmap(groups: list[Group], fields: list[str], metric: str, pair: list[str]
         for g in members:
             at = rows.index(show(g.key[up])), columns.index(show(g.key[right]))
             image[at] = g.metrics[metric].mean
-        drawn = axes.imshow(image, origin="lower", aspect="auto", vmin=low, vmax=high)
+        heat = axes.imshow(image, origin="lower", aspect="auto", vmin=low, vmax=high)
         for (row, column), value in np.ndenumerate(image):
             if np.isfinite(value):
                 dark = value < (low + high) / 2
@@ -87,7 +87,7 @@ def heatmap(groups: list[Group], fields: list[str], metric: str, pair: list[str]
         axes.set(xlabel=pair[0], ylabel=pair[1], title=label)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
-    figure.colorbar(drawn, ax=all_axes.tolist(), label=metric)
+    figure.colorbar(heat, ax=all_axes.tolist(), label=metric)
     return figure
 
 
@@ -105,9 +105,9 @@ def _figure(metric, height=4.5, name_axis=True):
     return figure, axes
 
 
-def _floor(draw: Callable, groups, metric):
+def _floor(line: Callable, groups, metric):
     for floor in dict.fromkeys(group.metrics[metric].floor for group in groups):
-        draw(floor, linestyle="--", color="0.5", linewidth=1, zorder=0)
+        line(floor, linestyle="--", color="0.5", linewidth=1, zorder=0)
 
 
 def _label(group, fields, left_out):

@@ -130,7 +130,7 @@ def _metric_name(name):
 def _number(value):
     number = float(value)
     if not abs(number) < 1e30:
-        raise ValueError(f"it has the value {value!r}, which is none that can be drawn")
+        raise ValueError(f"it has the value {value!r}, which is none that can be plotted")
     return number
 
 

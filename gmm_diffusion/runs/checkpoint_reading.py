@@ -15,7 +15,7 @@ from gmm_diffusion.types import PyTree
 
 
 def read(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
-    """Flat state, constants and meta of one step, verified against its record.
+    """Flat state, fitted statistics and meta of one step, verified against its record.
 
     Raises:
       Damaged: what could be read is wrong.

@@ -11,6 +11,7 @@ import numpy as np
 from gmm_diffusion.runs.faults import Damaged
 from gmm_diffusion.types import PyTree
 
+# "constants" are the fitted statistics.
 ITEMS = ("state", "constants")
 
 
@@ -50,17 +51,17 @@ def stored_items(record: dict[str, Any]) -> list[str]:
 def verify(
     record: dict[str, Any], stored: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    """Flat state, constants and meta, with the arrays that were read.
+    """Flat state, fitted statistics and meta, with the arrays that were read.
 
     Raises:
       Damaged: something differs from the record.
     """
     if _text_checksum(record["meta"]) != record["meta_crc32"]:
         raise Damaged("the checksum of meta differs")
-    state, constants = (
+    state, fitted = (
         _leaves(item, record["leaves"][item], stored.get(item, {})) for item in ITEMS
     )
-    return state, constants, record["meta"]
+    return state, fitted, record["meta"]
 
 
 def _leaves(

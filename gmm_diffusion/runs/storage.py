@@ -1,9 +1,10 @@
 """Checkpoints: written by orbax in the background, verified leaf by leaf when read.
 
-A step holds three named items: `state` and `constants`, flat dictionaries of numpy arrays, and
-`meta`, JSON with the caller's own entries and a checksum of every leaf, because orbax restores
-changed bytes without an error. Plain numpy and flat names make a checkpoint independent of the
-number of devices and of the classes that the optimiser's state is made of.
+A step holds three named items: `state` and `constants`, which are the fitted statistics, both flat
+dictionaries of numpy arrays, and `meta`, JSON with the caller's own entries and a checksum of every
+leaf, because orbax restores changed bytes without an error. Plain numpy and flat names make a
+checkpoint independent of the number of devices and of the classes that the optimiser's state is
+made of.
 
 A step is damaged if all its files can be read and what they hold is wrong. It is never deleted:
 training moves it to `damaged/STEP`. A step that cannot be read for another reason, such as
@@ -36,7 +37,7 @@ __all__ = [
     "Store",
     "last_complete_step",
     "open",
-    "restore_constants_and_meta",
+    "restore_fitted_and_meta",
     "restore_step",
     "steps",
 ]
@@ -54,13 +55,13 @@ class Restored:
     Attributes:
       step: number of updates made.
       state: pytree of numpy arrays with the target's structure, or None if it was not asked for.
-      constants: flat dict of numpy arrays, exactly as saved.
+      fitted: statistics, a flat dict of numpy arrays, exactly as saved.
       meta: the JSON entries as saved.
     """
 
     step: int
     state: PyTree
-    constants: dict[str, np.ndarray]
+    fitted: dict[str, np.ndarray]
     meta: dict[str, Any]
 
 
@@ -109,7 +110,7 @@ class Store:
         closing.join(0 if at_once else _CLOSING_SECONDS)
 
     def save(
-        self, step: int, state: PyTree, constants: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+        self, step: int, state: PyTree, fitted: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> None:
         """Saves one step, in the background unless opened otherwise.
 
@@ -117,7 +118,7 @@ class Store:
           step: number of updates made, larger than that of every checkpoint in the directory.
           state: pytree of arrays without a device axis; copied to the host here, so that its
             buffers may be donated right after.
-          constants: flat dict of numpy arrays, possibly empty.
+          fitted: statistics, a flat dict of numpy arrays, possibly empty.
           meta: anything JSON can hold.
 
         Raises:
@@ -125,7 +126,7 @@ class Store:
         """
         items = {
             "state": checkpoint_record.flatten(jax.device_get(state)),
-            "constants": {name: np.asarray(value) for name, value in constants.items()},
+            "constants": {name: np.asarray(value) for name, value in fitted.items()},
         }
         record = checkpoint_record.make(meta, items)
         # An array or a tree without elements makes orbax raise, and then wait five minutes for
@@ -178,10 +179,10 @@ class Store:
         """The newest step saved, or being saved."""
         return max(self._manager.all_steps(), default=None)
 
-    def restore_constants_and_meta(self, step: int | None = None) -> Restored | None:
-        """`restore_constants_and_meta` in this store's directory, after pending saves."""
+    def restore_fitted_and_meta(self, step: int | None = None) -> Restored | None:
+        """`restore_fitted_and_meta` in this store's directory, after pending saves."""
         self.wait()
-        return restore_constants_and_meta(self.directory, step)
+        return restore_fitted_and_meta(self.directory, step)
 
     def restore_step(self, step: int, target: PyTree) -> Restored:
         """`restore_step` in this store's directory, after pending saves."""
@@ -261,14 +262,14 @@ def restore_step(
     Raises:
       InputError: the step is missing or damaged, or does not fit the target.
     """
-    state, constants, meta = _chosen(directory, step)
-    return Restored(step, fit(directory, step, state, target, partial), constants, meta)
+    state, fitted, meta = _chosen(directory, step)
+    return Restored(step, fit(directory, step, state, target, partial), fitted, meta)
 
 
-def restore_constants_and_meta(
+def restore_fitted_and_meta(
     directory: str | os.PathLike, step: int | None = None
 ) -> Restored | None:
-    """Constants and meta, needed to build the target for the state.
+    """Fitted statistics and meta, needed to build the target for the state.
 
     Args:
       directory: as given to `open`.
@@ -282,8 +283,8 @@ def restore_constants_and_meta(
     """
     if step is None:
         return _newest(directory, None)[0]
-    _, constants, meta = _chosen(directory, step)
-    return Restored(step, None, constants, meta)
+    _, fitted, meta = _chosen(directory, step)
+    return Restored(step, None, fitted, meta)
 
 
 def _newest(
@@ -293,13 +294,13 @@ def _newest(
     damaged: dict[int, str] = {}
     for step in reversed(steps(directory)):
         try:
-            state, constants, meta = read(directory, step)
+            leaves, fitted, meta = read(directory, step)
         except Damaged as reason:
             log.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
             damaged[step] = str(reason)
             continue
-        fitted = None if target is None else fit(directory, step, state, target, partial=False)
-        return Restored(step, fitted, constants, meta), damaged
+        state = None if target is None else fit(directory, step, leaves, target, partial=False)
+        return Restored(step, state, fitted, meta), damaged
     if damaged:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise InputError(

@@ -40,7 +40,7 @@ def make_loss_fn(
     Args:
       denoise: `(params, x, sigma, cond, keys) -> x0`; `keys` are for dropout.
       log_variance: `(params, sigma [B]) -> u [B]`.
-      conditioner: the constants of the conditioning, or None.
+      conditioner: the fitted statistics of the conditioning, or None.
       sigma_data: RMS of the centred data.
       sigma_log_mean: mean of `ln sigma` in training.
       sigma_log_std: standard deviation of `ln sigma` in training.

@@ -16,7 +16,7 @@ from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
 
 
-def same_constants(left, right):
+def same_statistics(left, right):
     (ours, our_settings), (theirs, their_settings) = to_arrays(left), to_arrays(right)
     assert our_settings == their_settings
     assert ours.keys() == theirs.keys()
@@ -33,24 +33,24 @@ def tiny(make_config):
     return make_config("tiny")
 
 
-def test_constants_depend_on_the_seed_and_nothing_else(toy):
+def test_statistics_depend_on_the_seed_and_nothing_else(toy):
     data = assembly.dataset(toy)
-    first = assembly.constants(toy, data)
-    assert same_constants(first, assembly.constants(toy, data))
+    first = assembly.fit_statistics(toy, data)
+    assert same_statistics(first, assembly.fit_statistics(toy, data))
     toy.training.seed = 1
-    assert not same_constants(first, assembly.constants(toy, data))
+    assert not same_statistics(first, assembly.fit_statistics(toy, data))
 
 
 def test_parameters_depend_on_the_seed_and_nothing_else(toy):
     toy.conditioning.kind = "none"
     data = assembly.dataset(toy)
-    constants = assembly.constants(toy, data)
-    first = assembly.init_params(toy, data.shape, constants)
+    fitted = assembly.fit_statistics(toy, data)
+    first = assembly.init_params(toy, data.shape, fitted)
     assert first.keys() == {"network", "log_variance"}
-    again = assembly.init_params(toy, data.shape, constants)
+    again = assembly.init_params(toy, data.shape, fitted)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
     toy.training.seed = 1
-    other = assembly.init_params(toy, data.shape, constants)
+    other = assembly.init_params(toy, data.shape, fitted)
     weights = [
         np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
@@ -64,12 +64,12 @@ def test_sigma_data_is_measured_unless_given(tiny):
     tiny.conditioning.kind = "none"
     data = assembly.dataset(tiny)
     x = to_float(data.train.x).astype(np.float64)
-    measured = assembly.constants(tiny, data)
+    measured = assembly.fit_statistics(tiny, data)
     np.testing.assert_allclose(measured.transform.mean, x.mean(axis=(0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(measured.sigma_data, x.std(), rtol=1e-5)
     assert measured.conditioner is None
     tiny.diffusion.sigma_data = 0.5
-    assert assembly.constants(tiny, data).sigma_data == 0.5
+    assert assembly.fit_statistics(tiny, data).sigma_data == 0.5
 
 
 def examples(*splits):
@@ -125,17 +125,17 @@ def test_without_validation_digits_are_as_they_were(tiny):
 
 def test_nothing_is_fitted_on_validation_or_test_data(tiny):
     data = assembly.dataset(tiny)
-    made = assembly.constants(tiny, data)
+    made = assembly.fit_statistics(tiny, data)
     other = data.validation.take(np.arange(5))
     changed = dataclasses.replace(data, validation=other, heldout=other)
-    assert same_constants(made, assembly.constants(tiny, changed))
+    assert same_statistics(made, assembly.fit_statistics(tiny, changed))
 
 
 def test_components_of_a_class_lie_in_its_class(toy):
     toy.conditioning.num_components = 8
     toy.conditioning.covariance = "tied"
     data = assembly.dataset(toy)
-    conditioner = assembly.constants(toy, data).conditioner
+    conditioner = assembly.fit_statistics(toy, data).conditioner
     np.testing.assert_array_equal(conditioner.component_class, np.repeat(np.arange(4), 2))
     # Tied within a class, so no longer tied when the classes are joined.
     assert conditioner.mixture.kind == "full"
@@ -153,11 +153,11 @@ def test_components_of_a_class_lie_in_its_class(toy):
 def test_mirror_images_count_where_training_mirrors(tiny):
     tiny.conditioning.kind = "class"
     data = assembly.dataset(tiny)
-    constants = assembly.constants(tiny, data)
-    assert assembly.split_weights(tiny, constants, data.heldout).shape == (1, len(data.heldout), 10)
+    fitted = assembly.fit_statistics(tiny, data)
+    assert assembly.split_weights(tiny, fitted, data.heldout).shape == (1, len(data.heldout), 10)
     tiny.data.flip = True
     tiny.conditioning.bank_size = 10**6
-    both = assembly.constants(tiny, data)
+    both = assembly.fit_statistics(tiny, data)
     assert len(both.conditioner.bank_labels) == 2 * len(data.train)
     weights = assembly.split_weights(tiny, both, data.heldout)
     assert weights.shape == (2, len(data.heldout), 10)
@@ -172,7 +172,7 @@ def test_a_mixture_over_all_classes_needs_no_labels(toy, monkeypatch):
     with pytest.raises(InputError, match=r"needs labels, and points.* has none"):
         assembly.dataset(toy)
     toy.conditioning.per_class = False
-    conditioner = assembly.constants(toy, assembly.dataset(toy)).conditioner
+    conditioner = assembly.fit_statistics(toy, assembly.dataset(toy)).conditioner
     assert conditioner.num_classes == 0
     np.testing.assert_array_equal(conditioner.component_class, [-1] * 4)
 
@@ -181,7 +181,7 @@ def test_clusters_are_labels_within_a_class(toy):
     toy.conditioning.kind = "clusters"
     toy.conditioning.num_components = 8
     data = assembly.dataset(toy)
-    made = assembly.constants(toy, data)
+    made = assembly.fit_statistics(toy, data)
     conditioner = made.conditioner
     weights = assembly.split_weights(toy, made, data.heldout)[0]
     assert set(np.unique(weights)) == {0, 1}
@@ -235,14 +235,14 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(make_config, name):
     config.conditioning.kind = "class"
     config.network.dtype = "bfloat16"
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = jax.eval_shape(lambda: assembly.init_params(config, data.shape, constants))
+    fitted = assembly.fit_statistics(config, data)
+    params = jax.eval_shape(lambda: assembly.init_params(config, data.shape, fitted))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     x = jax.ShapeDtypeStruct((3, *data.shape), np.float32)
     sigma = jax.ShapeDtypeStruct((3,), np.float32)
     weights = np.zeros((3, data.num_classes), np.float32)
-    cond = jax.eval_shape(lambda: conditioning.encode(constants.conditioner, weights))
-    denoise = assembly.denoise(config, constants)
+    cond = jax.eval_shape(lambda: conditioning.encode(fitted.conditioner, weights))
+    denoise = assembly.denoise(config, fitted)
     out = jax.eval_shape(denoise, params, x, sigma, cond)
     assert (out.shape, out.dtype) == (x.shape, np.float32)
     assert "bf16" in str(jax.make_jaxpr(denoise)(params, x, sigma, cond))

@@ -47,7 +47,7 @@ def posterior_mean(known, y, sigma, class_shares):
 def test_the_target_is_the_posterior_mean_given_the_class(toy, kind):
     toy.conditioning.kind = kind
     data = assembly.dataset(toy)
-    made = assembly.constants(toy, data)
+    made = assembly.fit_statistics(toy, data)
     known = toys.MIXTURES["ring"]()
     rng = np.random.default_rng(0)
     y, sigma = rng.normal(size=(6, 2)), np.array([0.05, 0.1, 0.3, 0.5, 1.0, 3.0])
@@ -67,7 +67,7 @@ def small(config, num):
     """Loss functions on both targets, parameters, and a batch of `num` fresh points."""
     config.conditioning.dropout = 0.2
     data = assembly.dataset(config)
-    made = assembly.constants(config, data)
+    made = assembly.fit_statistics(config, data)
     fresh = toys.load("ring", num, 10, seed=7).train
     batch = Batch(
         x=jnp.asarray(fresh.x - np.asarray(made.transform.mean)),

@@ -10,7 +10,7 @@ import pytest
 
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import offline, train
+from gmm_diffusion.commands import evaluate, sample, train
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.guidance import Autoguidance, ClassifierFree, MixtureGuidance
 
@@ -114,14 +114,14 @@ def test_samples_and_evaluations_are_guided(runs, tmp_path):
     config, folder = runs
     shutil.copytree(folder / "main", tmp_path / "run")
     asked = guided(config, guide=str(folder / "worse"), scale=3.0)
-    offline.sample(asked, tmp_path / "run")
+    sample.sample(asked, tmp_path / "run")
     with np.load(tmp_path / "run" / "samples" / "samples.npz") as file:
         ours = file["x"]
-    offline.sample(guided(config, kind="none"), tmp_path / "run")
+    sample.sample(guided(config, kind="none"), tmp_path / "run")
     with np.load(tmp_path / "run" / "samples" / "samples.npz") as file:
         assert np.abs(file["x"] - ours).max() > 1e-3
     asked.evaluation.name = "guided"
-    offline.evaluate(asked, tmp_path / "run")
+    evaluate.evaluate(asked, tmp_path / "run")
     plain = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     scores = json.loads((tmp_path / "run" / "evaluations" / "guided.json").read_text())
     assert scores["settings"]["guidance.scale"] == 3.0

@@ -12,7 +12,7 @@ from gmm_diffusion import assembly, conditioning
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.data import batches, to_float
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.runs import snapshots
 
 
@@ -158,8 +158,8 @@ def test_a_condition_is_a_standardised_vector_that_acts_on_its_own_example(tiny_
     np.testing.assert_allclose(one, two[[1, 0, 3, 2]], atol=1e-6)
     assert np.abs(one - two).max() > 1e-6
     # Before training, the gain of the output is 0, and D(x; c) is D(x; c').
-    constants = Constants(run.fitted.transform, jnp.float32(1), run.conditioner)
-    start = assembly.init_params(run.config, data.shape, constants)
+    fitted = FittedStatistics(run.fitted.transform, jnp.float32(1), run.conditioner)
+    start = assembly.init_params(run.config, data.shape, fitted)
     one, two = (np.asarray(denoise(start, alike, sigma, c)) for c in (cond, swapped))
     np.testing.assert_array_equal(one, two)
 

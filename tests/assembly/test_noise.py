@@ -10,7 +10,7 @@ import pytest
 
 from gmm_diffusion import assembly, mixture
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.assembly import initial, noise
+from gmm_diffusion.assembly import initialisation, noise
 from gmm_diffusion.data import toy as toys
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
@@ -113,14 +113,14 @@ def test_sampling_starts_where_a_gaussian_is_lost_in_noise():
 
 def test_the_law_is_one_for_all_seeds_and_conditionings(toy):
     data = assembly.dataset(toy)
-    first = assembly.constants(toy, data)
+    first = assembly.fit_statistics(toy, data)
     toy.conditioning.kind, toy.training.seed = "class", 5
-    other = assembly.constants(toy, data)
+    other = assembly.fit_statistics(toy, data)
     assert jax.tree.leaves(first.noise_law) == jax.tree.leaves(other.noise_law)
 
 
 def test_the_law_is_stored_and_old_checkpoints_have_none(toy):
-    made = assembly.constants(toy, assembly.dataset(toy))
+    made = assembly.fit_statistics(toy, assembly.dataset(toy))
     arrays, settings = fitted_lib.to_arrays(made)
     back = fitted_lib.from_arrays(arrays, json.loads(json.dumps(settings)))
     assert assembly.noise_law(toy, back) == assembly.noise_law(toy, made)
@@ -131,7 +131,7 @@ def test_the_law_is_stored_and_old_checkpoints_have_none(toy):
 
 def test_everything_uses_the_law(toy, monkeypatch):
     data = assembly.dataset(toy)
-    made = assembly.constants(toy, data)
+    made = assembly.fit_statistics(toy, data)
     mean, std = assembly.noise_law(toy, made)
     assert mean != -1.2
     quantiles = {}
@@ -157,10 +157,10 @@ def test_everything_uses_the_law(toy, monkeypatch):
 def test_a_run_that_starts_from_another_fits_its_own(toy, monkeypatch):
     data = assembly.dataset(toy)
     toy.training.init_from = "other"
-    given = assembly.constants(config_of(toy, law="given"), data)
-    monkeypatch.setattr(initial, "_run", lambda config: types.SimpleNamespace(fitted=given))
+    given = assembly.fit_statistics(config_of(toy, law="given"), data)
+    monkeypatch.setattr(initialisation, "_run", lambda config: types.SimpleNamespace(fitted=given))
     assert given.noise_law is None
-    assert initial.constants(toy, data).noise_law is not None
+    assert initialisation.fit_statistics(toy, data).noise_law is not None
 
 
 def config_of(config, law):
@@ -183,7 +183,7 @@ def test_refusals(toy, make_config):
 def test_zeta_must_lie_within_the_fitted_law(toy):
     toy.contrastive.weight, toy.contrastive.zeta = 1.0, (0.1, 9.0)
     with pytest.raises(InputError, match=r"contrastive\.zeta is \(0\.1, 9\.0\)"):
-        assembly.constants(toy, assembly.dataset(toy))
+        assembly.fit_statistics(toy, assembly.dataset(toy))
 
 
 @pytest.mark.parametrize("name", ["ring", "moons"])
@@ -196,15 +196,15 @@ def test_the_law_sees_the_width_of_known_mixtures(toy, name):
 def test_where_sampling_starts(toy):
     """The law's own level, EDM's 80 without one, and what the config says before both."""
     law = noise_levels.between(0.1, 1.0, 1.0)
-    fitted = fitted_lib.Constants(None, None, None, noise_law=law)
+    fitted = fitted_lib.FittedStatistics(None, None, None, noise_law=law)
 
-    def highest(config, constants):
-        model = Model({}, constants, None, (2,))
+    def highest(config, fitted):
+        model = Model({}, fitted, None, (2,))
         return float(assembly.sampler(config).grid(4, model.sigma_max)[0])
 
     assert highest(toy, fitted) == pytest.approx(20.0)
     given = config_of(toy, "given")
-    plain = fitted_lib.Constants(None, None, None)
+    plain = fitted_lib.FittedStatistics(None, None, None)
     assert config_lib.SIGMA_MAX == Model({}, plain, None, (2,)).sigma_max == 80.0
     assert highest(given, plain) == pytest.approx(80.0)
     for config in (toy, given):

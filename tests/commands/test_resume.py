@@ -65,12 +65,12 @@ def mirrored_images(make_config):
 
 def last_state(config, path):
     """Everything in the newest checkpoint."""
-    stored = storage.restore_constants_and_meta(path / "checkpoints")
+    stored = storage.restore_fitted_and_meta(path / "checkpoints")
     data = assembly.dataset(config)
-    constants = train.from_arrays(stored.constants, stored.meta["settings"])
+    fitted = train.from_arrays(stored.fitted, stored.meta["settings"])
 
     def make():
-        params = assembly.init_params(config, data.shape, constants)
+        params = assembly.init_params(config, data.shape, fitted)
         return state.create(params, assembly.optimizer(config), len(config.training.ema_widths))
 
     target = jax.eval_shape(make)
@@ -117,12 +117,12 @@ def test_two_halves_are_bit_identical_to_the_whole(
     middle, _ = last_state(config, tmp_path / "halves")
     train.train(config, tmp_path / "halves")
 
-    whole, whole_constants = last_state(config, tmp_path / "whole")
-    halves, halves_constants = last_state(config, tmp_path / "halves")
+    whole, whole_fitted = last_state(config, tmp_path / "whole")
+    halves, halves_fitted = last_state(config, tmp_path / "halves")
     assert whole.step == halves.step == STEPS
     same(halves.state, whole.state)
-    same(halves_constants.constants, whole_constants.constants)
-    assert halves_constants.meta["settings"] == whole_constants.meta["settings"]
+    same(halves_fitted.fitted, whole_fitted.fitted)
+    assert halves_fitted.meta["settings"] == whole_fitted.meta["settings"]
     moved = jax.tree.map(lambda a, b: np.any(a != b), middle.state.params, halves.state.params)
     # A resumed run that learns nothing would be like the whole if that learned nothing, either.
     assert np.mean(jax.tree.leaves(moved["network"])) > 0.9
@@ -132,12 +132,12 @@ def test_two_halves_are_bit_identical_to_the_whole(
     assert steps == sorted(set(steps))
 
 
-def test_constants_are_never_refitted(make_config, tmp_path, monkeypatch, no_evaluation):
+def test_statistics_are_never_refitted(make_config, tmp_path, monkeypatch, no_evaluation):
     config = toy_mixture(make_config)
     stopping_at(monkeypatch, 2)
     with pytest.raises(signals.Interrupted):
         train.train(config, tmp_path / "run")
-    monkeypatch.setattr(conditioners, "fit", None)
+    monkeypatch.setattr(conditioners, "fit_with_weights", None)
     train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [2, 4]
 

@@ -43,9 +43,9 @@ def lines(path):
 
 def stored_params(config, path, step):
     data = assembly.dataset(config)
-    stored = storage.restore_constants_and_meta(path / "checkpoints", step)
-    constants = train.from_arrays(stored.constants, stored.meta["settings"])
-    target = {"params": jax.eval_shape(lambda: assembly.init_params(config, data.shape, constants))}
+    stored = storage.restore_fitted_and_meta(path / "checkpoints", step)
+    fitted = train.from_arrays(stored.fitted, stored.meta["settings"])
+    target = {"params": jax.eval_shape(lambda: assembly.init_params(config, data.shape, fitted))}
     state = storage.restore_step(path / "checkpoints", step, target, partial=True).state
     return jax.tree.leaves(state["params"])
 
@@ -255,8 +255,8 @@ def test_weights_of_the_training_split_are_made_once(kind, config, tmp_path, mon
         train.train(config, tmp_path / "run")
     data = assembly.dataset(config)
     assert weighed.count(len(data.train)) == 1
-    # They are those that the constants give.
+    # They are those that the statistics give.
     index, _ = batches.indices(config.training.seed, 0, config.training.batch_size, len(data.train))
-    constants = assembly.constants(config, data)
-    expected = assembly.split_weights(config, constants, data.train)[0][index]
+    fitted = assembly.fit_statistics(config, data)
+    expected = assembly.split_weights(config, fitted, data.train)[0][index]
     np.testing.assert_array_equal(batch[0].weights[0], expected)

@@ -75,25 +75,25 @@ def some_weights(n=6, num_components=4, seed=1):
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_under_jit_the_same_in_any_batch_in_float32(name):
-    fit, apply, constants_type, _ = EMBEDDINGS[name]
-    constants = fit(small("diag"), some_weights(50), num_features=16, num_draws=8, seed=0)
-    assert isinstance(constants, constants_type)
+    fit, apply, fitted_type, _ = EMBEDDINGS[name]
+    fitted = fit(small("diag"), some_weights(50), num_features=16, num_draws=8, seed=0)
+    assert isinstance(fitted, fitted_type)
     weights = jnp.asarray(some_weights(), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 6)
-    whole = np.asarray(jax.jit(apply)(constants, weights, keys))
+    whole = np.asarray(jax.jit(apply)(fitted, weights, keys))
     assert whole.dtype == np.float32
     assert whole.shape[0] == 6
     assert np.isfinite(whole).all()
-    part = np.asarray(jax.jit(apply)(constants, weights[4:], keys[4:]))
+    part = np.asarray(jax.jit(apply)(fitted, weights[4:], keys[4:]))
     np.testing.assert_allclose(whole[4:], part, atol=1e-4)
-    mapped = jax.vmap(lambda w, key: apply(constants, w[None], key[None])[0])(weights, keys)
+    mapped = jax.vmap(lambda w, key: apply(fitted, w[None], key[None])[0])(weights, keys)
     np.testing.assert_allclose(mapped, whole, atol=1e-4)
     # Another distribution is another embedding.
     assert rms(whole[0] - whole[1]) > 0.05
 
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
-def test_constants_are_a_function_of_the_seed(name):
+def test_statistics_are_a_function_of_the_seed(name):
     fit = EMBEDDINGS[name].fit
     one, again = (fit(small("full"), some_weights(50), seed=3) for _ in range(2))
     assert jax.tree.structure(one) == jax.tree.structure(again)
@@ -120,9 +120,9 @@ def test_closed_form_is_the_mean_of_the_cosines(kind):
     assert np.max(np.abs(closed - expected) / error) < 5
     assert rms(closed) > 0.3
     # As applied: the same, centred and scaled entry by entry.
-    constants = fit_mean_embedding(mix, some_weights(50), num_features=24, seed=5)
-    seen = apply_mean_embedding(constants, jnp.asarray(w[None], jnp.float32), None)[0]
-    center, scale = np.asarray(constants.center), np.asarray(constants.scale)
+    fitted = fit_mean_embedding(mix, some_weights(50), num_features=24, seed=5)
+    seen = apply_mean_embedding(fitted, jnp.asarray(w[None], jnp.float32), None)[0]
+    center, scale = np.asarray(fitted.center), np.asarray(fitted.scale)
     np.testing.assert_allclose(np.asarray(seen) / scale + center, closed, atol=1e-5)
 
 
@@ -175,14 +175,14 @@ def realistic(source, dim):
 @pytest.mark.parametrize("dim", [2, 16, 64])
 def test_unit_rms_and_components_apart_in_any_dimension(source, dim):
     mix, weights = realistic(source, dim)
-    constants = fit_mean_embedding(mix, weights, num_features=256, seed=0)
+    fitted = fit_mean_embedding(mix, weights, num_features=256, seed=0)
     apply = jax.jit(apply_mean_embedding)
-    over_training = apply(constants, jnp.asarray(weights, jnp.float32), None)
+    over_training = apply(fitted, jnp.asarray(weights, jnp.float32), None)
     assert rms(over_training) == pytest.approx(1, abs=0.02)
     # Entry by entry, so that none is silent.
     np.testing.assert_allclose(rms(over_training, axis=0), 1, atol=0.05)
     np.testing.assert_allclose(np.asarray(over_training).mean(0), 0, atol=0.02)
-    components = np.asarray(apply(constants, jnp.eye(40), None))
+    components = np.asarray(apply(fitted, jnp.eye(40), None))
     distance = rms(components[:, None] - components[None], axis=-1)
     assert distance[~np.eye(40, dtype=bool)].min() > 0.3
 
@@ -217,10 +217,10 @@ def test_draws_have_the_moments_of_the_distribution():
     mix = small("full")
     fit, apply = EMBEDDINGS["draws"][:2]
     n = 50_000
-    constants = fit(mix, None, num_draws=n)
+    fitted = fit(mix, None, num_draws=n)
     w = np.stack([[0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.6, 0.0, 0.3, 0.1]])
     keys = jax.random.split(jax.random.key(0), 3)
-    z = np.asarray(jax.jit(apply)(constants, jnp.asarray(w, jnp.float32), keys), np.float64)
+    z = np.asarray(jax.jit(apply)(fitted, jnp.asarray(w, jnp.float32), keys), np.float64)
     assert z.shape == (3, n, 3)
     means, covariances = np.asarray(mix.means, np.float64), matrices(mix)
     for own, rows in zip(w, z, strict=True):
@@ -252,10 +252,10 @@ def test_mean_of_fixed_cosines_over_draws_approaches_the_mean_embedding(kind):
 
 def test_draws_belong_to_their_key():
     fit, apply = EMBEDDINGS["draws"][:2]
-    constants = fit(small("diag"), None, num_draws=8)
+    fitted = fit(small("diag"), None, num_draws=8)
     w = jnp.asarray(some_weights(2), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 4)
-    one, again, other = (np.asarray(apply(constants, w, k)) for k in (keys[:2], keys[:2], keys[2:]))
+    one, again, other = (np.asarray(apply(fitted, w, k)) for k in (keys[:2], keys[:2], keys[2:]))
     assert np.array_equal(one, again)
     assert not np.any(one == other)
     # Within one example all draws are different, too.
@@ -290,8 +290,8 @@ def test_the_blurred_mean_embedding_is_that_of_the_wider_mixture(kind):
     """
     mix, w, n, amount = small(kind), some_weights(1)[0], 200_000, 20.0
     seen = some_weights(100)
-    constants = fit_mean_embedding(mix, seen, num_features=8, seed=0)
-    blurred = EMBEDDINGS["mean_embedding"].blur(constants, jnp.float32(amount))
+    fitted = fit_mean_embedding(mix, seen, num_features=8, seed=0)
+    blurred = EMBEDDINGS["mean_embedding"].blur(fitted, jnp.float32(amount))
     ours = apply_mean_embedding(blurred, jnp.asarray(w[None], jnp.float32), None)[0]
     within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
     rng = np.random.default_rng(1)
@@ -301,10 +301,10 @@ def test_the_blurred_mean_embedding_is_that_of_the_wider_mixture(kind):
         z = draws_of(mix, w, n) + rng.multivariate_normal(np.zeros(3), amount * within, n)
         return np.sqrt(2) * np.cos(z @ frequencies + phases).mean(0)
 
-    expected = (cosines(w) - cosines(seen.mean(0))) * np.asarray(constants.scale)
-    atol = 6 * np.sqrt(4 / n) * float(np.max(constants.scale))
+    expected = (cosines(w) - cosines(seen.mean(0))) * np.asarray(fitted.scale)
+    atol = 6 * np.sqrt(4 / n) * float(np.max(fitted.scale))
     np.testing.assert_allclose(ours, expected, atol=atol)
-    sharp = apply_mean_embedding(constants, jnp.asarray(w[None], jnp.float32), None)[0]
+    sharp = apply_mean_embedding(fitted, jnp.asarray(w[None], jnp.float32), None)[0]
     assert rms(ours - sharp) > 5 * atol / 6
 
 
@@ -342,14 +342,14 @@ def test_blur_shrinks_towards_the_average_condition(name, one_hot):
     weights = rng.dirichlet(np.ones(num_components), 500)
     if one_hot:
         weights = np.eye(num_components)[weights.argmax(1)]
-    constants = fit_mean_embedding(mix, weights, num_features=64, seed=0)
+    fitted = fit_mean_embedding(mix, weights, num_features=64, seed=0)
 
     def read(amount):
-        blurred = EMBEDDINGS["mean_embedding"].blur(constants, jnp.float32(amount))
+        blurred = EMBEDDINGS["mean_embedding"].blur(fitted, jnp.float32(amount))
         return np.asarray(apply_mean_embedding(blurred, jnp.asarray(weights, jnp.float32), None))
 
     # Small entries are scaled up, and their rounding with them.
-    rounding = 4e-6 * float(np.max(constants.scale))
+    rounding = 4e-6 * float(np.max(fitted.scale))
     sharp, sizes = read(0.0), []
     for amount in (0.0, 0.01, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0):
         features = read(amount)
@@ -368,9 +368,9 @@ def test_blur_shrinks_towards_the_average_condition(name, one_hot):
 def test_blurred_draws_have_the_wider_covariance(kind):
     mix, amount = small(kind), 0.7
     embedding = EMBEDDINGS["draws"]
-    constants = embedding.blur(embedding.fit(mix, None, num_draws=40_000), jnp.float32(amount))
+    fitted = embedding.blur(embedding.fit(mix, None, num_draws=40_000), jnp.float32(amount))
     w, keys = jnp.eye(4)[2:3], jax.random.split(jax.random.key(0), 1)
-    z = np.asarray(embedding.apply(constants, w, keys))
+    z = np.asarray(embedding.apply(fitted, w, keys))
     within = np.einsum("k,kde->de", np.asarray(mix.weights), matrices(mix))
     expected = matrices(mix)[2] + amount * within
     scale = np.abs(expected).max()
@@ -381,9 +381,9 @@ def test_blurred_draws_have_the_wider_covariance(kind):
 def test_no_blur_changes_nothing(name):
     embedding, weights = EMBEDDINGS[name], jnp.asarray(some_weights(), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 6)
-    constants = embedding.fit(small("full"), some_weights(50), num_features=16, seed=0)
-    same = embedding.blur(constants, jnp.float32(0.0))
-    ours, sharp = (embedding.apply(c, weights, keys) for c in (same, constants))
+    fitted = embedding.fit(small("full"), some_weights(50), num_features=16, seed=0)
+    same = embedding.blur(fitted, jnp.float32(0.0))
+    ours, sharp = (embedding.apply(c, weights, keys) for c in (same, fitted))
     if name == "mean_embedding":
         np.testing.assert_array_equal(ours, sharp)
     np.testing.assert_allclose(ours, sharp, atol=1e-4)

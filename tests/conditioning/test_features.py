@@ -49,7 +49,7 @@ def test_standardised_on_the_data_it_was_fitted_to(name):
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_constants_do_not_follow_other_data(name):
+def test_statistics_do_not_follow_other_data(name):
     """A feature of held-out data depends on nothing but that point and the training split."""
     transform, other = FEATURES[name](images(), 5), images(50, seed=1) * 2.0 + 1.0
     whole = np.asarray(jax.jit(features)(transform, other))

@@ -117,14 +117,14 @@ def test_a_kind_is_one_function_and_one_line(make_config, monkeypatch):
     config.conditioning.num_components = 12
     config.training.task, config.classifier.name = "classifier", "mlp"
     data = assembly.dataset(config)
-    constants, weights = assembly.conditioners.fit(config, data)
-    made = constants.conditioner
-    z = np.asarray(features(made.transform, data.train.x - constants.transform.mean))
+    fitted, weights = assembly.conditioners.fit_with_weights(config, data)
+    made = fitted.conditioner
+    z = np.asarray(features(made.transform, data.train.x - fitted.transform.mean))
     away = np.linalg.norm(z[None] - np.asarray(made.mixture.means)[:, None], axis=-1)
     assert away.min(axis=1).max() < 1e-4
     # Equal spheres: Bayes' rule by hand.
     away = away - away.min(axis=0)
     near = (away[:, :50] == 0).argmax(axis=0)
     np.testing.assert_array_equal(weights[0, :50].argmax(axis=1), near)
-    assert assembly.objective(config, constants).out_dim == 2
+    assert assembly.objective(config, fitted).out_dim == 2
     assert assembly.kind(config).num_components(4, 0, 12) == 12

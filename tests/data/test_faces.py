@@ -35,13 +35,14 @@ def data():
 
 
 def test_a_face_depends_on_its_number_alone():
-    together = faces.draw(5, np.arange(150))
-    np.testing.assert_array_equal(faces.draw(5, np.array([149, 7, 7])), together[[149, 7, 7]])
-    np.testing.assert_array_equal(faces.draw(5, np.array([70])), together[70:71])
+    together = faces.render_people(5, np.arange(150))
+    few = np.array([149, 7, 7])
+    np.testing.assert_array_equal(faces.render_people(5, few), together[few])
+    np.testing.assert_array_equal(faces.render_people(5, np.array([70])), together[70:71])
     assert len({face.tobytes() for face in together}) == 150
     for other in ({"seed": 6}, {"stream": faces.HELDOUT}):
         arguments = {"seed": 5, "stream": faces.TRAIN} | other
-        assert not (faces.draw(index=np.arange(9), **arguments) == together[:9]).all()
+        assert not (faces.render_people(index=np.arange(9), **arguments) == together[:9]).all()
 
 
 def test_splits_are_the_people_of_their_streams(data):
@@ -58,13 +59,14 @@ def test_splits_are_the_people_of_their_streams(data):
         (data.validation, faces.VALIDATION),
     ):
         index = np.array([9, 250])
-        drawn = faces.draw(3, index, split.attributes[index], stream=stream)
+        drawn = faces.render_people(3, index, split.attributes[index], stream=stream)
         np.testing.assert_array_equal(drawn, split.x[index])
 
 
 def test_resolutions_are_of_one_picture():
     small, large = (
-        faces.draw(0, np.arange(20), resolution=size).astype(np.float64) for size in (32, 128)
+        faces.render_people(0, np.arange(20), resolution=size).astype(np.float64)
+        for size in (32, 128)
     )
     means = large.reshape(20, 32, 4, 32, 4, 3).mean(axis=(2, 4))
     # Levels of 256; shapes of less than a pixel are what differs.
@@ -90,7 +92,7 @@ REGIONS = {
 def test_an_attribute_changes_its_region_and_nothing_else(name):
     index = np.arange(200)
     before, after = (
-        faces.draw(0, index, rows(200, **{name: value})).astype(int) for value in (0, 1)
+        faces.render_people(0, index, rows(200, **{name: value})).astype(int) for value in (0, 1)
     )
     changed = np.abs(after - before).max(axis=3)
     top, bottom, left, right = (round(32 * f) for f in REGIONS[name])
@@ -103,9 +105,9 @@ def test_an_attribute_changes_its_region_and_nothing_else(name):
 
 def test_a_hat_leaves_hair_and_its_colour_to_be_seen():
     index = np.arange(200)
-    dark = faces.draw(0, index, rows(200, Wearing_Hat=1)).astype(int)
+    dark = faces.render_people(0, index, rows(200, Wearing_Hat=1)).astype(int)
     for other in ({"Blond_Hair": 1}, {"Bald": 1}, {"Bangs": 1}):
-        changed = faces.draw(0, index, rows(200, Wearing_Hat=1, **other)) - dark
+        changed = faces.render_people(0, index, rows(200, Wearing_Hat=1, **other)) - dark
         assert ((np.abs(changed).max(axis=3) > 25).sum(axis=(1, 2)) >= 6).all(), other
 
 
@@ -115,7 +117,7 @@ def test_exclusive_pairs_are_never_drawn(data):
         for pair in data.exclusive:
             assert not split.attributes[:, [COLUMN[name] for name in pair]].all(axis=1).any()
     with pytest.raises(InputError, match="Bald and Bangs; no face has both"):
-        faces.draw(0, np.arange(2), rows(2, Bald=1, Bangs=1))
+        faces.render_people(0, np.arange(2), rows(2, Bald=1, Bangs=1))
 
 
 def test_held_out_combinations_are_unseen_and_nothing_else_is(data):
@@ -248,7 +250,7 @@ def test_load_refuses(options, message):
 @pytest.mark.parametrize("wrong", [rows(3)[:, :9], rows(2), rows(3) + 2], ids=["A", "N", "value"])
 def test_draw_refuses_attributes(wrong):
     with pytest.raises(InputError, match="valid are 0 and 1 of shape"):
-        faces.draw(0, np.arange(3), wrong)
+        faces.render_people(0, np.arange(3), wrong)
 
 
 def test_the_figure_has_a_row_a_person_and_a_column_an_attribute(tmp_path, capsys):
@@ -260,7 +262,7 @@ def test_the_figure_has_a_row_a_person_and_a_column_an_attribute(tmp_path, capsy
     with Image.open(out) as image:
         page = np.asarray(image)
     assert page.shape[1] == 11 * 26 + 2
-    smiling = faces.draw(2, np.array([9]), rows(1, Smiling=1), 24)[0]
+    smiling = faces.render_people(2, np.array([9]), rows(1, Smiling=1), 24)[0]
     left = 2 + 26 * (1 + COLUMN["Smiling"])
     np.testing.assert_array_equal(page[-26:-2, left : left + 24], smiling)
     assert run_faces_figure.run([f"--out={out}", "--resolution=30"]) == 2

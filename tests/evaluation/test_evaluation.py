@@ -22,9 +22,8 @@ from gmm_diffusion.evaluation import images as images_lib
 from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import judge as judges
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.model.model import Model, Samples
-from gmm_diffusion.training import state as state_lib
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def digits(make_config):
     config = make_config("tiny")
     config.conditioning.kind = "none"
     data = assembly.dataset(config)
-    return config, data, assembly.constants(config, data)
+    return config, data, assembly.fit_statistics(config, data)
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def score(monkeypatch):
     """`evaluate` of a sampler that returns these samples, asked for these labels."""
 
     def run(parts, path, samples, labels):
-        config, data, constants = parts
+        config, data, fitted = parts
 
         def sample(model, num, condition, seed, guidance, poll):
             assert num == len(samples)
@@ -58,7 +57,7 @@ def score(monkeypatch):
             asked = Request(None, labels)
             monkeypatch.setattr(Model, "request", lambda *_: asked)
         return denoiser_evaluation.evaluate(
-            assembly.model(config, data.shape, constants, {}), data, path
+            assembly.model(config, data.shape, fitted, {}), data, path
         )
 
     return run
@@ -120,12 +119,12 @@ def test_images_are_rounded_before_any_metric(digits, path, score):
 
 
 def test_mirrored_copies_are_memorised_where_training_mirrors(digits, path, score):
-    config, data, constants = digits
+    config, data, fitted = digits
     mirrored = to_float(data.train.x[:NUM, :, ::-1])
     apart = score(digits, path, mirrored, None)["metrics"]["memorisation_100"]["value"]
     config = config.copy_and_resolve_references()
     config.data.flip = True
-    known = score((config, data, constants), path, mirrored, None)["metrics"]["memorisation_100"]
+    known = score((config, data, fitted), path, mirrored, None)["metrics"]["memorisation_100"]
     assert known["value"] == 1
     assert apart < 0.9
 
@@ -164,7 +163,7 @@ def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, mon
 
 def test_metrics_are_means_over_judges(digits, path, score):
     """Each judge alone, by a run of one judge, gives the numbers that the mean is made of."""
-    config, data, constants = digits
+    config, data, fitted = digits
     rng = np.random.default_rng(0)
     heldout = scored(data.heldout)
     blurred = to_float(heldout.x) + 0.4 * rng.normal(size=(NUM, 8, 8, 1)).astype(np.float32)
@@ -173,7 +172,7 @@ def test_metrics_are_means_over_judges(digits, path, score):
     for seed in (1000, 1001):
         single = config.copy_and_resolve_references()
         single.evaluation.judges, single.evaluation.judge_seed = 1, seed
-        alone.append(score((single, data, constants), path, blurred, heldout.label))
+        alone.append(score((single, data, fitted), path, blurred, heldout.label))
     assert [j["hash"] for j in both["judges"]] == [r["judges"][0]["hash"] for r in alone]
     printed = evaluation_report.table(both)
     for name, metric in both["metrics"].items():
@@ -198,11 +197,11 @@ def test_metrics_are_means_over_judges(digits, path, score):
 
 
 def test_tables_are_of_the_test_split_and_choices_of_validation(digits, path, score):
-    config, data, constants = digits
+    config, data, fitted = digits
     config = config.copy_and_resolve_references()
     config.evaluation.split = "validation"
     real = scored(data.validation)
-    result = score((config, data, constants), path, to_float(real.x), real.label)
+    result = score((config, data, fitted), path, to_float(real.x), real.label)
     assert result["floor_split"] == "validation"
     for metric in result["metrics"].values():
         assert metric["value"] == pytest.approx(metric["floor"])
@@ -217,7 +216,7 @@ def in_order_of_class(split):
 
 def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
     """A folder's images come class by class: 0, 1 and 2 are the first 100 of 360 digits."""
-    config, data, constants = digits
+    config, data, fitted = digits
     parts = {
         name: in_order_of_class(getattr(data, name)) for name in ("train", "heldout", "validation")
     }
@@ -242,13 +241,13 @@ def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
     config = config.copy_and_resolve_references()
     config.evaluation.max_reference = 700
     denoiser_evaluation.evaluate(
-        assembly.model(config, data.shape, constants, {}), data, path
+        assembly.model(config, data.shape, fitted, {}), data, path
     )
     # Losses while training, of at most so many examples.
     monkeypatch.setattr(heldout_lib, "_LOSS_EXAMPLES", 50)
     weighted = []
     monkeypatch.setattr(assembly, "split_weights", lambda c, k, split: weighted.append(split.label))
-    heldout_lib.make_heldout_losses(config, data, constants)
+    heldout_lib.make_heldout_losses(config, data, fitted)
     (seen["loss"],) = weighted
     for name, label in seen.items():
         counts = np.bincount(label, minlength=10)
@@ -271,17 +270,17 @@ def test_the_readings_of_a_classifier_are_of_every_class(make_config, monkeypatc
     config.training.task = "classifier"
     config.conditioning.kind = "class"
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = assembly.init_params(config, data.shape, constants)
+    fitted = assembly.fit_statistics(config, data)
+    params = assembly.init_params(config, data.shape, fitted)
     weighed = []
     split_weights = assembly.split_weights
 
-    def counting(config, constants, split):
+    def counting(config, fitted, split):
         weighed.append(len(split))
-        return split_weights(config, constants, split)
+        return split_weights(config, fitted, split)
 
     monkeypatch.setattr(assembly, "split_weights", counting)
-    reader = classifier_evaluation.make_reader(config, constants)
+    reader = classifier_evaluation.make_reader(config, fitted)
     read = reader(in_order_of_class(data.heldout), 20)
     for _ in range(2):
         _, _, true = read(params)
@@ -299,7 +298,7 @@ def toy(make_config):
     config.evaluation.max_samples = 2000
     config.evaluation.blocks = 1
     data = assembly.dataset(config)
-    return config, data, assembly.constants(config, data)
+    return config, data, assembly.fit_statistics(config, data)
 
 
 def test_points_are_scored_by_the_true_density(toy, score, tmp_path):
@@ -366,10 +365,10 @@ def test_points_are_scored_by_the_density_of_the_class_asked_for(toy, score, tmp
 
 
 def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp_path):
-    config, data, constants = digits
+    config, data, fitted = digits
     unlabelled = Dataset("unlabelled", Split(data.train.x), Split(data.heldout.x))
     real = to_float(scored(data.heldout).x)
-    result = score((config, unlabelled, constants), tmp_path, real, None)
+    result = score((config, unlabelled, fitted), tmp_path, real, None)
     assert result["judges"] == []
     assert result["features"]["frechet"].startswith("pca32:")
     for metric in result["metrics"].values():
@@ -379,9 +378,9 @@ def test_unlabelled_images_are_scored_in_principal_components(digits, score, tmp
 def test_heldout_losses_of_a_network_that_says_nothing(toy):
     # Its denoiser is c_skip x, whose weighted error is 1 at every noise level if the data's entries
     # have the variance sigma_data^2 (Karras et al. 2022, table 1).
-    config, data, constants = toy
-    params = assembly.init_params(config, data.shape, constants)
-    losses = heldout_lib.make_heldout_losses(config, data, constants)(params)
+    config, data, fitted = toy
+    params = assembly.init_params(config, data.shape, fitted)
+    losses = heldout_lib.make_heldout_losses(config, data, fitted)(params)
     # Quartiles of ln sigma ~ N(-1.2, 1.2): exp(-1.2 -+ 0.6745 * 1.2).
     assert losses.keys() == {
         "heldout_loss/sigma_0.134",
@@ -393,24 +392,7 @@ def test_heldout_losses_of_a_network_that_says_nothing(toy):
     assert losses["heldout_loss/mean"] == pytest.approx(
         (losses["heldout_loss/sigma_0.134"] + losses["heldout_loss/sigma_0.677"]) / 2
     )
-    assert heldout_lib.make_heldout_losses(config, data, constants)(params) == losses
-
-
-def test_the_parameters_that_are_asked_for(toy):
-    config, _, _ = toy
-    config = config.copy_and_resolve_references()
-    state = state_lib.TrainState(0, "raw", None, ("narrow", "wide"), 0, 0)
-    for ema, chosen in (
-        (0.0, "raw"),
-        (0.05, "narrow"),
-        (0.1, "wide"),
-        # Not tracked: the nearest that is.
-        (0.02, "narrow"),
-        (0.08, "wide"),
-        (0.2, "wide"),
-    ):
-        config.sample.ema = ema
-        assert heldout_lib.choose_params(config, state) == chosen
+    assert heldout_lib.make_heldout_losses(config, data, fitted)(params) == losses
 
 
 def colourful(channels):
@@ -436,10 +418,10 @@ def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path
 
 
 def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
-    config, data, constants = digits
+    config, data, fitted = digits
     heldout = scored(data.heldout)
     score(digits, path, to_float(heldout.x), heldout.label)
-    model = assembly.model(config, data.shape, constants, {}, 7)
+    model = assembly.model(config, data.shape, fitted, {}, 7)
     result = evaluation_report.evaluate_and_report(model, data, path)
     assert json.loads((path / "evaluation.json").read_text()) == result
     assert result["step"] == 7
@@ -465,4 +447,4 @@ def test_every_dataset_can_be_scored():
     # Images and vectors are the two kinds that there are; a third one needs scores of its own.
     images = {"digits", "faces", "tfds_images", "image_folder", "cifar_archive"}
     assert set(DATASETS) == {"toy", *images}
-    assert set(Constants.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}
+    assert set(FittedStatistics.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}

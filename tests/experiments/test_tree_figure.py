@@ -34,7 +34,7 @@ def test_the_figure_is_written(tmp_path):
     data = toy.load("ring", num_train=10, num_heldout=200)
     path = tmp_path / "figure.png"
     panels = [("one", data.train.x), ("two", data.train.x)]
-    tree_figure.draw(data, 0, panels, str(path))
+    tree_figure.plot(data, 0, panels, str(path))
     with Image.open(path) as image:
         assert image.width > 1.5 * image.height
 

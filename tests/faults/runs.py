@@ -66,11 +66,11 @@ def rows(workdir):
 
 
 def newest(workdir):
-    """Step, arrays by name of the state and the constants of the newest good checkpoint."""
+    """Step, arrays by name of the state and the statistics of the newest good checkpoint."""
     directory = workdir / "checkpoints"
-    step = storage.restore_constants_and_meta(directory).step
-    state, constants, _ = checkpoint_reading.read(directory, step)
-    return step, state, constants
+    step = storage.restore_fitted_and_meta(directory).step
+    state, fitted, _ = checkpoint_reading.read(directory, step)
+    return step, state, fitted
 
 
 def assert_same(left, right):

@@ -1,4 +1,4 @@
-"""Constants as flat arrays and back, through what a checkpoint keeps."""
+"""Fitted statistics as flat arrays and back, through what a checkpoint keeps."""
 
 import json
 
@@ -11,7 +11,7 @@ from gmm_diffusion import conditioning
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.model import fitted as fitted_lib
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 
 K, D, N = 6, 3, 60
 
@@ -112,7 +112,7 @@ CONDITIONERS = {
 
 @pytest.mark.parametrize("name", CONDITIONERS)
 def test_bit_exact_round_trip(name):
-    made = Constants(
+    made = FittedStatistics(
         Transform(np.asarray([0.1, -0.2], np.float32)), jnp.float32(0.37), CONDITIONERS[name]()
     )
     arrays, settings = fitted_lib.to_arrays(made)

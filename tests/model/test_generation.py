@@ -10,7 +10,7 @@ from PIL import Image
 
 from gmm_diffusion import assembly, main
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.commands import offline
+from gmm_diffusion.commands import sample
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
@@ -27,15 +27,15 @@ def toy(make_config):
     config.conditioning.embedding = "draws"
     config.conditioning.num_draws = 8
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = assembly.init_params(config, data.shape, constants)
+    fitted = assembly.fit_statistics(config, data)
+    params = assembly.init_params(config, data.shape, fitted)
     params = jax.tree.map(lambda x: x + 0.1 if x.ndim == 0 else x, params)
-    return config, data, constants, params
+    return config, data, fitted, params
 
 
 def model_of(toy):
-    config, data, constants, params = toy
-    return assembly.model(config, data.shape, constants, params)
+    config, data, fitted, params = toy
+    return assembly.model(config, data.shape, fitted, params)
 
 
 def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", **sample):
@@ -43,13 +43,13 @@ def draw(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", **
 
 
 def drawn(toy, batch_size, num, seed=0, first=0, churn=0.0, condition="train", **sample):
-    config, data, constants, params = toy
+    config, data, fitted, params = toy
     config = config.copy_and_resolve_references()
     config.sample.update(sample)
     config.sample.batch_size = batch_size
     config.sample.churn = churn
-    weights = requests.weights(constants.conditioner, condition, first + num, 0).weights[first:]
-    return model_of((config, data, constants, params)).sample(
+    weights = requests.weights(fitted.conditioner, condition, first + num, 0).weights[first:]
+    return model_of((config, data, fitted, params)).sample(
         num,
         weights,
         seed,
@@ -104,12 +104,12 @@ def test_devices_that_outnumber_the_samples_share_their_steps(toy, monkeypatch):
 
 
 def test_a_parallel_trajectory_that_is_not_finite_is_named(toy):
-    config, data, constants, params = toy
+    config, data, fitted, params = toy
     broken = jax.tree.map(lambda x: x * np.nan, params)
     with pytest.raises(
         RunError, match=r"Sample 0 is not finite from step 0 of 4 on \(noise level 8"
     ):
-        draw((config, data, constants, broken), 4, 4, parallel_window=3)
+        draw((config, data, fitted, broken), 4, 4, parallel_window=3)
 
 
 def test_a_sample_is_the_same_in_any_set(toy):
@@ -132,10 +132,10 @@ def test_the_condition_matters(toy):
 
 
 def test_samples_come_back_in_the_units_of_the_data(toy):
-    config, data, constants, params = toy
-    shifted = constants.replace(transform=constants.transform.replace(mean=np.float32([5.0, -7.0])))
+    config, data, fitted, params = toy
+    shifted = fitted.replace(transform=fitted.transform.replace(mean=np.float32([5.0, -7.0])))
     there = draw((config, data, shifted, params), 16, 8)
-    mean = np.asarray(constants.transform.mean)
+    mean = np.asarray(fitted.transform.mean)
     np.testing.assert_allclose(there - draw(toy, 16, 8), [[5.0, -7.0] - mean] * 8, atol=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_all_that_asks_tells_the_network_what_the_config_says(
     config.conditioning.num_components = 8
     config.sample.component = component
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
+    fitted = assembly.fit_statistics(config, data)
     told = []
 
     def generate(model, guidance, weights, seed, num, *_):
@@ -274,12 +274,12 @@ def test_all_that_asks_tells_the_network_what_the_config_says(
         return data.heldout.x[:num], None
 
     params = {"network": {}}
-    model = assembly.model(config, data.shape, constants, params)
+    model = assembly.model(config, data.shape, fitted, params)
     monkeypatch.setattr(model_lib.generation, "generate", generate)
-    monkeypatch.setattr(offline.load_lib, "load_run", lambda *_, **__: model)
-    heldout.make_sheet(config, data, constants)(params)
+    monkeypatch.setattr(sample.load_lib, "load_run", lambda *_, **__: model)
+    heldout.make_sheet(config, data, fitted)(params)
     denoiser_evaluation.evaluate(model, data, tmp_path)
-    offline.sample(config, tmp_path)
+    sample.sample(config, tmp_path)
     assert len(told) == 1 + config.evaluation.blocks + 1
     for weights in told:
         assert (weights.max(axis=1) == 1).all() == (component == "drawn")

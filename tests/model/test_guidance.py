@@ -14,7 +14,7 @@ from gmm_diffusion import conditioning
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model import guidance as guidances
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.model.guidance import (
     Autoguidance,
     ClassifierFree,
@@ -75,9 +75,9 @@ def conditioner():
 
 
 def model(conditioner, denoiser):
-    constants = Constants(Transform(np.zeros(1, np.float32)), np.float32(1), conditioner)
+    fitted = FittedStatistics(Transform(np.zeros(1, np.float32)), np.float32(1), conditioner)
     parts = {"network": {}, "classifier": jnp.float32(1.5)}
-    return Model(parts, constants, denoiser, (1,), Squares())
+    return Model(parts, fitted, denoiser, (1,), Squares())
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from gmm_diffusion.sampling.settings import SamplerSettings
 def toy(make_config):
     config = make_config("toy")
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = assembly.init_params(config, data.shape, constants)
+    fitted = assembly.fit_statistics(config, data)
+    params = assembly.init_params(config, data.shape, fitted)
     params = jax.tree.map(lambda x: x + 0.1 if x.ndim == 0 else x, params)
-    return assembly.model(config, data.shape, constants, params)
+    return assembly.model(config, data.shape, fitted, params)
 
 
 def test_a_model_draws_what_the_command_draws(tiny_run, run_main, tmp_path):
@@ -149,18 +149,18 @@ def test_a_classifier_says_whose_component_it_sees(make_config):
     config = make_config("toy")
     config.ngmg.weight, config.classifier.name, config.classifier.width = 0.5, "mlp", 8
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = assembly.init_params(config, data.shape, constants)
-    model = assembly.model(config, data.shape, constants, params)
+    fitted = assembly.fit_statistics(config, data)
+    params = assembly.init_params(config, data.shape, fitted)
+    model = assembly.model(config, data.shape, fitted, params)
     shares = np.asarray(model.classify(model.center(data.heldout.x[:20])))
     assert shares.shape == (20, 4)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     # By hand: the components' shares at the point that the network says.
     point = np.asarray(
-        assembly.classify(config, constants)(params["classifier"], model.center(data.heldout.x))[0]
+        assembly.classify(config, fitted)(params["classifier"], model.center(data.heldout.x))[0]
     )[:20]
-    mix = constants.conditioner.mixture
-    scale = min(assembly.objective(config, constants).scale)
+    mix = fitted.conditioner.mixture
+    scale = min(assembly.objective(config, fitted).scale)
     square = ((point[:, None] - np.asarray(mix.means, np.float64)) ** 2).sum(axis=-1) / scale**2
     expected = special.softmax(np.log(np.asarray(mix.weights)) - square / 2, axis=1)
     np.testing.assert_allclose(shares, expected, rtol=2e-3, atol=1e-4)

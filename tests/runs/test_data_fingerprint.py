@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly
-from gmm_diffusion.assembly import initial
-from gmm_diffusion.commands import offline, train
+from gmm_diffusion.assembly import initialisation
+from gmm_diffusion.commands import evaluate, sample, train
 from gmm_diffusion.data import DATASETS, Dataset, Split
 from gmm_diffusion.data.toy import load as load_toy
 from gmm_diffusion.errors import InputError
@@ -138,9 +138,9 @@ def test_a_run_whose_data_move(places, tmp_path, monkeypatch):
     found["/second"] = found.pop("/first")
     # Sampling needs no data, and no directory in particular.
     monkeypatch.chdir("/")
-    offline.sample(config, tmp_path / "run")
+    sample.sample(config, tmp_path / "run")
     config.data.data_dir = "/second"
-    assert offline.evaluate(config, tmp_path / "run") == {"evaluated": True}
+    assert evaluate.evaluate(config, tmp_path / "run") == {"evaluated": True}
     config.training.num_steps = 4
     train.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
@@ -149,14 +149,14 @@ def test_a_run_whose_data_move(places, tmp_path, monkeypatch):
     # The same place with another content.
     found["/second"] = load_toy("ring", 1000, 100, 1)
     config.training.num_steps = 6
-    for work in (train.train, offline.evaluate):
+    for work in (train.train, evaluate.evaluate):
         with pytest.raises(InputError, match="began with other data"):
             work(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "6").exists()
     assert read_config(tmp_path / "run").training.num_steps == 4
     # A run of an earlier version takes what it is given.
     (tmp_path / "run" / "data.json").unlink()
-    assert offline.evaluate(config, tmp_path / "run") == {"evaluated": True}
+    assert evaluate.evaluate(config, tmp_path / "run") == {"evaluated": True}
     assert not (tmp_path / "run" / "data.json").exists()
 
 
@@ -165,10 +165,10 @@ def test_a_run_that_starts_from_another_may_find_its_data_elsewhere(places, tmp_
     train.train(config, tmp_path / "run")
     config = config.copy_and_resolve_references()
     config.data.data_dir, config.training.init_from = "/second", str(tmp_path / "run")
-    assert initial.constants(config, found["/first"]).conditioner is None
+    assert initialisation.fit_statistics(config, found["/first"]).conditioner is None
     config.data.split_seed = 1
     with pytest.raises(InputError, match=r"data\.split_seed: 0 -> 1"):
-        initial.constants(config, found["/first"])
+        initialisation.fit_statistics(config, found["/first"])
 
 
 def test_data_that_are_gone_say_how_to_change_the_place(make_config, tmp_path, monkeypatch):

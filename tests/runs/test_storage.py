@@ -40,7 +40,7 @@ def make_state(seed):
     )
 
 
-CONSTANTS = {
+FITTED = {
     "mixture/means": np.linspace(0, 1, 5),
     "flip": np.asarray([True, False]),
     "count": np.asarray(7, np.int64),
@@ -51,10 +51,10 @@ CONSTANTS = {
 META = {"config": {"seed": 3, "name": "gmm"}, "loss": 0.1, "list": [1, 2]}
 
 
-def write(directory, steps, constants=CONSTANTS, keep=10):
+def write(directory, steps, fitted=FITTED, keep=10):
     with storage.open(directory, keep=keep) as store:
         for step in steps:
-            store.save(step, make_state(step), constants, META)
+            store.save(step, make_state(step), fitted, META)
 
 
 def same(left, right):
@@ -106,8 +106,8 @@ def test_round_trip_keeps_structure_dtypes_and_values(tmp_path):
     same(restored.state, make_state(2))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored.state))
     assert restored.meta == META
-    assert restored.constants.keys() == CONSTANTS.keys()
-    same(restored.constants, CONSTANTS)
+    assert restored.fitted.keys() == FITTED.keys()
+    same(restored.fitted, FITTED)
 
 
 def test_a_target_of_shapes_is_enough(tmp_path):
@@ -116,26 +116,26 @@ def test_a_target_of_shapes_is_enough(tmp_path):
     same(storage.restore_step(tmp_path, 4, target).state, make_state(4))
 
 
-def test_no_constants(tmp_path):
-    write(tmp_path, [1], constants={})
+def test_no_statistics(tmp_path):
+    write(tmp_path, [1], fitted={})
     with storage.open(tmp_path) as store:
-        assert store.restore(make_state(0)).constants == {}
-    assert storage.restore_constants_and_meta(tmp_path).constants == {}
+        assert store.restore(make_state(0)).fitted == {}
+    assert storage.restore_fitted_and_meta(tmp_path).fitted == {}
 
 
-def test_constants_come_before_the_target(tmp_path):
+def test_statistics_come_before_the_target(tmp_path):
     write(tmp_path, [1, 2])
-    restored = storage.restore_constants_and_meta(tmp_path)
+    restored = storage.restore_fitted_and_meta(tmp_path)
     assert (restored.step, restored.state, restored.meta) == (2, None, META)
-    same(restored.constants, CONSTANTS)
-    assert storage.restore_constants_and_meta(tmp_path, step=1).step == 1
+    same(restored.fitted, FITTED)
+    assert storage.restore_fitted_and_meta(tmp_path, step=1).step == 1
 
 
 def test_nothing_saved_yet(tmp_path):
-    assert storage.restore_constants_and_meta(tmp_path / "absent") is None
+    assert storage.restore_fitted_and_meta(tmp_path / "absent") is None
     with storage.open(tmp_path / "new") as store:
         assert store.restore(make_state(0)) is None
-        assert store.restore_constants_and_meta() is None
+        assert store.restore_fitted_and_meta() is None
         assert store.latest_step() is None
 
 
@@ -143,7 +143,7 @@ def test_relative_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("here/checkpoints", [1])
     assert storage.steps("here/checkpoints") == [1]
-    assert storage.restore_constants_and_meta("here/checkpoints").step == 1
+    assert storage.restore_fitted_and_meta("here/checkpoints").step == 1
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -190,8 +190,8 @@ def test_resume_walks_back_over_damage(tmp_path, damage, caplog):
         assert store.latest_step() == 2
         assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"3", "999"}
         assert f"The damaged checkpoint 3 is now {tmp_path / 'damaged' / '3'}." in caplog.messages
-        store.save(3, make_state(3), CONSTANTS, META)
-        store.save(4, make_state(4), CONSTANTS, META)
+        store.save(3, make_state(3), FITTED, META)
+        store.save(4, make_state(4), FITTED, META)
         assert store.latest_step() == 4
     assert storage.steps(tmp_path) == [1, 2, 3, 4]
     same(storage.restore_step(tmp_path, 3, make_state(0)).state, make_state(3))
@@ -241,7 +241,7 @@ def test_what_cannot_be_read_is_not_damaged(tmp_path, fault):
         store.restore(make_state(0))
     for step in (None, 2):
         with pytest.raises(RunError, match=message):
-            storage.restore_constants_and_meta(tmp_path, step)
+            storage.restore_fitted_and_meta(tmp_path, step)
     assert tree(tmp_path) == before
     assert storage.steps(tmp_path) == [1, 2]
 
@@ -283,7 +283,7 @@ def test_a_fault_that_passes_is_no_fault(tmp_path, monkeypatch):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(storage.ocp.Checkpointer, "restore", fail_once)
-    assert storage.restore_constants_and_meta(tmp_path).step == 2
+    assert storage.restore_fitted_and_meta(tmp_path).step == 2
     assert not failures
 
 
@@ -311,7 +311,7 @@ def test_any_path_will_do(tmp_path, name):
     flip_a_byte(directory / "2")
     with storage.open(directory, keep=1) as store:
         assert store.restore(make_state(0)).step == 1
-        store.save(3, make_state(3), CONSTANTS, META)
+        store.save(3, make_state(3), FITTED, META)
     assert storage.steps(directory) == [3]
     assert (directory / "damaged" / "2").is_dir()
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -337,13 +337,13 @@ def test_where_nothing_can_be_saved_a_probe_says_so(tmp_path, monkeypatch):
     assert not (tmp_path / "a[1]").exists()
 
 
-def test_damaged_constants_are_noticed(tmp_path):
-    constants = {"features": np.random.default_rng(0).normal(size=(64, 64))}
-    write(tmp_path, [1, 2], constants=constants)
+def test_damaged_statistics_are_noticed(tmp_path):
+    fitted = {"features": np.random.default_rng(0).normal(size=(64, 64))}
+    write(tmp_path, [1, 2], fitted=fitted)
     flip_a_byte(tmp_path / "2", "constants")
-    assert storage.restore_constants_and_meta(tmp_path).step == 1
+    assert storage.restore_fitted_and_meta(tmp_path).step == 1
     with pytest.raises(InputError, match=r"Checkpoint 2 in .* is damaged: .*"):
-        storage.restore_constants_and_meta(tmp_path, step=2)
+        storage.restore_fitted_and_meta(tmp_path, step=2)
 
 
 def test_reader_and_resume_when_every_step_is_damaged(tmp_path):
@@ -355,7 +355,7 @@ def test_reader_and_resume_when_every_step_is_damaged(tmp_path):
     with storage.open(tmp_path) as store, pytest.raises(InputError, match=message):
         store.restore(make_state(0))
     with pytest.raises(InputError, match=message):
-        storage.restore_constants_and_meta(tmp_path)
+        storage.restore_fitted_and_meta(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -368,9 +368,9 @@ def test_missing_step_lists_those_there_are(tmp_path):
         store.restore_step(7, make_state(0))
     with storage.open(tmp_path) as store:
         assert store.restore_step(1, make_state(0)).step == 1
-        assert store.restore_constants_and_meta(1).step == 1
+        assert store.restore_fitted_and_meta(1).step == 1
     with pytest.raises(InputError, match=r"available: none\."):
-        storage.restore_constants_and_meta(tmp_path / "absent", step=7)
+        storage.restore_fitted_and_meta(tmp_path / "absent", step=7)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_saving_an_existing_step_raises(tmp_path):
 def test_a_save_lands_although_the_run_fails(tmp_path):
     def run():
         with storage.open(tmp_path) as store:
-            store.save(3, make_state(3), CONSTANTS, META)
+            store.save(3, make_state(3), FITTED, META)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

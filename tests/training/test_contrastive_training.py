@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from gmm_diffusion import assembly, devices
-from gmm_diffusion.assembly import initial
+from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import train
 from gmm_diffusion.errors import InputError
@@ -45,17 +45,17 @@ def same(left, right):
 def steps(config, num_devices=1):
     """State and metrics after three steps."""
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = assembly.init_params(config, data.shape, constants)
+    fitted = assembly.fit_statistics(config, data)
+    params = assembly.init_params(config, data.shape, fitted)
     state = state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
-    weights = assembly.split_weights(config, constants, data.train)[0]
+    weights = assembly.split_weights(config, fitted, data.train)[0]
     batch = Batch(
         x=np.stack([data.train.x[32 * i : 32 * i + 32] for i in range(3)]),
         index=np.tile(np.arange(32, dtype=np.int32), (3, 1)),
         mask=np.ones((3, 32), np.float32),
         weights=np.stack([weights[32 * i : 32 * i + 32] for i in range(3)]),
     )
-    run = devices.make_train_steps(assembly.train_step_fn(config, constants), num_devices)
+    run = devices.make_train_steps(assembly.train_step_fn(config, fitted), num_devices)
     state, metrics = run(devices.replicate(state, num_devices), batch, jax.random.key(3))
     return devices.unreplicate(state), jax.device_get(metrics)
 
@@ -163,8 +163,8 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
             theirs.params[part],
         )
     same(ours.fitted, theirs.fitted)
-    # Its own constants would have been others: the embedding's frequencies come from the seed.
-    fitted = assembly.constants(config, assembly.dataset(config))
+    # Its own statistics would have been others: the embedding's frequencies come from the seed.
+    fitted = assembly.fit_statistics(config, assembly.dataset(config))
     pairs = zip(jax.tree.leaves(fitted), jax.tree.leaves(ours.fitted), strict=True)
     assert max(np.abs(a - b).max() for a, b in pairs) > 0.1
     # A resumed run needs the other directory no more.
@@ -188,7 +188,7 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
 def test_another_model_is_refused(make_config, first_run, tmp_path, changes, message):
     config = toy(make_config, **({"training__init_from": str(first_run)} | changes))
     with pytest.raises(InputError, match=message):
-        initial.constants(config, assembly.dataset(config))
+        initialisation.fit_statistics(config, assembly.dataset(config))
     with pytest.raises(InputError, match=message):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

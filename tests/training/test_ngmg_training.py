@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly, conditioning, devices, signals
-from gmm_diffusion.assembly import initial
+from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import offline, train
+from gmm_diffusion.commands import sample, train
 from gmm_diffusion.data import Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError
@@ -22,7 +22,7 @@ from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.metrics import features
 from gmm_diffusion.metrics import judge as judges
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.model.guidance import ClassifierGuidance
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import storage
@@ -68,21 +68,21 @@ def near(left, right, tolerance=1e-6):
         np.testing.assert_allclose(a, b, atol=tolerance)
 
 
-def steps(config, constants=None, num_devices=1):
+def steps(config, fitted=None, num_devices=1):
     """State and metrics after three steps."""
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data) if constants is None else constants
-    params = assembly.init_params(config, data.shape, constants)
+    fitted = assembly.fit_statistics(config, data) if fitted is None else fitted
+    params = assembly.init_params(config, data.shape, fitted)
     widths = config.training.ema_widths
     state = state_lib.create(params, assembly.optimizer(config), len(widths))
-    weights = assembly.split_weights(config, constants, data.train)[0]
+    weights = assembly.split_weights(config, fitted, data.train)[0]
     batch = Batch(
         x=np.stack([to_float(data.train.x[16 * i : 16 * i + 16]) for i in range(3)]),
         index=np.tile(np.arange(16, dtype=np.int32), (3, 1)),
         mask=np.ones((3, 16), np.float32),
         weights=np.stack([weights[16 * i : 16 * i + 16] for i in range(3)]),
     )
-    run = devices.make_train_steps(assembly.train_step_fn(config, constants), num_devices)
+    run = devices.make_train_steps(assembly.train_step_fn(config, fitted), num_devices)
     state, metrics = run(devices.replicate(state, num_devices), batch, jax.random.key(3))
     return devices.unreplicate(state), jax.device_get(metrics)
 
@@ -90,15 +90,15 @@ def steps(config, constants=None, num_devices=1):
 def newest(config, path):
     """Everything in the newest checkpoint."""
     data = assembly.dataset(config)
-    stored = storage.restore_constants_and_meta(path / "checkpoints")
-    constants = train.from_arrays(stored.constants, stored.meta["settings"])
+    stored = storage.restore_fitted_and_meta(path / "checkpoints")
+    fitted = train.from_arrays(stored.fitted, stored.meta["settings"])
 
     def make():
-        params = assembly.init_params(config, data.shape, constants)
+        params = assembly.init_params(config, data.shape, fitted)
         return state_lib.create(params, assembly.optimizer(config), len(config.training.ema_widths))
 
     restored = storage.restore_step(path / "checkpoints", stored.step, jax.eval_shape(make))
-    return restored.state, stored.constants
+    return restored.state, stored.fitted
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,8 @@ def test_a_term_that_teaches_no_denoiser_leaves_it_as_it_is(make_config, plain):
     for part in ("network", "log_variance"):
         near(state.params[part], plain[0].params[part])
     np.testing.assert_allclose(metrics["denoising_loss"], plain[1]["denoising_loss"], rtol=1e-5)
-    start = assembly.init_params(config, (2,), assembly.constants(config, assembly.dataset(config)))
+    fitted = assembly.fit_statistics(config, assembly.dataset(config))
+    start = assembly.init_params(config, (2,), fitted)
     start, end = (p["classifier"]["hidden_0"]["weight"] for p in (start, state.params))
     assert np.abs(end - start).max() > 1e-3
 
@@ -203,10 +204,10 @@ def test_a_frozen_classifier_is_a_constant_of_the_run(
     shutil.copytree(classifier_run, away)
     config = toy(make_config, ngmg__weight=0.5, ngmg__workdir=str(away))
     train.train(config, tmp_path / "run")
-    state, constants = newest(config, tmp_path / "run")
+    state, fitted = newest(config, tmp_path / "run")
     assert set(state.params) == {"network", "log_variance"}
     theirs = load_lib.load_run(away).params["classifier"]
-    ours = train.from_arrays(constants, {}).frozen_classifier
+    ours = train.from_arrays(fitted, {}).frozen_classifier
     same(jax.device_get(ours), jax.device_get(theirs))
     # The other directory is not needed any more.
     shutil.rmtree(away)
@@ -217,8 +218,8 @@ def test_a_frozen_classifier_is_a_constant_of_the_run(
 
 def test_a_frozen_classifier_teaches(make_config, classifier_run, plain):
     config = toy(make_config, ngmg__weight=1.0, ngmg__workdir=str(classifier_run))
-    constants = initial.constants(config, assembly.dataset(config))
-    state, metrics = steps(config, constants)
+    fitted = initialisation.fit_statistics(config, assembly.dataset(config))
+    state, metrics = steps(config, fitted)
     assert np.isfinite(metrics["ngmg_term"]).all()
     differences = [
         np.abs(a - b).max()
@@ -244,7 +245,7 @@ def test_a_classifier_that_does_not_fit_is_refused(make_config, classifier_run, 
     changes = {"ngmg__workdir": str(classifier_run), "ngmg__weight": 1.0} | changes
     config = toy(make_config, **changes)
     with pytest.raises(InputError, match=message):
-        initial.constants(config, assembly.dataset(config))
+        initialisation.fit_statistics(config, assembly.dataset(config))
 
 
 def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_path, monkeypatch):
@@ -253,12 +254,12 @@ def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_pat
     denoiser = types.SimpleNamespace(params={"network": {}})
     monkeypatch.setattr(load_lib, "load_run", lambda path: denoiser)
     with pytest.raises(InputError, match="a run without a classifier"):
-        initial.constants(config, data)
+        initialisation.fit_statistics(config, data)
     panel = judges.fit_judges(data, 2, num_epochs=1)
     judges.save(panel, tmp_path / "judge.npz")
     config.ngmg.workdir = str(tmp_path / "judge.npz")
     with pytest.raises(InputError, match="A judge takes no part in training or guidance"):
-        initial.constants(config, data)
+        initialisation.fit_statistics(config, data)
     other = jax.tree.map(lambda leaf: leaf + 1, panel[0].params)
     judge_lib.refuse_judge(panel, None, other, other["network"])
     for params in (judge.params for judge in panel):
@@ -309,7 +310,7 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
     np.testing.assert_allclose(space.extract(read.x), embedding, atol=1e-4)
 
     with pytest.raises(InputError, match="needs the run of a denoiser"):
-        offline.sample(run.config, path)
+        sample.sample(run.config, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,12 +346,13 @@ def test_the_pull_of_a_classifier_by_hand():
         embedding_name="table",
         semantics="example",
     )
-    constants = Constants(batches.Transform(np.zeros(2, np.float32)), np.float32(1), conditioner)
+    transform = batches.Transform(np.zeros(2, np.float32))
+    fitted = FittedStatistics(transform, np.float32(1), conditioner)
     classifier = Squares()
 
     def model(params):
         parts = {"network": {}} | params
-        return Model(parts, constants, Shrink(a), (2,), classifier)
+        return Model(parts, fitted, Shrink(a), (2,), classifier)
 
     def draw(interval, other, params):
         pull = ClassifierGuidance(other, strength, interval)
@@ -383,7 +385,7 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
     for energy in (0.0, 30.0):
         config.guidance.energy = energy
         config.guidance.classifier = str(classifier_run)
-        offline.sample(config, str(tmp_path / "run"))
+        sample.sample(config, str(tmp_path / "run"))
         drawn = np.load(tmp_path / "run" / "samples" / "samples.npz")
         x = drawn["x"] - np.asarray(judged.fitted.transform.mean)
         cost = judged.classifier.cost(judged.params["classifier"], x, drawn["weights"])
@@ -391,19 +393,19 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
     assert costs[1] < costs[0] - 1e-3
     config.guidance.classifier = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"guidance\.classifier is .*nowhere'; it must be"):
-        offline.sample(config, str(tmp_path / "run"))
+        sample.sample(config, str(tmp_path / "run"))
 
 
 def test_components_stand_for_classes_where_there_are_none(make_config):
     config = alone(make_config, conditioning__per_class=False, classifier__loss="cross_entropy")
     data = assembly.dataset(config)
-    constants = assembly.constants(config, data)
-    params = {"classifier": assembly.init_params(config, data.shape, constants)["classifier"]}
-    reader = classifier_evaluation.make_reader(config, constants)
+    fitted = assembly.fit_statistics(config, data)
+    params = {"classifier": assembly.init_params(config, data.shape, fitted)["classifier"]}
+    reader = classifier_evaluation.make_reader(config, fitted)
     cost, seen, true = reader(Split(data.train.x[:70]), 50)(params)
     assert cost.shape == seen.shape == true.shape == (50,)
     assert set(true) <= set(range(4))
-    weights = assembly.split_weights(config, constants, data.train)[0, :70]
+    weights = assembly.split_weights(config, fitted, data.train)[0, :70]
     np.testing.assert_array_equal(true, weights[evenly_spaced(70, 50)].argmax(axis=1))
 
 

@@ -22,13 +22,13 @@ class Parts:
     def __init__(self, config):
         self.config = config
         self.data = assembly.dataset(config)
-        self.constants = assembly.constants(config, self.data)
-        self.step = assembly.train_step_fn(config, self.constants)
-        self.weights = assembly.split_weights(config, self.constants, self.data.train)
+        self.fitted = assembly.fit_statistics(config, self.data)
+        self.step = assembly.train_step_fn(config, self.fitted)
+        self.weights = assembly.split_weights(config, self.fitted, self.data.train)
 
     def state(self):
         config = self.config
-        params = assembly.init_params(config, self.data.shape, self.constants)
+        params = assembly.init_params(config, self.data.shape, self.fitted)
         widths = config.training.ema_widths
         return state.create(params, assembly.optimizer(config), len(widths))
 
@@ -37,7 +37,7 @@ class Parts:
         total, flip = len(self.data.train), self.config.data.flip
         index, flipped = batches.indices(0, number, size, total, flip)
         return Batch(
-            x=batches.make_batch(self.data.train.x, index, flipped, self.constants.transform),
+            x=batches.make_batch(self.data.train.x, index, flipped, self.fitted.transform),
             index=np.arange(size, dtype=np.int32),
             mask=(np.arange(size) < size - padding).astype(np.float32),
             weights=None if self.weights is None else self.weights[flipped.astype(int), index],
@@ -244,7 +244,7 @@ def test_every_convolution_in_a_loop_has_the_forward_layout(image):
     if jax.default_backend() != "cpu":
         pytest.skip("other platforms keep XLA's own gradients")
 
-    loss_fn = assembly.loss_fn(image.config, image.constants)
+    loss_fn = assembly.loss_fn(image.config, image.fitted)
     batch, keys = image.batch(0), jax.random.split(KEY, 16)
 
     def steps(params):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly, paths, signals
-from gmm_diffusion.commands import offline, train
+from gmm_diffusion.commands import ema, evaluate, sample, train
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
@@ -28,7 +28,7 @@ def run(make_config, tmp_path_factory):
     config.training.heldout_every = 0
     config.sample.num = 7
     config.evaluation.blocks = 1
-    path = tmp_path_factory.mktemp("offline") / "run"
+    path = tmp_path_factory.mktemp("sample") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation_report, "evaluate_and_report", lambda *args: {})
         train.train(config, path)
@@ -37,7 +37,7 @@ def run(make_config, tmp_path_factory):
 
 def test_points_without_conditions(run):
     config, path = run
-    offline.sample(config, path)
+    sample.sample(config, path)
     with np.load(path / "samples" / "samples.npz") as file:
         assert file.files == ["x"]
         assert (file["x"].dtype, file["x"].shape) == (np.float32, (7, 2))
@@ -50,12 +50,12 @@ def test_a_model_without_conditions_is_asked_for_none(run, condition):
     config = config.copy_and_resolve_references()
     config.sample.condition = condition
     with pytest.raises(InputError, match="absent: this model has none"):
-        offline.sample(config, path)
+        sample.sample(config, path)
 
 
 def test_a_signal_while_sampling_leaves_the_old_samples(run, monkeypatch):
     config, path = run
-    offline.sample(config, path)
+    sample.sample(config, path)
     before = {p.name: p.read_bytes() for p in (path / "samples").iterdir()}
     original = assembly.sample
 
@@ -64,7 +64,7 @@ def test_a_signal_while_sampling_leaves_the_old_samples(run, monkeypatch):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(assembly, "sample", interrupted)
-    for work in (offline.sample, offline.evaluate):
+    for work in (sample.sample, evaluate.evaluate):
         with pytest.raises(signals.Interrupted):
             work(config, path)
     assert {p.name: p.read_bytes() for p in (path / "samples").iterdir()} == before
@@ -80,7 +80,7 @@ def test_settings_that_cannot_be_evaluated_are_refused_first(run, monkeypatch):
     monkeypatch.setattr(denoiser_evaluation, "check", refuse)
     monkeypatch.setattr(assembly, "sample", None)
     with pytest.raises(InputError, match="not like this"):
-        offline.evaluate(config, path)
+        evaluate.evaluate(config, path)
 
 
 def test_parallel_sampling_is_reported(make_config, tmp_path, capsys):
@@ -93,21 +93,21 @@ def test_parallel_sampling_is_reported(make_config, tmp_path, capsys):
     assert 12 <= cost["evaluations"] <= 12 * cost["rounds"]
     assert cost["sequential_evaluations"] == 12
     assert f"12 steps in {cost['rounds']:.1f} rounds (at most {cost['most_rounds']})" in text
-    offline.sample(config, tmp_path / "run")
+    sample.sample(config, tmp_path / "run")
     assert "12 steps in" in capsys.readouterr().out
 
 
 def never(*_, **__):
-    raise AssertionError("drawn before the place was tried")
+    raise AssertionError("sampled before the place was tried")
 
 
 def full(*_, **__):
     raise OSError(28, "No space left on device")
 
 
-def test_places_that_cannot_be_written_are_refused_before_drawing(run, monkeypatch, tmp_path):
+def test_places_that_cannot_be_written_are_refused_before_sampling(run, monkeypatch, tmp_path):
     config, path = run
-    offline.sample(config, path)
+    sample.sample(config, path)
     before = {p.name: p.read_bytes() for p in (path / "samples").iterdir()}
     monkeypatch.setattr(assembly, "sample", never)
     monkeypatch.setattr(evaluation_report, "evaluate_and_report", never)
@@ -115,7 +115,7 @@ def test_places_that_cannot_be_written_are_refused_before_drawing(run, monkeypat
     for error in (OSError(28, "full"), OSError(30, "read-only"), PermissionError(13, "not yours")):
         with monkeypatch.context() as patch:
             patch.setattr(tempfile, "NamedTemporaryFile", _raising(error))
-            for work in (offline.sample, offline.evaluate):
+            for work in (sample.sample, evaluate.evaluate):
                 with pytest.raises(RunError, match=f"{path}.* cannot be written: {error.strerror}"):
                     work(config, path)
     assert {p.name: p.read_bytes() for p in (path / "samples").iterdir()} == before
@@ -124,15 +124,15 @@ def test_places_that_cannot_be_written_are_refused_before_drawing(run, monkeypat
     shutil.rmtree(copy / "samples")
     (copy / "samples").touch()
     with pytest.raises(InputError, match="holds a file samples where a run has a folder"):
-        offline.sample(config, copy)
+        sample.sample(config, copy)
     (copy / "samples").unlink()
     (copy / "evaluation.json").mkdir()
     with pytest.raises(InputError, match=r"holds a folder evaluation\.json"):
-        offline.evaluate(config, copy)
+        evaluate.evaluate(config, copy)
     (copy / "evaluation.json").rmdir()
     (copy / "samples" / "samples.png").mkdir(parents=True)
     with pytest.raises(RunError, match=r"samples\.png cannot be written: Is a directory"):
-        offline.sample(config, copy)
+        sample.sample(config, copy)
 
 
 def _raising(error):
@@ -144,16 +144,16 @@ def _raising(error):
 
 def test_a_disk_that_fills_while_writing_leaves_the_old_samples(run, monkeypatch):
     config, path = run
-    offline.sample(config, path)
+    sample.sample(config, path)
     before = (path / "samples" / "samples.npz").read_bytes()
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(RunError, match=r"samples\.npz cannot be written: No space left"):
-        offline.sample(config, path)
+        sample.sample(config, path)
     assert (path / "samples" / "samples.npz").read_bytes() == before
     config = config.copy_and_resolve_references()
     config.sample.ema = 0.06
     with pytest.raises(RunError, match=r"width_0\.06_step_2\.npz cannot be written: No space left"):
-        offline.ema(config, path)
+        ema.ema(config, path)
     assert not (path / "ema" / "width_0.06_step_2.npz").exists()
 
 

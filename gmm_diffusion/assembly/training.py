@@ -12,7 +12,7 @@ from gmm_diffusion.assembly.exact import target
 from gmm_diffusion.assembly.networks import denoise, log_variance
 from gmm_diffusion.assembly.noise import law
 from gmm_diffusion.model import denoiser as denoiser_lib
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
@@ -20,31 +20,31 @@ from gmm_diffusion.training.step import train_step
 from gmm_diffusion.types import LossFn
 
 
-def _term(config, constants):
+def _term(config, fitted):
     """The classifier's term of a denoiser's loss, or None."""
     group = config.ngmg
     if not group.weight:
         return None
     return classifier_loss.make_term(
-        classify(config, constants),
-        objective(config, constants),
+        classify(config, fitted),
+        objective(config, fitted),
         weight=float(group.weight),
-        sigma_data=float(constants.sigma_data),
-        frozen=constants.frozen_classifier,
+        sigma_data=float(fitted.sigma_data),
+        frozen=fitted.frozen_classifier,
         on_denoised=group.on_denoised,
         teach_denoiser=group.teach_denoiser,
         teach_classifier=group.teach_classifier,
     )
 
 
-def _contrast(config, constants):
+def _contrast(config, fitted):
     """The contrastive term of a denoiser's loss, or None."""
     group = config.contrastive
     if not group.weight:
         return None
-    log_mean, log_std = law(config, constants)
+    log_mean, log_std = law(config, fitted)
     return contrastive_term.make_contrast(
-        denoise(config, constants),
+        denoise(config, fitted),
         denoiser_lib.make_log_variance(log_variance(config)),
         weight=float(group.weight),
         zeta=tuple(group.zeta),
@@ -52,42 +52,42 @@ def _contrast(config, constants):
         importance=float(group.importance),
         stride=config.training.batch_size // group.points,
         chunk=group.chunk,
-        sigma_data=float(constants.sigma_data),
+        sigma_data=float(fitted.sigma_data),
         sigma_log_mean=log_mean,
         sigma_log_std=log_std,
     )
 
 
-def loss_fn(config: ConfigDict, constants: Constants) -> LossFn:
+def loss_fn(config: ConfigDict, fitted: FittedStatistics) -> LossFn:
     """The training loss."""
-    return LOSSES[config.training.task](config, constants)
+    return LOSSES[config.training.task](config, fitted)
 
 
-def _classifier_loss(config, constants):
-    log_mean, log_std = law(config, constants)
+def _classifier_loss(config, fitted):
+    log_mean, log_std = law(config, fitted)
     return classifier_loss.make_classifier_loss_fn(
-        classify(config, constants),
-        objective(config, constants),
+        classify(config, fitted),
+        objective(config, fitted),
         noisy=config.classifier.noisy,
         sigma_log_mean=log_mean,
         sigma_log_std=log_std,
     )
 
 
-def _denoiser_loss(config, constants):
-    log_mean, log_std = law(config, constants)
+def _denoiser_loss(config, fitted):
+    log_mean, log_std = law(config, fitted)
     return loss_lib.make_loss_fn(
-        denoise(config, constants),
+        denoise(config, fitted),
         denoiser_lib.make_log_variance(log_variance(config)),
-        constants.conditioner,
-        sigma_data=float(constants.sigma_data),
+        fitted.conditioner,
+        sigma_data=float(fitted.sigma_data),
         sigma_log_mean=log_mean,
         sigma_log_std=log_std,
         null_probability=config.conditioning.dropout,
-        semantics_options=semantics_options(config, constants),
-        term=_term(config, constants),
-        contrast=_contrast(config, constants),
-        target=target(config, constants),
+        semantics_options=semantics_options(config, fitted),
+        term=_term(config, fitted),
+        contrast=_contrast(config, fitted),
+        target=target(config, fitted),
     )
 
 
@@ -117,11 +117,11 @@ def _optimizer(config, name, peak):
     return make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
 
 
-def train_step_fn(config: ConfigDict, constants: Constants) -> Callable:
+def train_step_fn(config: ConfigDict, fitted: FittedStatistics) -> Callable:
     """`(state, batch, key, axis_name=None) -> (state, metrics)`."""
     return functools.partial(
         train_step,
-        loss_fn=loss_fn(config, constants),
+        loss_fn=loss_fn(config, fitted),
         optimizer=optimizer(config),
         ema_widths=tuple(config.training.ema_widths),
     )

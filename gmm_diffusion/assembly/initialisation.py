@@ -1,4 +1,4 @@
-"""What a new run starts from: fitted constants and fresh parameters, or those of another run."""
+"""What a new run starts from: fitted statistics and fresh parameters, or those of another."""
 
 import jax
 import numpy as np
@@ -10,49 +10,51 @@ from gmm_diffusion.assembly import conditioners, guides, networks, noise
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.fitted import Constants
+from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.types import PyTree
 
 # What two runs must share for the parameters of one to mean the same in the other.
 _SHARED = ("data", "conditioning", "network")
 
 
-def constants(config: ConfigDict, data: Dataset) -> Constants:
+def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
     """Those fitted to the data, or where `training.init_from` names a run, that run's.
 
     With the classifier that `ngmg.workdir` names where one takes part.
 
     Raises:
-      InputError: as `conditioners.constants` and `guides.load_classifier`, or for a run of another
-        model.
+      InputError: as `conditioners.fit_statistics` and `guides.load_classifier`, or for a run of
+        another model.
     """
-    return fit(config, data)[0]
+    return fit_with_weights(config, data)[0]
 
 
-def fit(config: ConfigDict, data: Dataset) -> tuple[Constants, np.ndarray | None]:
-    """`constants`, and the weights of the training split as `conditioners.fit` returns them.
+def fit_with_weights(
+    config: ConfigDict, data: Dataset
+) -> tuple[FittedStatistics, np.ndarray | None]:
+    """`fit_statistics`, and the weights of the training split as those of `conditioners`.
 
-    Of another run's constants there are none yet.
+    Of another run's statistics there are none yet.
     """
     weights = None
     if config.training.init_from:
         noise_law = noise.fit(config, data.train.x)
         made = _run(config).fitted.replace(frozen_classifier=None, noise_law=noise_law)
     else:
-        made, weights = conditioners.fit(config, data)
+        made, weights = conditioners.fit_with_weights(config, data)
     if config.ngmg.weight and config.ngmg.workdir:
         classifier = guides.load_classifier(config, config.ngmg.workdir, made)
         made = made.replace(frozen_classifier=classifier)
     return made, weights
 
 
-def params(config: ConfigDict, shape: tuple[int, ...], constants: Constants) -> PyTree:
+def params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatistics) -> PyTree:
     """A dict of parts at step 0; parts that the other run has too are its average `sample.ema`.
 
     Raises:
       InputError: for a run of another model.
     """
-    fresh = networks.init_params(config, shape, constants)
+    fresh = networks.init_params(config, shape, fitted)
     if not config.training.init_from:
         return fresh
     theirs = jax.device_get(_run(config).params)

@@ -1,0 +1,69 @@
+"""Which parameters a width names, of `sample.ema` and of a guide: the one place that decides it.
+
+Width 0 names the raw parameters, a width of `training.ema_widths` the average that training tracks,
+and any other one an average that is made of snapshots.
+"""
+
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+from gmm_diffusion.runs import snapshots, storage, workdir
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.types import PyTree
+
+
+def is_tracked(config: ConfigDict, width: float) -> bool:
+    """Whether the state of training, and with it every checkpoint, holds what the width names."""
+    return not width or width in tuple(config.training.ema_widths)
+
+
+def of_state(config: ConfigDict, state: TrainState, width: float) -> PyTree:
+    """What a width that is tracked names in the state of training."""
+    return state.ema[_number(config, width)] if width else state.params
+
+
+def of_checkpoint(
+    config: ConfigDict, directory: str | os.PathLike, step: int, width: float, expected: PyTree
+) -> PyTree:
+    """What a width that is tracked names in a checkpoint, and no more of it.
+
+    Args:
+      config: of the run.
+      directory: of its checkpoints.
+      step: of one of them.
+      width: one that is tracked, or 0.
+      expected: the parameters' shapes and dtypes.
+
+    Raises:
+      InputError: as `storage.restore_step`.
+    """
+    number = str(_number(config, width)) if width else ""
+    target = {"ema": {number: expected}} if width else {"params": expected}
+    state = storage.restore_step(directory, step, target, partial=True).state
+    return state["ema"][number] if width else state["params"]
+
+
+def nearest(config: ConfigDict, state: TrainState) -> PyTree:
+    """What `sample.ema` names while training, which reads no snapshots: the nearest tracked one."""
+    width = config.sample.ema
+    if not is_tracked(config, width):
+        width = min(config.training.ema_widths, key=lambda tracked: abs(tracked - width))
+    return of_state(config, state, width)
+
+
+def final(config: ConfigDict, path: pathlib.Path, state: TrainState) -> PyTree:
+    """What `sample.ema` names at the end of the run in `path`, if need be of its snapshots.
+
+    Raises:
+      InputError: as `snapshots.reconstruct`.
+    """
+    width = config.sample.ema
+    if is_tracked(config, width):
+        return of_state(config, state, width)
+    return snapshots.reconstruct(path / workdir.SNAPSHOTS, int(state.step), width).params
+
+
+def _number(config, width):
+    return tuple(config.training.ema_widths).index(width)

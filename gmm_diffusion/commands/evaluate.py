@@ -1,0 +1,31 @@
+"""`--mode=evaluate`: a trained run is evaluated again, for example with another sampler."""
+
+from ml_collections import ConfigDict
+
+from gmm_diffusion import assembly, paths, signals
+from gmm_diffusion import config as config_lib
+from gmm_diffusion.assembly import guides
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.runs import data_fingerprint, workdir
+
+
+def evaluate(config: ConfigDict, run_dir: str) -> dict:
+    """Evaluates the run, writes the result (see `evaluate_and_report`) and returns it.
+
+    Raises:
+      InputError: other data than the run's, no good checkpoint, or settings that do not fit.
+      RunError: the result cannot be written, which is tried before sampling.
+    """
+    config, path = config_lib.with_paths(config), workdir.directory(run_dir)
+    data = assembly.dataset(config)
+    denoiser_evaluation.check(config, data)
+    data_fingerprint.check(config, data, path)
+    model = load_lib.load_run(path, config.sample.step or None, config=config)
+    guidance = guides.guidance(model, path)
+    paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
+    with signals.graceful() as interrupt:
+        return evaluation_report.evaluate_and_report(
+            model, data, path, guidance, interrupt.check
+        )
