@@ -59,7 +59,7 @@ def main() -> None:
     print(f"| {' | '.join(head)} | s, one by one |")
     print("|" + "---|" * (len(head) + 1))
     for name in STEPS:
-        sequential, seconds = timed(
+        (sequential, _), seconds = timed(
             jax.jit(lambda x, name=name: SAMPLERS[name](denoise_fn, keys, x, sigmas)), x
         )
         for tolerance in (0.0, 0.03, 0.1, 0.3):

@@ -1,4 +1,4 @@
-"""Faces drawn on the spot, conditioned on a mixture laid out over their ten attributes.
+"""Faces rendered on the spot, conditioned on a mixture laid out over their ten attributes.
 
 python -m gmm_diffusion.main --config=configs/faces_gmm.py --workdir=runs/faces_gmm
 

@@ -8,7 +8,7 @@ import numpy as np
 from experiments import stability
 from experiments.many_classifiers import Curves
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.runs.workdir import CONFIG, evaluation_path, read_config
+from gmm_diffusion.runs import workdir
 
 METRICS = ("agreement", "defect_rate", "recall", "frechet")
 
@@ -23,11 +23,11 @@ def read(out: pathlib.Path) -> dict[tuple[str, float, float], list[dict]]:
       InputError: there is no finished run.
     """
     groups = {}
-    for file in sorted(out.rglob(CONFIG)):
-        result = evaluation_path(file.parent)
+    for file in sorted(out.rglob(workdir.CONFIG)):
+        result = workdir.evaluation_path(file.parent)
         if not result.exists():
             continue
-        config = read_config(file.parent)
+        config = workdir.read_config(file.parent)
         key = ("none", 0.0, 0.0)
         if config.ngmg.weight:
             group = config.classifier
@@ -39,7 +39,7 @@ def read(out: pathlib.Path) -> dict[tuple[str, float, float], list[dict]]:
 
 
 def _one(path, result):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (path / workdir.METRICS).read_text().splitlines()]
     rows = [row for row in rows if "gradient_norm" in row]
     column = {
         name: np.array([float(row.get(name, "nan")) for row in rows])

@@ -38,7 +38,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
             return mixture.denoise(data.mixture, x, sigma, weights=weights)
 
         x = initial_noise(keys, (2,), levels[0])
-        return SAMPLERS["heun"](denoise_fn, keys, x, levels)
+        return SAMPLERS["heun"](denoise_fn, keys, x, levels)[0]
 
     x, keys = np.empty((len(labels), 2), np.float32), example_keys(0, len(labels))
     for label in np.unique(labels):

@@ -21,7 +21,7 @@ def check_names(chosen: Sequence[str], names: Sequence[str], field: str) -> None
 
 
 def check_askable(names: Sequence[str], source: str) -> None:
-    """Raises InputError unless `Name=1,Other=0` can name each of `names`, which are of `source`."""
+    """Raises InputError for one of the `names` in `source` that no `Name=1,Other=0` could spell."""
     for name in names:
         if _UNASKABLE.search(name):
             raise InputError(

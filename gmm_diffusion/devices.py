@@ -9,13 +9,13 @@ import numpy as np
 from jax import lax
 
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.types import Array, Batch, PyTree
+from gmm_diffusion.types import Array, Batch, PyTree, TrainStep
 
 AXIS = "devices"
 
 
 def local() -> list[jax.Device]:
-    """All devices; asking for them is what refuses several processes, so do it before any work.
+    """All devices. To be called before any work, since it refuses to be one of several processes.
 
     Raises:
       InputError: there are several processes; each would train, or sample, a model of its own.
@@ -49,7 +49,7 @@ def unreplicate(tree: PyTree) -> PyTree:
 
 
 def make_train_steps(
-    train_step: Callable[..., tuple[PyTree, dict[str, Array]]], num_devices: int | None = None
+    train_step: TrainStep, num_devices: int | None = None
 ) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:
     """Several train steps in one call, spread over devices.
 

@@ -90,7 +90,7 @@ def _class_lines(data):
     if not data.num_classes:
         return [_line("classes", "none")]
     counts = np.bincount(data.train.label, minlength=data.num_classes)
-    listed = range(data.num_classes)
+    listed = [*range(data.num_classes)]
     rest = ""
     if data.num_classes > _LISTED:
         order = np.argsort(-counts, kind="stable")

@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
 
 
 def _merge(mode, workdir, path, config, overrides):
-    """Flags over the config file over the stored settings; the model's groups stay as stored."""
+    """The stored settings under those of the file and the flags, which may not change the model."""
     from gmm_diffusion.runs.workdir import CONFIG, as_written, read_config
 
     if mode == "train" and path is not None:

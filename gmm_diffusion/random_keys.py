@@ -15,10 +15,21 @@ from gmm_diffusion.types import Array
 
 @enum.unique
 class Run(enum.IntEnum):
-    """Into `key(training.seed)`, which the initial parameters use as it is."""
+    """Into `key(training.seed)`, which the normalisation of an embedding uses as it is."""
 
     STEPS = 1
     MIXTURE = 4
+
+
+@enum.unique
+class Host(enum.IntEnum):
+    """Behind a seed in NumPy's `default_rng([seed, number])`, of the run or of samples."""
+
+    FREQUENCIES = 0
+    BANK = 1
+    REQUEST = 2
+    FIT = 3
+    COMPONENT = 4
 
 
 @enum.unique
@@ -43,6 +54,14 @@ class Contrast(enum.IntEnum):
     ZETA = 0
     NOISE = 1
     RATIO = 2
+
+
+@enum.unique
+class Ratio(enum.IntEnum):
+    """Into the key of a point whose density ratio is integrated."""
+
+    SHIFT = 0
+    NOISE = 1
 
 
 @enum.unique

@@ -11,6 +11,7 @@ Axis letters, everywhere in the package:
 Data may have any shape after the batch axis: images `[B, H, W, C]`, vectors `[B, D]`.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +22,8 @@ Array = jax.Array
 # Of what runs on the host, too.
 AnyArray = jax.Array | np.ndarray
 PyTree = Any
+# Called before each batch of a long piece of work; what it raises ends the work.
+Poll = Callable[[], None]
 
 
 @struct.dataclass
@@ -54,6 +57,20 @@ class Condition:
     keep: Array
 
 
+class Rows(Protocol):
+    """Examples on the host, read some rows at a time: an array, or what makes them then."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`[N, ...]`."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """`[M]` numbers of rows -> `[M, ...]`."""
+
+
 class DenoiseFn(Protocol):
     """The posterior mean of clean data given noisy data."""
 
@@ -66,17 +83,12 @@ class Sampler(Protocol):
 
     def __call__(
         self, denoise_fn: DenoiseFn, keys: Array, x_init: Array, sigmas: Array, cond: PyTree = None
-    ) -> Array:
-        """`keys [B]`, `x_init [B, ...]` scaled by `sigmas[0]`, `sigmas [S+1]` -> `[B, ...]`."""
-
-
-class ParallelSampler(Protocol):
-    """A sampler that works on several steps at once, and says what that took."""
-
-    def __call__(
-        self, denoise_fn: DenoiseFn, keys: Array, x_init: Array, sigmas: Array, cond: PyTree = None
     ) -> tuple[Array, PyTree]:
-        """As `Sampler`, and what each sample took, such as `sampling.parallel.PicardInfo`."""
+        """`keys [B]`, `x_init [B, ...]` scaled by `sigmas[0]`, `sigmas [S+1]` -> `[B, ...]`.
+
+        Beside the samples what each of them took, such as `sampling.parallel.PicardInfo`; None
+        where that is the same for all.
+        """
 
 
 class Denoise(Protocol):
@@ -142,6 +154,15 @@ class Target(Protocol):
         self, noisy: Array, sigma: Array, weights: Array | None, keep: Array | None
     ) -> Array:
         """`noisy [B, ...]`, `sigma [B]`, `weights [B, K]`, `keep [B]` -> `[B, ...]`."""
+
+
+class TrainStep(Protocol):
+    """One update of a state of training, such as `training.state.TrainState`."""
+
+    def __call__(
+        self, state: PyTree, batch: Batch, key: Array, *, axis_name: str | None = None
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """`key` of the run, `axis_name` of devices -> the next state, scalar metrics."""
 
 
 class LossFn(Protocol):

@@ -1,6 +1,7 @@
 """The face of the package: lazy, whole, and enough to train a model without a config."""
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -46,6 +47,30 @@ def test_parts_have_the_fields_and_defaults_of_the_config():
             assert config.network[field.name] == field.default, (kind, field.name)
     check, _ = config_lib.RULES["conditioning.kind"]
     assert all(map(check, KINDS.values()))
+    assert assembly.sampler(config) == gd.SamplerSettings()
+
+
+def test_functions_have_the_defaults_of_the_config():
+    config = config_lib.default()
+    wanted = {
+        gd.fit: {
+            "steps": config.training.num_steps,
+            "batch_size": config.training.batch_size,
+            "learning_rate": config.optimizer.learning_rate,
+            "seed": config.training.seed,
+            "flip": config.data.flip,
+        },
+        gd.Model.sample: {
+            "condition": config.sample.condition,
+            "seed": config.sample.seed,
+            "sampler": config.sample.sampler,
+            "steps": config.sample.steps,
+            "batch_size": config.sample.batch_size,
+        },
+    }
+    for function, defaults in wanted.items():
+        parameters = inspect.signature(function).parameters
+        assert {name: parameters[name].default for name in defaults} == defaults, function
 
 
 SMALL = {"steps": 4, "batch_size": 16, "network": gd.networks.MLPSettings(8)}

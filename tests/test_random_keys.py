@@ -9,6 +9,7 @@ from gmm_diffusion.random_keys import fold_in
 # As they have always been.
 NUMBERS = {
     "Run": {"STEPS": 1, "MIXTURE": 4},
+    "Host": {"FREQUENCIES": 0, "BANK": 1, "REQUEST": 2, "FIT": 3, "COMPONENT": 4},
     "Training": {
         "NOISE": 0,
         "SIGMA": 1,
@@ -21,6 +22,7 @@ NUMBERS = {
         "CLASSIFIER_SIGMA": 21,
     },
     "Contrast": {"ZETA": 0, "NOISE": 1, "RATIO": 2},
+    "Ratio": {"SHIFT": 0, "NOISE": 1},
     "HeldOut": {"NOISE": 0, "SEMANTICS": 1, "DRAWS": 2},
     "Sample": {"DRAWS": 2_147_483_646, "INITIAL_NOISE": 2_147_483_647},
 }

@@ -231,7 +231,7 @@ def test_any_number_of_steps(num_steps):
     for name in SAMPLERS:
         # A denoiser that knows the answer: every path ends at it.
         keys, x = jax.random.split(jax.random.key(0), 2), 80 * np.ones((2, 3), np.float32)
-        x = jax.jit(lambda x, s, name=name, keys=keys: SAMPLERS[name](answer, keys, x, s))(
+        x = jax.jit(lambda x, s, name=name, keys=keys: SAMPLERS[name](answer, keys, x, s)[0])(
             x, sigmas
         )
         np.testing.assert_allclose(x, 0.5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Which parameters a width names, of `sample.ema` and of a guide: the one place that decides it.
+"""Which parameters a width such as `sample.ema` names: the one place that decides it.
 
 Width 0 names the raw parameters, a width of `training.ema_widths` the average that training tracks,
 and any other one an average that is made of snapshots.
@@ -15,25 +15,25 @@ from gmm_diffusion.types import PyTree
 
 
 def is_tracked(config: ConfigDict, width: float) -> bool:
-    """Whether the state of training, and with it every checkpoint, holds what the width names."""
+    """Whether the state of training, and so each checkpoint, holds what this width names."""
     return not width or width in tuple(config.training.ema_widths)
 
 
 def of_state(config: ConfigDict, state: TrainState, width: float) -> PyTree:
-    """What a width that is tracked names in the state of training."""
+    """The parameters of a tracked width, or of 0, in the state of training."""
     return state.ema[_number(config, width)] if width else state.params
 
 
 def of_checkpoint(
     config: ConfigDict, directory: str | os.PathLike, step: int, width: float, expected: PyTree
 ) -> PyTree:
-    """What a width that is tracked names in a checkpoint, and no more of it.
+    """The parameters of a tracked width, or of 0, from a checkpoint, of which no more is read.
 
     Args:
       config: of the run.
       directory: of its checkpoints.
       step: of one of them.
-      width: one that is tracked, or 0.
+      width: tracked, or 0.
       expected: the parameters' shapes and dtypes.
 
     Raises:
@@ -46,7 +46,7 @@ def of_checkpoint(
 
 
 def nearest(config: ConfigDict, state: TrainState) -> PyTree:
-    """What `sample.ema` names while training, which reads no snapshots: the nearest tracked one."""
+    """What stands for `sample.ema` while training, without snapshots: the nearest tracked width."""
     width = config.sample.ema
     if not is_tracked(config, width):
         width = min(config.training.ema_widths, key=lambda tracked: abs(tracked - width))
@@ -54,7 +54,7 @@ def nearest(config: ConfigDict, state: TrainState) -> PyTree:
 
 
 def final(config: ConfigDict, path: pathlib.Path, state: TrainState) -> PyTree:
-    """What `sample.ema` names at the end of the run in `path`, if need be of its snapshots.
+    """The parameters that `sample.ema` names at the end of the run in `path`.
 
     Raises:
       InputError: as `snapshots.reconstruct`.

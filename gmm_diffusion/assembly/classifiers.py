@@ -1,7 +1,6 @@
 """A classifier that takes part in training or guidance, and what its output costs."""
 
-from collections.abc import Callable
-
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from gmm_diffusion.assembly.kind import kind
@@ -10,6 +9,7 @@ from gmm_diffusion.model import classifier as classifier_lib
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.networks.encoder import ENCODERS
 from gmm_diffusion.tasks import TASKS
+from gmm_diffusion.types import Classify
 
 
 def has_classifier(config: ConfigDict) -> bool:
@@ -28,8 +28,10 @@ def objective(
     config: ConfigDict, fitted: FittedStatistics
 ) -> classifier_lib.Objective | classifier_lib.AttributeObjective:
     """What the classifier's output costs; InputError for centres that allow no scale."""
-    make = _OBJECTIVES[kind(config).objective]
-    return make(config, fitted.conditioner.mixture)
+    own, conditioner = kind(config), fitted.conditioner
+    assert own is not None, "a config with a classifier has a kind of conditioning"
+    assert conditioner is not None, "a classifier learns the components of a mixture"
+    return _OBJECTIVES[own.objective](config, conditioner.mixture)
 
 
 def _of_components(config, mix):
@@ -49,15 +51,15 @@ def _of_attributes(config, mix):
 _OBJECTIVES = {"components": _of_components, "attributes": _of_attributes}
 
 
-def encoder(config: ConfigDict, fitted: FittedStatistics):
-    """The linen network of the classifier."""
+def encoder(config: ConfigDict, fitted: FittedStatistics) -> nn.Module:
+    """The network of the classifier."""
     group = config.classifier
     return ENCODERS[group.name](
         objective(config, fitted).out_dim, group.width, group.embedding_dim, group.normalize
     )
 
 
-def classify(config: ConfigDict, fitted: FittedStatistics) -> Callable:
+def classify(config: ConfigDict, fitted: FittedStatistics) -> Classify:
     """`(params of the part, x, sigma=None) -> (out, embedding)`, of centred data."""
     return classifier_lib.make_classify(
         encoder(config, fitted), float(fitted.sigma_data), config.classifier.noisy

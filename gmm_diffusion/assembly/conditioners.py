@@ -9,7 +9,7 @@ from gmm_diffusion import conditioning
 from gmm_diffusion.assembly import noise
 from gmm_diffusion.assembly.classifiers import has_classifier, objective
 from gmm_diffusion.assembly.kind import kind, settings
-from gmm_diffusion.conditioning.kinds import Examples
+from gmm_diffusion.conditioning.kinds import Examples, Kind
 from gmm_diffusion.data import Dataset, Split, batches
 from gmm_diffusion.model.fitted import FittedStatistics
 
@@ -22,14 +22,15 @@ def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
 def fit_with_weights(
     config: ConfigDict, data: Dataset
 ) -> tuple[FittedStatistics, np.ndarray | None]:
-    """`fit_statistics`, and what `split_weights` makes of the training split with them."""
+    """`fit_statistics`, and the weights of the training split as `split_weights` has them."""
     transform, measured = batches.fit_transform_stats(data.train.x)
     sigma_data = config.diffusion.sigma_data or measured
     noise_law = noise.fit(config, data.train.x)
     conditioner = weights = None
-    if kind(config) is not None:
+    own = kind(config)
+    if own is not None:
         examples = _examples(config, data.train, transform, data.num_classes)
-        conditioner, weights = _conditioner(config, data, examples)
+        conditioner, weights = _conditioner(config, own, data, examples)
         weights = _by_view(weights, data.train)
     made = FittedStatistics(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)
     if has_classifier(config):
@@ -37,11 +38,11 @@ def fit_with_weights(
     return made, weights
 
 
-def _conditioner(config, data, examples):
+def _conditioner(config: ConfigDict, own: Kind, data: Dataset, examples: Examples):
     """The conditioner, and the weights `[N or 2N, K]` that it was made of."""
     group = config.conditioning
-    own = kind(config)
-    layout = own.fit(examples, settings(config))
+    seed = config.training.seed
+    layout = own.fit(examples, settings(config), seed)
     weights = own.weigh(layout, examples)
     semantics = group.semantics if own.spread else "example"
     conditioner = conditioning.create(
@@ -55,7 +56,7 @@ def _conditioner(config, data, examples):
         embedding_name=group.embedding,
         semantics=semantics,
         bank_size=group.bank_size,
-        seed=config.training.seed,
+        seed=seed,
         semantics_options=_mixture_options(config) if semantics == "mixture" else {},
         centers=layout.centers,
         attributes=_attribute_table(data, examples, own.of_attributes),
@@ -78,7 +79,7 @@ def _attribute_table(data, examples, laid_out):
 
 
 def _examples(config, split, transform, num_classes):
-    """Every augmentation of each example: N examples, or behind them N mirror images."""
+    """The split's N examples, and where training mirrors them their N mirror images behind."""
     x = batches.Views(split.x, jax.device_get(transform), config.data.flip)
     views = len(x) // len(split)
     label, attributes = (
@@ -94,11 +95,11 @@ def _by_view(weights, split):
 
 def split_weights(config: ConfigDict, fitted: FittedStatistics, split: Split) -> np.ndarray | None:
     """Mixture weights of a split's examples, `[1 or 2 (mirrored), N, K]`, or None."""
-    conditioner = fitted.conditioner
-    if conditioner is None:
+    own, conditioner = kind(config), fitted.conditioner
+    if own is None or conditioner is None:
         return None
     examples = _examples(config, split, fitted.transform, conditioner.num_classes)
-    return _by_view(kind(config).weigh(conditioner, examples), split)
+    return _by_view(own.weigh(conditioner, examples), split)
 
 
 def semantics_options(config: ConfigDict, fitted: FittedStatistics) -> dict:

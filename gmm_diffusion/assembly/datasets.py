@@ -1,6 +1,8 @@
 """The data of a config, in memory, and whether they fit what is to be done with them."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,7 +24,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
     """
     data = config.data
     place = _place(data)
-    options = {
+    options: dict[str, Callable[[], dict[str, Any]]] = {
         "digits": lambda: {
             "heldout_fraction": data.heldout_fraction,
             "split_seed": data.split_seed,
@@ -135,13 +137,15 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
             f"needs labels, and {data.name} has none; use kind gmm with per_class False, or none."
         )
     if needs_labels:
-        missing = set(range(data.num_classes)) - set(np.unique(data.train.label).tolist())
+        labels = np.unique(np.asarray(data.train.label))
+        missing = set(range(data.num_classes)) - set(labels.tolist())
         if missing:
             raise InputError(
                 f"Class {min(missing)} of {data.name} has no training example; "
                 "every class needs at least one."
             )
-    if needs_labels and own.fitted and conditioning.num_components % data.num_classes:
+    shared_out = own is not None and own.fitted and needs_labels
+    if shared_out and conditioning.num_components % data.num_classes:
         raise InputError(
             f"conditioning.num_components is {conditioning.num_components}; with per_class it "
             f"must be a multiple of the {data.num_classes} classes."

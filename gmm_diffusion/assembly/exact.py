@@ -1,7 +1,5 @@
 """The best denoiser of data of known density, to regress on in place of the data."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +9,7 @@ from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.data import Dataset, toy
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.fitted import FittedStatistics
+from gmm_diffusion.types import Target
 
 
 def check(config: ConfigDict, data: Dataset) -> None:
@@ -31,7 +30,7 @@ def check(config: ConfigDict, data: Dataset) -> None:
         )
 
 
-def target(config: ConfigDict, fitted: FittedStatistics) -> Callable | None:
+def target(config: ConfigDict, fitted: FittedStatistics) -> Target | None:
     """`(noisy [B, D], sigma [B], weights [B, K], keep [B]) -> [B, D]`, the mean of the clean data.
 
     Given weights `w` of the classes it is that under `sum_c w_c p(x | c)`, and where `keep` is 0

@@ -1,6 +1,8 @@
 """Models of other runs that take part in this one: a worse one that guides, a classifier."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -17,6 +19,7 @@ from gmm_diffusion.model.guidance import (
     MixtureGuidance,
     difference,
     ordered,
+    scale_acts,
 )
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import workdir as workdir_lib
@@ -43,8 +46,8 @@ def guidance(model: Model, run_dir: str | os.PathLike) -> tuple[Guidance, ...]:
     """
     group = model.config.guidance
     interval, limit = tuple(group.interval), group.limit or None
-    shared = {"scale": float(group.scale), "interval": interval, "limit": limit}
-    kinds = {
+    shared: dict[str, Any] = {"scale": float(group.scale), "interval": interval, "limit": limit}
+    kinds: dict[str, Callable[[], tuple[Guidance, ...]]] = {
         "none": lambda: (),
         "auto": lambda: (Autoguidance(_guide(model, run_dir), **shared),),
         "classifier_free": lambda: (ClassifierFree(**shared),),
@@ -53,7 +56,7 @@ def guidance(model: Model, run_dir: str | os.PathLike) -> tuple[Guidance, ...]:
         ),
     }
     # A guide is not loaded to have no say.
-    made = kinds["none" if group.scale == 1 else group.kind]()
+    made = kinds[group.kind if scale_acts(group.scale) else "none"]()
     if group.energy:
         made += (ClassifierGuidance(_classifier(model), float(group.energy), interval),)
     return ordered(made)

@@ -1,4 +1,4 @@
-"""What a new run starts from: fitted statistics and fresh parameters, or those of another."""
+"""What a new run starts from: its own statistics and parameters, or those of another run."""
 
 import jax
 import numpy as np
@@ -18,9 +18,9 @@ _SHARED = ("data", "conditioning", "network")
 
 
 def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
-    """Those fitted to the data, or where `training.init_from` names a run, that run's.
+    """What is fitted to the data, or to those of the run that `training.init_from` names.
 
-    With the classifier that `ngmg.workdir` names where one takes part.
+    Beside it stands the classifier of `ngmg.workdir`, where one takes part.
 
     Raises:
       InputError: as `conditioners.fit_statistics` and `guides.load_classifier`, or for a run of
@@ -32,9 +32,9 @@ def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
 def fit_with_weights(
     config: ConfigDict, data: Dataset
 ) -> tuple[FittedStatistics, np.ndarray | None]:
-    """`fit_statistics`, and the weights of the training split as those of `conditioners`.
+    """`fit_statistics`, and the weights of the training split as `split_weights` has them.
 
-    Of another run's statistics there are none yet.
+    None in their place where the statistics are another run's.
     """
     weights = None
     if config.training.init_from:
@@ -49,7 +49,9 @@ def fit_with_weights(
 
 
 def params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatistics) -> PyTree:
-    """A dict of parts at step 0; parts that the other run has too are its average `sample.ema`.
+    """Parameters at step 0: a part of the run that `training.init_from` names, or a fresh one.
+
+    Of that run it is the average that its `sample.ema` names.
 
     Raises:
       InputError: for a run of another model.

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from gmm_diffusion.conditioning import KINDS, Kind
-from gmm_diffusion.conditioning.kinds import Settings
+from gmm_diffusion.assembly.settings import of_group
+from gmm_diffusion.conditioning import KINDS, Fitted, Kind
 
 
 def kind(config: ConfigDict) -> Kind | None:
@@ -11,19 +11,6 @@ def kind(config: ConfigDict) -> Kind | None:
     return KINDS.get(config.conditioning.kind)
 
 
-def settings(config: ConfigDict) -> Settings:
-    """How its mixture is fitted."""
-    group = config.conditioning
-    return Settings(
-        features=group.features,
-        feature_dim=group.feature_dim,
-        num_components=group.num_components,
-        per_class=group.per_class,
-        covariance=group.covariance,
-        covariance_floor=group.covariance_floor,
-        em_starts=group.em_starts,
-        em_iterations=group.em_iterations,
-        em_tolerance=group.em_tolerance,
-        em_max_points=group.em_max_points,
-        seed=config.training.seed,
-    )
+def settings(config: ConfigDict) -> Fitted:
+    """How its mixture is fitted; each kind reads the fields that it needs."""
+    return of_group(Fitted, config.conditioning)

@@ -1,5 +1,6 @@
 """The networks, their parameters at step 0, and what is made of both."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -21,8 +22,8 @@ from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.types import PyTree
 
 
-def network(config: ConfigDict):
-    """The linen network."""
+def network(config: ConfigDict) -> nn.Module:
+    """The network of the denoiser."""
     group = config.network
     dtype = jnp.dtype(group.dtype)
     if group.name == "mlp":

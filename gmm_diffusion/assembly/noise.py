@@ -58,4 +58,5 @@ def law(config: ConfigDict, fitted: FittedStatistics) -> tuple[float, float]:
     """Mean and standard deviation of `ln sigma` in training."""
     if config.diffusion.law == "given":
         return config.diffusion.sigma_log_mean, config.diffusion.sigma_log_std
+    assert fitted.noise_law is not None, "a law that is not given is fitted"
     return float(fitted.noise_law.mean), float(fitted.noise_law.std)

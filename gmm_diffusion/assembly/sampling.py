@@ -1,31 +1,28 @@
 """How samples are drawn, as the groups `sample` and `guidance` say, and what they cost."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion.assembly.settings import of_group
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.model import guidance as guidances
 from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model, Samples
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.settings import SamplerSettings
+from gmm_diffusion.types import Poll
 
 
 def sampler(config: ConfigDict) -> SamplerSettings:
     """The sampler with its options."""
     group = config.sample
-    return SamplerSettings(
-        group.sampler,
-        sigma_min=group.sigma_min,
+    return of_group(
+        SamplerSettings,
+        group,
+        name=group.sampler,
         sigma_max=group.sigma_max or None,
-        rho=group.rho,
-        churn=group.churn,
-        churn_min=group.churn_min,
-        churn_max=group.churn_max,
-        churn_noise=group.churn_noise,
-        eta=group.eta,
         window=group.parallel_window,
         tolerance=float(group.parallel_tolerance),
     )
@@ -37,7 +34,7 @@ def sample(
     condition: str | Request,
     seed: int,
     guidance: Iterable[Guidance] = (),
-    poll: Callable[[], None] | None = None,
+    poll: Poll | None = None,
 ) -> Samples:
     """`Model.sample` as `model.config.sample` says."""
     group = model.config.sample

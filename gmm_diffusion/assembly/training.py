@@ -1,7 +1,6 @@
 """The loss, the optimisers and the train step."""
 
 import functools
-from collections.abc import Callable
 
 import optax
 from ml_collections import ConfigDict
@@ -17,7 +16,7 @@ from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
 from gmm_diffusion.training.step import train_step
-from gmm_diffusion.types import LossFn
+from gmm_diffusion.types import LossFn, TrainStep
 
 
 def _term(config, fitted):
@@ -117,7 +116,7 @@ def _optimizer(config, name, peak):
     return make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
 
 
-def train_step_fn(config: ConfigDict, fitted: FittedStatistics) -> Callable:
+def train_step_fn(config: ConfigDict, fitted: FittedStatistics) -> TrainStep:
     """`(state, batch, key, axis_name=None) -> (state, metrics)`."""
     return functools.partial(
         train_step,

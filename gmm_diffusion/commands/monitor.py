@@ -30,14 +30,14 @@ class _ClassifierMonitor:
 
     def __call__(self, step, state, poll):
         params = averages.nearest(self.parts.config, state)
-        cost, seen, true = self.read(params, poll)
-        raw, _, _ = self.read(state.params, poll)
+        seen = self.read(params, poll)
+        raw = self.read(state.params, poll)
         scores = {
-            "heldout_loss/mean": float(cost.mean()),
-            "heldout_loss/raw": float(raw.mean()),
-            "heldout_accuracy": float(np.mean(seen == true)),
+            "heldout_loss/mean": float(seen.cost.mean()),
+            "heldout_loss/raw": float(raw.cost.mean()),
+            "heldout_accuracy": float(np.mean(seen.read == seen.true)),
         }
-        shares = classifier_evaluation.confusion(seen, true)
+        shares = classifier_evaluation.confusion(seen.read, seen.true)
         # The line last: where it is missing, a resumed run does it all again.
         image = pictures.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
         pictures.save_png(_sheet_path(self.parts, step), image)

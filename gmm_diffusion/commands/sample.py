@@ -1,5 +1,7 @@
 """`--mode=sample`: samples of a trained run, in files."""
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -52,9 +54,9 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     x = samples.images() if is_image else samples.x
     asked = {"weights": samples.weights, "label": samples.label, "attributes": samples.attributes}
     # What there is none of is left out.
-    asked = {name: value for name, value in asked.items() if value is not None}
+    arrays: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     with paths.replacing(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, x=x, **asked)
+        np.savez(stream, x=x, **arrays)
     with paths.replacing(picture) as temporary:
         if is_image:
             pictures.save_png(temporary, pictures.grid(x, scale=4))

@@ -6,6 +6,7 @@ import functools
 import logging
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -256,7 +257,7 @@ def _write_snapshot(parts, step, state):
 
 
 def _rescue(store, save, step, state):
-    """Saves what was good before something failed; if that fails too, the first is what counts."""
+    """Saves the good state that a failure leaves; should that fail, too, the first is reported."""
     # A call that failed has taken its state with it.
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
         return
@@ -315,12 +316,14 @@ def _batch_source(parts):
         index, flipped = batches.indices(
             config.training.seed, step, size, len(split), config.data.flip
         )
-        return Batch(
-            x=batches.make_batch(split.x, index, flipped, transform),
-            index=np.arange(size, dtype=np.int32),
-            mask=np.ones(size, np.float32),
-            weights=None if weights is None else weights[flipped.astype(int), index],
-        )
+        # On the host until they are spread over devices.
+        leaves: dict[str, Any] = {
+            "x": batches.make_batch(split.x, index, flipped, transform),
+            "index": np.arange(size, dtype=np.int32),
+            "mask": np.ones(size, np.float32),
+            "weights": None if weights is None else weights[flipped.astype(int), index],
+        }
+        return Batch(**leaves)
 
     def source(step, num_steps):
         steps = range(step, min(step + config.training.steps_per_call, num_steps))

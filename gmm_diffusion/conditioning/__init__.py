@@ -9,6 +9,7 @@ from gmm_diffusion.conditioning.conditioner import (
     encode,
     example_weights,
     lay_out,
+    training_condition,
     training_weights,
 )
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
@@ -45,5 +46,6 @@ __all__ = [
     "example_weights",
     "features",
     "lay_out",
+    "training_condition",
     "training_weights",
 ]

@@ -3,6 +3,8 @@
 Made once from the training split, stored in the checkpoint, never refitted on resume.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,8 @@ from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FeatureTransform, block_rows, features
 from gmm_diffusion.conditioning.weights import SEMANTICS, label_restricted, mean_by_class, one_hot
 from gmm_diffusion.mixture import GaussianMixture, responsibilities
-from gmm_diffusion.types import Array, Condition, PyTree
+from gmm_diffusion.random_keys import Host
+from gmm_diffusion.types import Array, Condition, PyTree, Rows
 
 
 @struct.dataclass
@@ -103,7 +106,9 @@ def blur_covariances(conditioner: Conditioner, amount: Array | float) -> Conditi
       ValueError: the embedding `table` has no covariances.
     """
     blur = EMBEDDINGS[conditioner.embedding_name].blur
-    return conditioner.replace(embedding=blur(conditioner.embedding, amount))
+    return dataclasses.replace(
+        conditioner, embedding=blur(conditioner.embedding, amount)
+    )
 
 
 def training_weights(
@@ -120,11 +125,36 @@ def training_weights(
     return semantics(keys, weights, conditioner.base, group, **options)
 
 
+def training_condition(
+    conditioner: Conditioner,
+    weights: Array,
+    semantics_keys: Array,
+    draw_keys: Array,
+    keep: Array | None = None,
+    **options,
+) -> tuple[Array, Condition]:
+    """What the network is told of examples in a loss, and what it reads of that.
+
+    Args:
+      conditioner: the fitted statistics.
+      weights: `[B, K]` of the examples.
+      semantics_keys: `[B]`, of `training_weights`.
+      draw_keys: `[B]`, of `encode`.
+      keep: as of `encode`.
+      **options: of the semantics.
+
+    Returns:
+      `[B, K]` weights, and the condition that they make.
+    """
+    told = training_weights(conditioner, semantics_keys, weights, **options)
+    return told, encode(conditioner, told, draw_keys, keep)
+
+
 def example_weights(
     mix: GaussianMixture,
     transform: FeatureTransform,
     component_class: np.ndarray,
-    x: np.ndarray,
+    x: Rows,
     labels: np.ndarray | None,
     block: int = 4096,
     hard: bool = False,
@@ -132,8 +162,7 @@ def example_weights(
     """Weights `w(x)` of examples `x [N, ...]` in a fitted mixture, `[N, K]` on the host.
 
     Responsibilities, restricted to the example's own class where components belong to classes;
-    `hard` makes them one-hot in the largest. Of `x`, an array or what is indexed like one, at most
-    `block` examples are read at once.
+    `hard` makes them one-hot in the largest. Of `x` at most `block` examples are read at once.
     """
     num_components = mix.means.shape[0]
     owned = component_class.min() >= 0
@@ -193,7 +222,7 @@ def create(
       attributes: with all N training examples' in place of the bank's, or None.
       **embedding_options: options of the embedding's fit.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, Host.BANK])
     order, needed = rng.permutation(len(weights)), 0
     if labels is not None:
         # One example of every class at least, or a class could not be asked for.
@@ -210,7 +239,8 @@ def create(
         else mean_by_class(weights, labels, num_classes)
     )
     if attributes is not None:
-        attributes = attributes.replace(bank=jnp.asarray(np.asarray(attributes.bank)[chosen]))
+        bank = jnp.asarray(np.asarray(attributes.bank)[chosen])
+        attributes = dataclasses.replace(attributes, bank=bank)
     conditioner = Conditioner(
         mixture=mix,
         embedding=None,
@@ -233,9 +263,8 @@ def create(
 
     seen = draw(jax.random.key(seed), conditioner.bank_weights)
     fit = EMBEDDINGS[embedding_name].fit
-    return conditioner.replace(
-        embedding=fit(mix, np.asarray(seen), seed=seed, **embedding_options)
-    )
+    embedding = fit(mix, np.asarray(seen), seed=seed, **embedding_options)
+    return dataclasses.replace(conditioner, embedding=embedding)
 
 
 def lay_out(num_components: int) -> GaussianMixture:

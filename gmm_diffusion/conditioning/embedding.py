@@ -18,6 +18,7 @@ import numpy as np
 from flax import struct
 
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.random_keys import Host
 from gmm_diffusion.types import Array, PyTree
 
 
@@ -69,7 +70,7 @@ def random_frequencies(
     log-uniform in `[1, 4] sqrt(D)`, so that `o' Sigma o` is about 1 at the most for a typical
     component, whatever the dimension.
     """
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, Host.FREQUENCIES])
     dim = mix.means.shape[1]
     values, vectors = np.linalg.eigh(within_covariance(mix))
     whitener = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))[None]

@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from sklearn.decomposition import PCA
 
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, Rows
 
 # Values of examples that are read at once.
 _BLOCK_VALUES = 1 << 20
@@ -44,20 +44,20 @@ def features(transform: FeatureTransform, x: Array) -> Array:
     return flat * transform.scale[None]
 
 
-def block_rows(x: np.ndarray) -> int:
+def block_rows(x: Rows) -> int:
     """How many examples of `x [N, ...]` to read at once: memory holds no copy of all of them."""
     return max(1, _BLOCK_VALUES // int(np.prod(x.shape[1:])))
 
 
-def in_blocks(x: np.ndarray) -> Iterator[np.ndarray]:
-    """`[n, P]` examples at a time of `x [N, ...]`, an array or what is measured and indexed so."""
+def in_blocks(x: Rows) -> Iterator[np.ndarray]:
+    """`[n, P]` examples at a time of `x [N, ...]`."""
     rows = block_rows(x)
     for start in range(0, len(x), rows):
         block = x[np.arange(start, min(start + rows, len(x)))]
         yield block.reshape(len(block), -1)
 
 
-def fit_raw(x: np.ndarray, dim: int | None = None) -> FeatureTransform:
+def fit_raw(x: Rows, dim: int | None = None) -> FeatureTransform:
     """The data's own coordinates `x [N, ...]`, standardised; constant coordinates stay at 0."""
     del dim
     mean = _mean(x)
@@ -67,7 +67,7 @@ def fit_raw(x: np.ndarray, dim: int | None = None) -> FeatureTransform:
     return FeatureTransform(mean=jnp.asarray(mean, jnp.float32), scale=_inverse(std))
 
 
-def fit_pca(x: np.ndarray, dim: int) -> FeatureTransform:
+def fit_pca(x: Rows, dim: int) -> FeatureTransform:
     """The `dim` leading principal components of `x [N, ...]`, each scaled to unit variance.
 
     Up to 2^24 values are taken whole, by scikit-learn; of more, blocks are read again and again.

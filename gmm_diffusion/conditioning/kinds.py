@@ -20,43 +20,15 @@ from gmm_diffusion.conditioning.attributes import attribute_weights
 from gmm_diffusion.conditioning.conditioner import Conditioner, example_weights, lay_out
 from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, block_rows, features
 from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
+from gmm_diffusion.conditioning.settings import Fitted
 from gmm_diffusion.conditioning.weights import one_hot
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.random_keys import Host, Run
+from gmm_diffusion.types import Rows
 
 # Features are made of at most so many examples at once.
 _FEATURE_ROWS = 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a mixture is fitted to data; the fields of the config's group `conditioning`.
-
-    Attributes:
-      features: key of `features.FEATURES`.
-      feature_dim: D of `pca`.
-      num_components: K.
-      per_class: a mixture for each class, with K shared out over them; needs labels.
-      covariance: full, tied, diag or spherical.
-      covariance_floor: smallest variance, as a fraction of the features'.
-      em_starts: fits from different starts, of which the best counts.
-      em_iterations: at most, of one fit.
-      em_tolerance: rise of the mean log-likelihood at which a fit ends.
-      em_max_points: examples that the fit sees, at most.
-      seed: of all draws.
-    """
-
-    features: str = "pca"
-    feature_dim: int = 16
-    num_components: int = 40
-    per_class: bool = True
-    covariance: str = "diag"
-    covariance_floor: float = 1e-3
-    em_starts: int = 4
-    em_iterations: int = 200
-    em_tolerance: float = 1e-5
-    em_max_points: int = 200_000
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +36,13 @@ class Examples:
     """A split, with every augmentation of each example.
 
     Attributes:
-      x: `[N, ...]` centred float32: an array, or what has its `shape`, length and `x[rows]` and is
-        made where it is read. Nothing reads more than a block of it at once.
+      x: `[N, ...]` centred float32, of which nothing reads more than a block at once.
       label: `[N]` int32 classes from 0, or None.
       attributes: `[N, A]` uint8 of 0 and 1, or None.
       num_classes: classes; 0 without labels.
     """
 
-    x: np.ndarray
+    x: Rows
     label: np.ndarray | None = None
     attributes: np.ndarray | None = None
     num_classes: int = 0
@@ -92,8 +63,8 @@ class Kind:
     """One kind of conditioning.
 
     Attributes:
-      fit: `(examples of the training split, settings) -> Layout`; InputError for examples that
-        cannot be fitted.
+      fit: `(examples of the training split, settings, seed) -> Layout`, of settings what it needs;
+        InputError for examples that cannot be fitted.
       weigh: `(layout, examples) -> [N, K]` float32 weights on the host, each row of sum 1; a
         `Conditioner` is a layout, too.
       needs: the fields of `Examples` that must be there. What is fitted to `x` has
@@ -104,7 +75,7 @@ class Kind:
         draw its own (`weights.SEMANTICS`); one-hot ones, and sets that hold together, are taken.
     """
 
-    fit: Callable[[Examples, Settings], Layout]
+    fit: Callable[[Examples, Fitted, int], Layout]
     weigh: Callable[[Layout | Conditioner, Examples], np.ndarray]
     needs: tuple[str, ...] = ("x",)
     objective: str = "components"
@@ -112,12 +83,12 @@ class Kind:
 
     @property
     def fitted(self) -> bool:
-        """Whether it reads the data themselves and not what is known of them."""
+        """Whether the mixture is fitted to the data, and not laid out over labels or attributes."""
         return "x" in self.needs
 
     @property
     def of_attributes(self) -> bool:
-        """Whether components are two an attribute, by which, not by classes, it is asked for."""
+        """Whether each attribute has two components; requests then name attributes, not classes."""
         return self.objective == "attributes"
 
     def needs_labels(self, per_class: bool) -> bool:
@@ -131,12 +102,12 @@ class Kind:
         return 2 * num_attributes if self.of_attributes else num_classes
 
 
-def fit_gmm(examples: Examples, settings: Settings) -> Layout:
+def fit_gmm(examples: Examples, settings: Fitted, seed: int) -> Layout:
     """A Gaussian mixture by EM."""
-    transform, points, labels = feature_points(examples, settings)
+    transform, points, labels = feature_points(examples, settings, seed)
     try:
         mix, component_class = fit_mixture(
-            jax.random.fold_in(jax.random.key(settings.seed), 4),
+            jax.random.fold_in(jax.random.key(seed), Run.MIXTURE),
             points,
             labels,
             examples.num_classes,
@@ -157,19 +128,20 @@ def fit_gmm(examples: Examples, settings: Settings) -> Layout:
 
 def weigh_by_responsibility(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
     """Responsibilities, among the components of an example's own class where there are such."""
+    assert layout.transform is not None, "a fitted mixture lies in features"
     component_class = np.asarray(layout.component_class)
     return example_weights(
         layout.mixture, layout.transform, component_class, examples.x, examples.label
     )
 
 
-def fit_k_means(examples: Examples, settings: Settings) -> Layout:
+def fit_k_means(examples: Examples, settings: Fitted, seed: int) -> Layout:
     """Clusters are labels: the network is told their number and nothing of where they lie."""
     num = settings.num_components
-    transform, points, labels = feature_points(examples, settings)
+    transform, points, labels = feature_points(examples, settings, seed)
     try:
         centers, owner = fit_clusters(
-            points, labels, examples.num_classes, num, settings.em_starts, settings.seed
+            points, labels, examples.num_classes, num, settings.em_starts, seed
         )
     except ValueError as error:
         raise InputError(f"conditioning.num_components is {num}: {error}") from error
@@ -178,18 +150,20 @@ def fit_k_means(examples: Examples, settings: Settings) -> Layout:
 
 def weigh_by_nearest_center(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
     """One-hot in the nearest centre, of the example's own class where centres have one."""
+    assert layout.transform is not None, "clusters lie in features"
     # Equal spheres: the largest responsibility is that of the nearest centre.
-    ones = np.ones(len(layout.centers))
-    mix = GaussianMixture.create(ones / len(ones), np.asarray(layout.centers), ones, "spherical")
+    centers = np.asarray(layout.centers)
+    ones = np.ones(len(centers))
+    mix = GaussianMixture.create(ones / len(ones), centers, ones, "spherical")
     component_class = np.asarray(layout.component_class)
     return example_weights(
         mix, layout.transform, component_class, examples.x, examples.label, hard=True
     )
 
 
-def fit_classes(examples: Examples, settings: Settings) -> Layout:
+def fit_classes(examples: Examples, settings: Fitted, seed: int) -> Layout:
     """One component a class."""
-    del settings
+    del settings, seed
     return Layout(lay_out(examples.num_classes), np.arange(examples.num_classes))
 
 
@@ -198,21 +172,21 @@ def weigh_by_class(layout: Layout | Conditioner, examples: Examples) -> np.ndarr
     return np.asarray(one_hot(jnp.asarray(examples.label), layout.mixture.num_components))
 
 
-def fit_attributes(examples: Examples, settings: Settings) -> Layout:
+def fit_attributes(examples: Examples, settings: Fitted, seed: int) -> Layout:
     """Two components an attribute."""
-    del settings
-    num = 2 * examples.attributes.shape[1]
+    del settings, seed
+    num = 2 * np.asarray(examples.attributes).shape[1]
     return Layout(lay_out(num), np.full(num, -1))
 
 
 def weigh_by_attributes(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
     """`1 / A` on each component that holds."""
     del layout
-    return np.asarray(attribute_weights(examples.attributes))
+    return np.asarray(attribute_weights(np.asarray(examples.attributes)))
 
 
 def feature_points(
-    examples: Examples, settings: Settings
+    examples: Examples, settings: Fitted, seed: int
 ) -> tuple[FeatureTransform, np.ndarray, np.ndarray | None]:
     """What a fit sees of the data.
 
@@ -228,12 +202,12 @@ def feature_points(
         transform = FEATURES[settings.features](x, settings.feature_dim)
     except ValueError as error:
         raise InputError(f"conditioning.feature_dim: {error}") from error
-    rng = np.random.default_rng([settings.seed, 3])
+    rng = np.random.default_rng([seed, Host.FIT])
     rows = np.sort(rng.permutation(len(x))[: settings.em_max_points])
     embed = jax.jit(functools.partial(features, transform))
     blocks = np.array_split(rows, -(-len(rows) // min(_FEATURE_ROWS, block_rows(x))))
     points = np.concatenate([np.asarray(embed(x[block])) for block in blocks])
-    return transform, points, examples.label[rows] if settings.per_class else None
+    return transform, points, np.asarray(examples.label)[rows] if settings.per_class else None
 
 
 KINDS = {

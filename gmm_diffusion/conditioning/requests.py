@@ -25,6 +25,7 @@ from gmm_diffusion import attribute_names
 from gmm_diffusion.conditioning.attributes import attribute_weights, complete
 from gmm_diffusion.conditioning.conditioner import Conditioner
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.random_keys import Host
 
 # An index of more digits is none, and int() refuses thousands of them.
 _TERM = re.compile(
@@ -193,7 +194,7 @@ def of_attributes(conditioner: Conditioner, attributes: np.ndarray) -> Request:
 def _with_attributes(conditioner, text, num, seed):
     table = conditioner.attributes
     asked = attribute_names.parse(text, table.names, table.exclusive)
-    made, rows = complete(table, asked, num, np.random.default_rng([seed, 2, 0]))
+    made, rows = complete(table, asked, num, np.random.default_rng([seed, Host.REQUEST, 0]))
     if table.laid_out:
         return of_attributes(conditioner, made)
     return _bank_rows(conditioner, rows)
@@ -234,12 +235,12 @@ def _one_component(weights, seed):
     """`[N, K]` one-hot in a component drawn from each row; row i does not depend on N."""
     cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
     # Never above the total: rounding cannot choose a component without weight.
-    level = np.random.default_rng([seed, 4]).random(len(weights)) * cumulative[:, -1]
+    level = np.random.default_rng([seed, Host.COMPONENT]).random(len(weights)) * cumulative[:, -1]
     drawn = (cumulative <= level[:, None]).sum(axis=1)
     return np.eye(weights.shape[1], dtype=np.float32)[drawn]
 
 
 def _choices(seed, term, num, count):
     """`[num]` uniform integers below `count`; entry i does not depend on `num`."""
-    uniform = np.random.default_rng([seed, 2, term]).random(num)
+    uniform = np.random.default_rng([seed, Host.REQUEST, term]).random(num)
     return np.minimum((uniform * count).astype(np.int64), count - 1)

@@ -1,11 +1,13 @@
 """Datasets by name. Importing this imports neither TensorFlow nor scikit-learn."""
 
+from collections.abc import Callable
+
 from gmm_diffusion.data import cifar_archive, faces, image_folder, tfds_images, toy
 from gmm_diffusion.data.arrays import from_arrays
 from gmm_diffusion.data.dataset import Dataset, Split, to_float, to_uint8
 from gmm_diffusion.data.handwritten import digits
 
-DATASETS = {
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "toy": toy.load,
     "faces": faces.load,

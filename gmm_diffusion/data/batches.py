@@ -11,7 +11,7 @@ from flax import struct
 
 from gmm_diffusion.data.dataset import to_float
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 _FLIPS = 1  # Names the stream of flips; 0 would repeat the stream of orders.
 _CHUNK_VALUES = 1 << 20
@@ -81,11 +81,11 @@ class Transform:
     mean: Array
 
 
-def _mean_like(transform: Transform, x: Array) -> Array:
+def _mean_like(transform: Transform, x: AnyArray) -> Array:
     return transform.mean.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def apply(transform: Transform, x: Array) -> Array:
+def apply(transform: Transform, x: AnyArray) -> AnyArray:
     """Data `[..., C]` in the units of `to_float` -> centred data of that shape."""
     return x - _mean_like(transform, x)
 

@@ -22,10 +22,9 @@ import numpy as np
 from jax import lax
 
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.random_keys import Ratio
 from gmm_diffusion.types import Array, DenoiseFn, PyTree
 
-# Each use of a point's key folds in a number of its own.
-_SHIFT, _NOISE = range(2)
 # Noise levels at which their density is tabulated: a twentieth of a power of e apart, or less.
 _TABLE = 256
 
@@ -200,14 +199,14 @@ def _integrate(
 
     def one(arguments):
         key, point, low, high, laws, row = arguments
-        shift = jax.random.uniform(jax.random.fold_in(key, _SHIFT), dtype=point.dtype)
-        noise_key = jax.random.fold_in(key, _NOISE)
+        shift = jax.random.uniform(jax.random.fold_in(key, Ratio.SHIFT), dtype=point.dtype)
+        noise_key = jax.random.fold_in(key, Ratio.NOISE)
         place = _even(low, high)
         if importance:
             place = _by_weight(low, high, kinds, laws, point, variance, importance)
 
         def levels(numbers):
-            """The integrand at noise levels of these numbers, summed up and with turning signs."""
+            """Sums of the integrand over the noise levels of these numbers: plain, alternating."""
             sigma, density = place((numbers + shift) / num_levels)
             eps = jax.vmap(
                 lambda n: jax.random.normal(jax.random.fold_in(noise_key, n), point.shape)
@@ -319,7 +318,7 @@ def _left_of_noise(kind, law, sigma, point, variance):
 
 
 def _widen(law, batch, dtype):
-    """The number of a law, one a point `[B]`."""
+    """The zeta or the variance of a law, repeated for each point: `[B]`."""
     value = law.zeta if isinstance(law, Smoothed) else law.variance
     return jnp.broadcast_to(jnp.asarray(value, dtype), (batch,))
 

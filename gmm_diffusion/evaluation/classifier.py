@@ -1,7 +1,7 @@
 """Scores of a classifier: held-out data beside the training split, scored the same way."""
 
 import pathlib
-from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +12,48 @@ from gmm_diffusion import assembly
 from gmm_diffusion.data import Dataset, Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import map_examples
+from gmm_diffusion.model.classifier import AttributeObjective
 from gmm_diffusion.model.fitted import FittedStatistics
-from gmm_diffusion.types import PyTree
+from gmm_diffusion.runs import workdir
+from gmm_diffusion.types import Poll, PyTree
 
 
-def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Callable:
-    """What a classifier makes of splits.
+class Readings(NamedTuple):
+    """What a classifier makes of N examples.
 
-    Returns:
-      `(split, num) -> read`, of at most `num` examples of the split, evenly spaced, whose weights
-      are made once; and `read(params, poll=None) -> (cost [N], read [N], true [N])`: the loss, the
-      class read, and the class. A class is read as the one whose components have the largest share
-      (`Objective.components`). Without classes each component is one, and an example's is the
-      component of its largest weight. Of attributes `read` and `true` are `[N, A]`.
+    A class is read as the one whose components have the largest share (`Objective.components`).
+    Without classes each component is one, and an example's is the component of its largest weight.
+
+    Attributes:
+      cost: `[N]`, the loss.
+      read: `[N]` classes, or of attributes `[N, A]` of 0 and 1.
+      true: of the same shape.
     """
-    classify, objective = (
-        assembly.classify(config, fitted),
-        assembly.objective(config, fitted),
-    )
-    of_attributes = assembly.kind(config).of_attributes
+
+    cost: np.ndarray
+    read: np.ndarray
+    true: np.ndarray
+
+
+class Read(Protocol):
+    """A classifier on examples that were chosen before."""
+
+    def __call__(self, params: PyTree, poll: Poll | None = None) -> Readings:
+        """`params` a dict of parts; `poll` is called before each batch."""
+
+
+class Reader(Protocol):
+    """A classifier on any split."""
+
+    def __call__(self, split: Split, num: int) -> Read:
+        """Of at most `num` examples, evenly spaced, whose weights are made once."""
+
+
+def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Reader:
+    """What the classifier of a run makes of splits, given its parameters."""
+    classify, objective = assembly.classify(config, fitted), assembly.objective(config, fitted)
+    of_attributes = isinstance(objective, AttributeObjective)
+    assert fitted.conditioner is not None, "a classifier learns the components of a mixture"
     owner = np.asarray(fitted.conditioner.component_class)
     labelled = owner.min() >= 0
     if not labelled:
@@ -44,18 +67,20 @@ def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Callable:
 
     mapped = map_examples(one_batch, config.sample.batch_size)
 
-    def reader(split: Split, num: int) -> Callable:
+    def reader(split: Split, num: int) -> Read:
         split = split.take(evenly_spaced(len(split), num))
-        weights = assembly.split_weights(config, fitted, split)[0]
-        true = split.label if labelled else weights.argmax(axis=1)
+        by_view = assembly.split_weights(config, fitted, split)
+        assert by_view is not None, "a classifier learns the weights of examples"
+        weights = by_view[0]
+        true = np.asarray(split.label) if labelled else weights.argmax(axis=1)
 
-        def read(params: PyTree, poll: Callable | None = None):
+        def read(params: PyTree, poll: Poll | None = None) -> Readings:
             x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
             scored = mapped(params, x, weights, poll=poll)
             if of_attributes:
-                absent, present = scored[:, 1::2], scored[:, 2::2]
-                return scored[:, 0], (present > absent).astype(np.uint8), split.attributes
-            return scored[:, 0], scored[:, 1:].argmax(axis=1), true
+                present = (scored[:, 2::2] > scored[:, 1::2]).astype(np.uint8)
+                return Readings(scored[:, 0], present, np.asarray(split.attributes))
+            return Readings(scored[:, 0], scored[:, 1:].argmax(axis=1), true)
 
         return read
 
@@ -70,8 +95,8 @@ def confusion(read: np.ndarray, true: np.ndarray) -> np.ndarray:
     """
     if read.ndim == 2:
         cases = [np.sum(read * (true == value), axis=0) for value in (0, 1)]
-        counts = [np.maximum(np.sum(true == value, axis=0), 1) for value in (0, 1)]
-        return np.stack(cases, axis=1) / np.stack(counts, axis=1)
+        of = [np.maximum(np.sum(true == value, axis=0), 1) for value in (0, 1)]
+        return np.stack(cases, axis=1) / np.stack(of, axis=1)
     counts = np.zeros((max(read.max(), true.max()) + 1,) * 2)
     np.add.at(counts, (true, read), 1)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -83,7 +108,7 @@ def evaluate(
     fitted: FittedStatistics,
     params: PyTree,
     path: pathlib.Path,
-    poll: Callable | None = None,
+    poll: Poll | None = None,
 ) -> dict:
     """Loss and accuracy on `evaluation.split` and on the training split.
 
@@ -99,15 +124,15 @@ def evaluate(
     num = min(len(own), config.evaluation.max_samples)
     scores = []
     for split in (own, data.train):
-        cost, seen, true = reader(split, config.evaluation.max_samples)(params, poll)
-        scores.append((float(cost.mean()), float(np.mean(seen == true))))
+        seen = reader(split, config.evaluation.max_samples)(params, poll)
+        scores.append((float(seen.cost.mean()), float(np.mean(seen.read == seen.true))))
     metrics = {
         f"{name}_{num}": {"value": value, "blocks": [value], "floor": train}
         for name, value, train in zip(("loss", "accuracy"), *scores, strict=True)
     }
     features = None
     if data.is_image:
-        features = "embedding.jaxexport"
+        features = workdir.EMBEDDING
         (path / features).write_bytes(export_embedding(config, fitted, params, data.shape))
     return {
         "task": "classifier",
@@ -136,11 +161,11 @@ def export_embedding(
 
     @jax.jit
     def embed(x):
-        return classify(params, batches.apply(transform, x))[1]
+        return classify(params, jnp.asarray(batches.apply(transform, x)))[1]
 
     (size,) = jax.export.symbolic_shape("b")
     spec = jax.ShapeDtypeStruct((size, *shape), jnp.float32)
-    return jax.export.export(embed, platforms=("cpu", "cuda", "tpu"))(spec).serialize()
+    return bytes(jax.export.export(embed, platforms=("cpu", "cuda", "tpu"))(spec).serialize())
 
 
 def table(result: dict) -> str:

@@ -2,24 +2,28 @@
 
 import logging
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly
+from gmm_diffusion import assembly, conditioning
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import Dataset
+from gmm_diffusion.conditioning.requests import Request
+from gmm_diffusion.data import Dataset, Split
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation.images import ImageScores
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.metrics.judge import Judge
 from gmm_diffusion.metrics.vector_scores import VectorScores
 from gmm_diffusion.model import guidance as guidances
 from gmm_diffusion.model.guidance import ClassifierGuidance, Guidance
 from gmm_diffusion.model.model import Model
+from gmm_diffusion.types import Poll
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ def evaluate(
     data: Dataset,
     path: pathlib.Path,
     guidance: Iterable[Guidance] = (),
-    poll: Callable[[], None] | None = None,
+    poll: Poll | None = None,
 ) -> dict:
     """All metrics that the dataset allows, as the groups `sample` and `evaluation` say.
 
@@ -77,18 +81,19 @@ def evaluate(
     guidance = guidances.ordered(guidance)
     named = bool(data.attribute_names)
     labelled = data.num_classes > 1 and real.label is not None and not named
-    panel = ()
+    panel: tuple[Judge, ...] = ()
     if data.is_image and judges.can_judge(data):
         panel = panel_of(config, data, path)
         refuse_judge(panel, *_classifiers(model, guidance))
-    score = ImageScores(config, data, panel, real.x) if data.is_image else VectorScores(data)
+    images = ImageScores(config, data, panel, real.x) if data.is_image else None
+    score = VectorScores(data) if images is None else images
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
     unseen = None
     if panel and group.split == "heldout":
         unseen = _unseen(data, conditioner, num)
-    if unseen is not None:
-        floor |= score.attributes("unseen_", unseen.x, unseen.attributes)
+    if images and unseen:
+        floor |= images.attributes("unseen_", unseen.split.x, unseen.request.attributes)
     blocks, infos = [], []
 
     def sample(asked, seed, count):
@@ -104,20 +109,19 @@ def evaluate(
     for block in range(group.blocks):
         seed = config.sample.seed + 1 + block
         asked = model.request("train", num, seed)
-        told = asked is not None and asked.label.min() >= 0 and labelled
-        scores = score(
-            sample("train" if asked is None else asked, seed, num),
-            asked.label if told else None,
-            asked.attributes if named and asked is not None else None,
-        )
-        if unseen is not None:
-            new = requests.of_attributes(conditioner, unseen.attributes)
-            scores |= score.attributes("unseen_", sample(new, seed, len(unseen)), new.attributes)
+        label = attributes = None
+        if asked is not None:
+            label = asked.label if labelled and asked.label.min() >= 0 else None
+            attributes = asked.attributes if named else None
+        scores = score(sample("train" if asked is None else asked, seed, num), label, attributes)
+        if images and unseen:
+            x = sample(unseen.request, seed, len(unseen.split))
+            scores |= images.attributes("unseen_", x, unseen.request.attributes)
         blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
     for name, metric in metrics.items():
-        if name.startswith("coverage_"):
-            metric["ceiling"] = score.coverage_ceiling(num)
+        if images and name.startswith("coverage_"):
+            metric["ceiling"] = images.coverage_ceiling(num)
     return {
         "dataset": data.name,
         "floor_split": group.split,
@@ -147,13 +151,23 @@ def _classifiers(model, guidance):
             yield one.classifier.classifier_params
 
 
-def _unseen(data, conditioner, num):
-    """Real data of combinations that training never shows, where a model can be asked for them."""
+class _Unseen(NamedTuple):
+    """Real data of combinations of attributes that training never shows, and what asks for them."""
+
+    split: Split
+    request: Request
+
+
+def _unseen(
+    data: Dataset, conditioner: conditioning.Conditioner | None, num: int
+) -> _Unseen | None:
+    """None where there are none, or the model cannot be asked for them."""
     if data.unseen is None or conditioner is None:
         return None
     if conditioner.attributes is None or not conditioner.attributes.laid_out:
         return None
-    return data.unseen.take(evenly_spaced(len(data.unseen), num))
+    split = data.unseen.take(evenly_spaced(len(data.unseen), num))
+    return _Unseen(split, requests.of_attributes(conditioner, np.asarray(split.attributes)))
 
 
 def _metric(blocks, floor):

@@ -1,7 +1,7 @@
 """What is watched while a denoiser trains: its loss on held-out data, and a sheet of samples."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,29 @@ from gmm_diffusion.devices import example_keys, map_examples
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.random_keys import HeldOut, fold_in
+from gmm_diffusion.types import Poll, PyTree
 
 # At most this many examples in the denoising loss that is logged while training.
 _LOSS_EXAMPLES = 1024
 
 
-def make_heldout_losses(config: ConfigDict, data: Dataset, fitted: FittedStatistics) -> Callable:
+class HeldOutLosses(Protocol):
+    """The loss of parameters on data that are not trained on."""
+
+    def __call__(self, params: PyTree, poll: Poll | None = None) -> dict[str, float]:
+        """`params` a dict of parts -> losses by name; `poll` is called before each batch."""
+
+
+class Sheet(Protocol):
+    """Samples of parameters, to be looked at."""
+
+    def __call__(self, params: PyTree, poll: Poll | None = None) -> np.ndarray:
+        """`params` a dict of parts -> `[N, ...]`; `poll` is called before each batch."""
+
+
+def make_heldout_losses(
+    config: ConfigDict, data: Dataset, fitted: FittedStatistics
+) -> HeldOutLosses:
     """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
 
     They are of at most 1,024 examples of `Dataset.watched`, evenly spaced. The levels are evenly
@@ -36,24 +53,25 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, fitted: FittedStatist
     sigmas = np.exp(log_mean + log_std * quantiles)
     x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
     keys = example_keys(config.training.seed, num)
-    weights = assembly.split_weights(config, fitted, split)
-    weights = None if weights is None else jnp.asarray(weights[0])
+    by_view = assembly.split_weights(config, fitted, split)
+    weights = None if by_view is None else jnp.asarray(by_view[0])
     semantics_options = assembly.semantics_options(config, fitted)
     denoise = assembly.denoise(config, fitted)
     sigma_data = float(fitted.sigma_data)
 
     def one_batch(shared, x, keys, sigma, weights):
         params, fitted = shared
-
         cond = None
         if weights is not None:
-            conditioner = fitted.conditioner
-            weights = conditioning.training_weights(
-                conditioner, fold_in(keys, HeldOut.SEMANTICS), weights, **semantics_options
+            _, cond = conditioning.training_condition(
+                fitted.conditioner,
+                weights,
+                fold_in(keys, HeldOut.SEMANTICS),
+                fold_in(keys, HeldOut.DRAWS),
+                **semantics_options,
             )
-            cond = conditioning.encode(conditioner, weights, fold_in(keys, HeldOut.DRAWS))
 
-        def denoise_fn(x, sigma, cond):
+        def denoise_fn(x, sigma, cond=None):
             return denoise(params, x, sigma, cond)
 
         return denoising_loss(
@@ -74,7 +92,7 @@ def make_heldout_losses(config: ConfigDict, data: Dataset, fitted: FittedStatist
     return losses
 
 
-def make_sheet(config: ConfigDict, data: Dataset, fitted: FittedStatistics) -> Callable:
+def make_sheet(config: ConfigDict, data: Dataset, fitted: FittedStatistics) -> Sheet:
     """`(params, poll=None) -> [N, ...]` samples of the training marginal, the same seeds always.
 
     They are not guided: sheets of a run and of its guide are to be compared.

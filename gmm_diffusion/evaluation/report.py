@@ -1,7 +1,7 @@
 """The evaluation of a run, written and printed, with what the model costs."""
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import workdir
 from gmm_diffusion.runs.metrics_log import training_seconds
 from gmm_diffusion.tasks import TASKS
+from gmm_diffusion.types import Poll
 
 
 def evaluate_and_report(
@@ -23,7 +24,7 @@ def evaluate_and_report(
     data: Dataset,
     path: pathlib.Path,
     guidance: Iterable[Guidance] = (),
-    poll: Callable[[], None] | None = None,
+    poll: Poll | None = None,
 ) -> dict:
     """Evaluates, writes the result, and prints the table and the files of the run.
 
@@ -46,8 +47,14 @@ def evaluate_and_report(
     print(as_text(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")
-    names = (workdir.METRICS, workdir.CONFIG, workdir.JUDGE, "embedding.jaxexport")
-    names += (workdir.CHECKPOINTS, workdir.SNAPSHOTS)
+    names = (
+        workdir.METRICS,
+        workdir.CONFIG,
+        workdir.JUDGE,
+        workdir.EMBEDDING,
+        workdir.CHECKPOINTS,
+        workdir.SNAPSHOTS,
+    )
     files = [file, *(path / name for name in names), *sorted((path / workdir.SAMPLES).glob("*"))]
     print("\nFiles:\n" + "\n".join(f"  {file}" for file in files if file.exists()))
     return result

@@ -26,7 +26,7 @@ ATTRIBUTE_CENTERS = ((0.0,), (1.0,))
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def energy(y: Array, weights: Array, centers: Array, scale, form: str = "density") -> Array:
+def energy(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> Array:
     """The negative mixture at `y`; differentiable in every array.
 
     Shapes are checked always, values where they are concrete.
@@ -56,7 +56,7 @@ def energy(y: Array, weights: Array, centers: Array, scale, form: str = "density
     return jnp.mean(values, axis=-1)
 
 
-def gradient(y: Array, weights: Array, centers: Array, scale, form: str = "density") -> Array:
+def gradient(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> Array:
     """The derivative of `energy` with respect to `y`, in closed form.
 
     `sum_k c_k Sigma_k^-1 (y - mu_k)`, averaged over the scales, where `c_k` is
@@ -79,7 +79,7 @@ def gradient(y: Array, weights: Array, centers: Array, scale, form: str = "densi
     return jnp.sum(share[..., None] * pull, axis=-2)
 
 
-def shares(y: Array, weights: Array, centers: Array, scale) -> Array:
+def shares(y: Array, weights: Array, centers: AnyArray, scale) -> Array:
     """What each centre has of the point: `c_k` of the form "log", averaged over the scales.
 
     Args and errors are those of `energy`.
@@ -165,7 +165,7 @@ def scales(
     return tuple(median * float(m) for m in multiples)
 
 
-def check(y: Array, weights: Array, centers: Array, scale, form: str = "density") -> None:
+def check(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> None:
     """Checks the arguments of `energy`: shapes always, values where they are concrete.
 
     Raises:

@@ -10,7 +10,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.density import log_prob
 from gmm_diffusion.mixture.em import FitResult, fit_em
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 CRITERIA = ("bic", "aic", "held_out")
 
@@ -22,17 +22,17 @@ def num_parameters(mix: GaussianMixture) -> int:
     return k - 1 + k * d + covariance.get(mix.kind, k)
 
 
-def mean_log_likelihood(mix: GaussianMixture, x: Array) -> float:
+def mean_log_likelihood(mix: GaussianMixture, x: AnyArray) -> float:
     """Mean of `log_prob` over points `[N, D]`, summed in float64; held-out if they are."""
     return np.asarray(log_prob(mix, x), np.float64).mean().item()
 
 
-def bic(mix: GaussianMixture, x: Array) -> float:
+def bic(mix: GaussianMixture, x: AnyArray) -> float:
     """Bayesian information criterion on `x [N, D]`, lower is better (Schwarz 1978)."""
     return num_parameters(mix) * np.log(len(x)).item() - 2 * len(x) * mean_log_likelihood(mix, x)
 
 
-def aic(mix: GaussianMixture, x: Array) -> float:
+def aic(mix: GaussianMixture, x: AnyArray) -> float:
     """Akaike information criterion on `x [N, D]`, lower is better (Akaike 1974)."""
     return 2 * num_parameters(mix) - 2 * len(x) * mean_log_likelihood(mix, x)
 
@@ -87,11 +87,11 @@ class SelectionCurve:
 
 def fit_curve(
     key: Array,
-    x: Array,
+    x: AnyArray,
     num_components: Sequence[int],
     kind: str = "diag",
     *,
-    held_out: Array | None = None,
+    held_out: AnyArray | None = None,
     **options,
 ) -> SelectionCurve:
     """Fits every K and scores each.

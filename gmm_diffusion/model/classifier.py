@@ -6,15 +6,16 @@ that is laid out over attributes it is one number an attribute, with centres at 
 """
 
 import dataclasses
-from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gmm_diffusion.diffusion.preconditioning import c_noise, expand_like
 from gmm_diffusion.mixture import GaussianMixture, ngmg
-from gmm_diffusion.types import Array, PyTree
+from gmm_diffusion.types import Array, Classify, PyTree
 
 LOSSES = ("ngmg", "cross_entropy")
 # Noise that counts as none, relative to the data: ln 0 is no input.
@@ -50,7 +51,7 @@ class Objective:
         """
         if self.loss == "ngmg":
             return ngmg.energy(out, weights, self.mixture.means, self.scale, self.form)
-        return -jnp.sum(weights * jax.nn.log_softmax(out), axis=-1)
+        return optax.softmax_cross_entropy(out, weights)
 
     def components(self, out: Array) -> Array:
         """The share of each component in what the classifier sees: `[B, D or K] -> [B, K]`.
@@ -104,8 +105,8 @@ class AttributeObjective:
         return own.reshape(len(out), -1) / self.num_attributes
 
 
-def make_classify(network, sigma_data: float, noisy: bool) -> Callable:
-    """`(params, x [B, ...], sigma=None) -> (out, embedding)` of a linen encoder.
+def make_classify(network: nn.Module, sigma_data: float, noisy: bool) -> Classify:
+    """`(params, x [B, ...], sigma=None) -> (out, embedding)` of an encoder.
 
     `x` is centred, and scaled to unit RMS here. `sigma`, `[B]` or `[]`, is the noise that `x`
     holds, None for none; only an encoder that was made `noisy` sees it.
@@ -134,7 +135,7 @@ class Classifier:
       objective: what its output costs.
     """
 
-    classify: Callable[..., tuple[Array, Array]]
+    classify: Classify
     objective: Objective | AttributeObjective
 
     def cost(self, params: PyTree, x: Array, weights: Array) -> Array:

@@ -1,11 +1,11 @@
 """The denoiser of a network, and its learned uncertainty."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+
+import flax.linen as nn
 
 from gmm_diffusion.diffusion import preconditioning
-from gmm_diffusion.types import Array, PyTree
+from gmm_diffusion.types import Array, LogVariance, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Denoiser:
       sigma_data: RMS of the centred training data.
     """
 
-    network: Any
+    network: nn.Module
     sigma_data: float
 
     def __call__(
@@ -34,8 +34,8 @@ class Denoiser:
         return preconditioning.precondition(network_fn, self.sigma_data)(x, sigma, cond)
 
 
-def make_log_variance(network) -> Callable:
-    """`(params, sigma [B]) -> u [B]` of the linen module `LogVariance`."""
+def make_log_variance(network: nn.Module) -> LogVariance:
+    """`(params, sigma [B]) -> u [B]` of the module `LogVariance` of `networks`."""
 
     def log_variance(params, sigma):
         c_noise = preconditioning.c_noise(sigma)

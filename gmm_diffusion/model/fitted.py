@@ -74,7 +74,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Fitt
     names = [*arrays, *settings]
 
     def make(cls, prefix):
-        values = {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             name = prefix + field.name
             if name in arrays:
@@ -106,8 +106,8 @@ def _hashable(value):
 
 def other_data(ours: FittedStatistics, theirs: FittedStatistics) -> bool:
     """Whether two models were trained on other data, as far as their centring tells."""
-    means = [np.asarray(fitted.transform.mean) for fitted in (ours, theirs)]
-    return means[0].shape != means[1].shape or not np.allclose(*means, atol=1e-5)
+    a, b = (np.asarray(fitted.transform.mean) for fitted in (ours, theirs))
+    return a.shape != b.shape or not np.allclose(a, b, atol=1e-5)
 
 
 def other_mixture(ours: Conditioner | None, theirs: Conditioner | None, reads: bool = True) -> str:
@@ -119,10 +119,10 @@ def other_mixture(ours: Conditioner | None, theirs: Conditioner | None, reads: b
       reads: whether theirs is asked for samples, so that the semantics must be the same, too. A
         classifier sees whose component an example is, which is no question of semantics.
     """
-    if (ours is None) != (theirs is None):
+    if ours is None or theirs is None:
+        if ours is theirs:
+            return ""
         return "no mixture" if theirs is None else "a mixture where this run has none"
-    if ours is None:
-        return ""
     if ours.num_components != theirs.num_components:
         return f"{theirs.num_components} components where this run has {ours.num_components}"
     if reads and ours.semantics != theirs.semantics:

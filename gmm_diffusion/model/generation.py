@@ -1,8 +1,6 @@
 """Sampling from a trained model, the same whatever the batch size or device count."""
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +10,12 @@ from gmm_diffusion.data import batches
 from gmm_diffusion.devices import AXIS, example_keys, local, map_examples, outnumber
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.model.guidance import Asked, Guidance
+from gmm_diffusion.model.trained import Trained
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.samplers import initial_noise
 from gmm_diffusion.sampling.settings import SamplerSettings
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, Poll
 
-if TYPE_CHECKING:
-    from gmm_diffusion.model.model import Model
 
 def condition_keys(keys: Array) -> Array:
     """Keys `[N]` of samples -> those of what they are conditioned on."""
@@ -26,7 +23,7 @@ def condition_keys(keys: Array) -> Array:
 
 
 def generate(
-    model: "Model",
+    model: Trained,
     guidance: tuple[Guidance, ...],
     weights: np.ndarray | None,
     seed: int,
@@ -35,7 +32,7 @@ def generate(
     settings: SamplerSettings,
     steps: int,
     batch_size: int,
-    poll: Callable[[], None] | None = None,
+    poll: Poll | None = None,
 ) -> tuple[np.ndarray, PicardInfo | None]:
     """Samples `[N, ...]` float32 in the units of `data.to_float`, and what a parallel sampler took.
 
@@ -47,8 +44,8 @@ def generate(
       RunError: a parallel trajectory is not finite.
     """
     program = _program(settings, steps, model.sigma_max, batch_size, tuple(local()))
-    weights = None if weights is None else jnp.asarray(weights)
-    x, info = program((model, guidance), example_keys(seed, num, first), weights, poll=poll)
+    told = None if weights is None else jnp.asarray(weights)
+    x, info = program((model, guidance), example_keys(seed, num, first), told, poll=poll)
     if info is not None:
         _check_finite(info, np.asarray(settings.grid(steps, model.sigma_max)))
     return x, info
@@ -62,22 +59,20 @@ def _program(settings, steps, sigma_max, batch_size, devices):
     # Where devices outnumber the samples of a call, all of them work on every sample, each on its
     # share of the steps.
     together = settings.window > 0 and outnumber(batch_size)
-    options = {"axis_name": AXIS} if together else {}
 
     def sample(shared, keys, weights):
         model, guidance = shared
         asked = Asked(model, weights, condition_keys(keys))
         cond = asked.encode(model.fitted.conditioner)
 
-        def denoise_fn(x, sigma, cond):
+        def denoise_fn(x, sigma, cond=None):
             return model.denoiser(model.params, x, sigma, cond)
 
         for one in guidance:
             denoise_fn, cond = one.turn(denoise_fn, cond, asked)
-        sampler = settings.sampler(model.denoiser.sigma_data)
+        sampler = settings.sampler(model.denoiser.sigma_data, AXIS if together else None)
         start = initial_noise(keys, model.shape, sigmas[0])
-        drawn = sampler(denoise_fn, keys, start, sigmas, cond, **options)
-        x, info = drawn if isinstance(drawn, tuple) else (drawn, None)
+        x, info = sampler(denoise_fn, keys, start, sigmas, cond)
         return batches.invert(model.fitted.transform, x), info
 
     return map_examples(sample, batch_size, together)

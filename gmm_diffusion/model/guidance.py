@@ -13,19 +13,18 @@ arithmetic is that of `sampling.guidance`.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from flax import struct
 
 from gmm_diffusion import conditioning
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.model.classifier import Classifier
 from gmm_diffusion.model.fitted import other_data, other_mixture
+from gmm_diffusion.model.trained import Trained
 from gmm_diffusion.sampling import guidance as functions
 from gmm_diffusion.types import Array, Condition, DenoiseFn, PyTree
-
-if TYPE_CHECKING:
-    from gmm_diffusion.model.model import Model
 
 Interval = tuple[float, float]
 
@@ -39,13 +38,13 @@ class Asked(NamedTuple):
       keys: `[B]` typed keys, of draws from the mixture.
     """
 
-    model: "Model"
+    model: Trained
     weights: Array | None
     keys: Array
 
     def encode(self, conditioner: conditioning.Conditioner | None) -> Condition | None:
         """What a network with this conditioner reads of the weights."""
-        if self.weights is None:
+        if self.weights is None or conditioner is None:
             return None
         return conditioning.encode(conditioner, self.weights, self.keys)
 
@@ -84,7 +83,7 @@ class Autoguidance:
       limit: the most that is added, in units of sigma (`sampling.guidance.push`), or None.
     """
 
-    guide: "Model"
+    guide: Trained
     scale: float = struct.field(pytree_node=False)
     interval: Interval | None = struct.field(pytree_node=False, default=None)
     limit: float | None = struct.field(pytree_node=False, default=None)
@@ -93,9 +92,9 @@ class Autoguidance:
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
-        return self.scale != 1
+        return scale_acts(self.scale)
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Trained) -> None:
         """Raises InputError for a guide that does not fit `model`."""
         misfit = difference(model, self.guide)
         if misfit:
@@ -107,12 +106,15 @@ class Autoguidance:
         """A denoiser and what it is told -> the guided one and what that is told."""
         guide = self.guide
         pair = functions.ConditionPair(cond, asked.encode(guide.fitted.conditioner))
+
+        def main_fn(x, sigma, cond=None):
+            return denoise_fn(x, sigma, cond.main)
+
+        def guide_fn(x, sigma, cond=None):
+            return guide.denoiser(guide.params, x, sigma, cond.guide)
+
         guided = functions.autoguided(
-            lambda x, sigma, cond: denoise_fn(x, sigma, cond.main),
-            lambda x, sigma, cond: guide.denoiser(guide.params, x, sigma, cond.guide),
-            self.scale,
-            self.interval,
-            self.limit,
+            main_fn, guide_fn, self.scale, self.interval, self.limit
         )
         return guided, pair
 
@@ -139,11 +141,11 @@ class ClassifierFree:
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
-        return self.scale != 1
+        return scale_acts(self.scale)
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Trained) -> None:
         """Raises InputError for a model without a condition, or trained to always have one."""
-        _check_condition(self, model)
+        _conditioner(self, model)
         if model.config is not None and not model.config.conditioning.dropout:
             raise InputError("ClassifierFree needs a model with conditioning.dropout above 0.")
 
@@ -190,12 +192,12 @@ class MixtureGuidance:
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
-        return self.scale != 1
+        return scale_acts(self.scale)
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Trained) -> None:
         """Raises InputError for a model without a condition, or one that cannot be blurred so."""
-        _check_condition(self, model)
-        if self.blur == "covariances" and model.fitted.conditioner.embedding_name == "table":
+        conditioner = _conditioner(self, model)
+        if self.blur == "covariances" and conditioner.embedding_name == "table":
             raise InputError(
                 "MixtureGuidance.blur is 'covariances'; the embedding table has none: blur weights."
             )
@@ -204,8 +206,9 @@ class MixtureGuidance:
         self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
     ) -> tuple[DenoiseFn, PyTree]:
         """As of `Autoguidance`."""
-        conditioner = asked.model.fitted.conditioner
+        conditioner = _conditioner(self, asked.model)
         if self.blur == "weights":
+            assert asked.weights is not None, "a model with a condition is asked for weights"
             weights = conditioning.blur_weights(conditioner, asked.weights, self.amount)
             guide = asked._replace(weights=weights).encode(conditioner)
         else:
@@ -229,7 +232,7 @@ class ClassifierGuidance:
       interval: as of `Autoguidance`.
     """
 
-    classifier: "Model | None" = None
+    classifier: Trained | None = None
     strength: float = struct.field(pytree_node=False, default=1.0)
     interval: Interval | None = struct.field(pytree_node=False, default=None)
     place: ClassVar[int] = 3
@@ -239,12 +242,10 @@ class ClassifierGuidance:
         """Whether it changes anything."""
         return self.strength != 0
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: Trained) -> None:
         """Raises InputError without a classifier that fits `model`."""
-        _check_condition(self, model)
-        other = model if self.classifier is None else self.classifier
-        if other.classifier is None:
-            raise InputError("ClassifierGuidance.classifier is a model without a classifier.")
+        _conditioner(self, model)
+        other, _ = self._judging(model)
         misfit = difference(model, other, reads=False)
         if misfit:
             raise InputError(f"ClassifierGuidance.classifier is a model {misfit}.")
@@ -253,16 +254,14 @@ class ClassifierGuidance:
         self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
     ) -> tuple[DenoiseFn, PyTree]:
         """As of `Autoguidance`."""
-        model = asked.model if self.classifier is None else self.classifier
+        model, classifier = self._judging(asked.model)
 
         # The weights belong to the condition: a parallel sampler calls with other rows than B.
-        def unpulled(x, sigma, cond):
+        def unpulled(x, sigma, cond=None):
             return denoise_fn(x, sigma, cond[0])
 
-        def energy_fn(x, sigma, cond):
-            return model.classifier.cost(
-                model.classifier_params, unpulled(x, sigma, cond), cond[1]
-            )
+        def energy_fn(x, sigma, cond=None):
+            return classifier.cost(model.classifier_params, unpulled(x, sigma, cond), cond[1])
 
         pulled = functions.energy_guided(unpulled, energy_fn, self.strength, self.interval)
         return pulled, (cond, asked.weights)
@@ -271,6 +270,18 @@ class ClassifierGuidance:
         """As of `Autoguidance`."""
         added = _inside(levels, self.interval) * (inner.all + 1)
         return inner._replace(gradient=inner.gradient + added)
+
+    def _judging(self, model: Trained) -> tuple[Trained, Classifier]:
+        """The model whose classifier pulls the samples of `model`, and that classifier."""
+        judging = model if self.classifier is None else self.classifier
+        if judging.classifier is None:
+            raise InputError("ClassifierGuidance.classifier is a model without a classifier.")
+        return judging, judging.classifier
+
+
+def scale_acts(scale: float) -> bool:
+    """Whether a push of this scale changes anything."""
+    return scale != 1
 
 
 Guidance = Autoguidance | ClassifierFree | MixtureGuidance | ClassifierGuidance
@@ -311,7 +322,7 @@ def calls(
     return found
 
 
-def difference(ours: "Model", theirs: "Model", reads: bool = True) -> str:
+def difference(ours: Trained, theirs: Trained, reads: bool = True) -> str:
     """Why `theirs` can take no part in sampling `ours`, in words after "a model"; "" if it can.
 
     Args:
@@ -327,11 +338,13 @@ def difference(ours: "Model", theirs: "Model", reads: bool = True) -> str:
     return different and f"whose conditioning has {different}; it must have the same"
 
 
-def _check_condition(guidance, model):
+def _conditioner(guidance: "Guidance", model: Trained) -> conditioning.Conditioner:
+    """What the guidance needs of a model."""
     if model.fitted.conditioner is None:
         raise InputError(
             f"{type(guidance).__name__} needs a condition, and this model was trained without one."
         )
+    return model.fitted.conditioner
 
 
 def _inside(levels: np.ndarray, interval: Interval | None) -> np.ndarray:

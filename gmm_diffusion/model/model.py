@@ -1,7 +1,7 @@
 """A trained model, and all that can be asked of it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from gmm_diffusion.model.denoiser import Denoiser
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.settings import SamplerSettings
-from gmm_diffusion.types import Array, Condition, PyTree
+from gmm_diffusion.types import Array, Condition, Poll, PyTree
 
 # Where sampling starts in EDM (arXiv 2206.00364).
 _SIGMA_MAX = 80.0
@@ -121,7 +121,7 @@ class Model:
         batch_size: int = 128,
         component: str | None = None,
         first: int = 0,
-        poll: Callable[[], None] | None = None,
+        poll: Poll | None = None,
     ) -> Samples:
         """Samples, on all devices.
 
@@ -177,7 +177,7 @@ class Model:
         component: str | None = None,
         first: int = 0,
     ) -> Request | None:
-        """What `num` samples are asked for; None of a model without a condition.
+        """What `num` samples are asked for; None for a model without a condition.
 
         Args:
           condition: a text (`conditioning.requests`), weights `[N, K]` or `[K]`, or a request.
@@ -199,7 +199,8 @@ class Model:
             if component is None:
                 component = "drawn" if self.config is None else self.config.sample.component
             asked = requests.weights(conditioner, condition, first + num, seed, component)
-            return Request(*(None if value is None else value[first:] for value in asked))
+            attributes = None if asked.attributes is None else asked.attributes[first:]
+            return Request(asked.weights[first:], asked.label[first:], attributes)
         if conditioner is None:
             raise InputError("weights are given; this model was trained without a condition.")
         if isinstance(condition, Request):
@@ -230,11 +231,11 @@ class Model:
 
         It is what samples of that seed read.
         """
-        asked = self.request(condition, num, seed, component)
-        if asked is None:
+        asked, conditioner = self.request(condition, num, seed, component), self.conditioner
+        if asked is None or conditioner is None:
             return None
         keys = generation.condition_keys(example_keys(seed, num))
-        return conditioning.encode(self.conditioner, jnp.asarray(asked.weights), keys)
+        return conditioning.encode(conditioner, jnp.asarray(asked.weights), keys)
 
     def denoise(self, x: Array, sigma: Array, cond: Condition | None = None) -> Array:
         """The posterior mean of clean data, `[B, ...]`, in centred units.
@@ -264,7 +265,7 @@ class Model:
 
     def center(self, x: np.ndarray) -> np.ndarray:
         """Data, uint8 images or float32, `[N, ...]` -> centred float32, as networks read it."""
-        return batches.apply(jax.device_get(self.fitted.transform), to_float(x))
+        return np.asarray(batches.apply(jax.device_get(self.fitted.transform), to_float(x)))
 
     def restore(self, x: Array) -> np.ndarray:
         """The inverse of `center`, in the units of `Samples.x`."""

@@ -8,7 +8,7 @@ dozens of shapes, which took longer than compiling the network.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from gmm_diffusion.types import Array, PyTree
 
 
-def initialise(init: Callable[[Array], dict[str, PyTree]], seed: int) -> PyTree:
+def initialise(init: Callable[[Array], Mapping[str, PyTree]], seed: int) -> PyTree:
     """Parameters of a linen module, each leaf from a stream of its own.
 
     Args:

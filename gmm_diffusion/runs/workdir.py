@@ -21,6 +21,7 @@ DATA = "data.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 JUDGE = "judge.npz"
+EMBEDDING = "embedding.jaxexport"
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 SAMPLES = "samples"
@@ -100,7 +101,7 @@ def _check(config, path):
 
 
 def _say_new_rate(config, stored):
-    """Logs that another number of steps changes the rate of steps that the run has made or had."""
+    """Logs where a new `training.num_steps` changes the rate of steps made, or still to be made."""
     old, new = stored.training.num_steps, config.training.num_steps
     if old == new:
         return
@@ -132,7 +133,7 @@ def _say_new_rate(config, stored):
 
 
 def _is_left_by_a_kill(file):
-    """Whether that is what a run leaves that was killed before it had written its config."""
+    """Whether a run that was killed before it had written its config may have left the file."""
     if file.name == CHECKPOINTS and file.is_dir():
         return all(inner.name.startswith(PROBE_PREFIX) for inner in file.iterdir())
     return file.name in (lock.NAME, CONFIG + ".tmp")

@@ -211,7 +211,7 @@ class SequentialSampler:
         sigmas: Array,
         cond: PyTree = None,
         **options,
-    ) -> Array:
+    ) -> tuple[Array, None]:
         """Integrates `x_init` from `sigmas[0]` to 0.
 
         Args:
@@ -223,7 +223,7 @@ class SequentialSampler:
           **options: of the step function.
 
         Returns:
-          `[B, ...]` samples.
+          `[B, ...]` samples, and None: what they take is known before (`evaluations`).
         """
         num_steps = sigmas.shape[0] - 1
 
@@ -243,7 +243,7 @@ class SequentialSampler:
 
         steps = (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1])
         x, _ = lax.scan(body, x_init, steps)
-        return self.last_step(
+        x = self.last_step(
             denoise_fn,
             step_keys(keys, num_steps - 1),
             x,
@@ -253,6 +253,7 @@ class SequentialSampler:
             num_steps=num_steps,
             **options,
         )
+        return x, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +286,7 @@ class MultistepSampler:
         x_init: Array,
         sigmas: Array,
         cond: PyTree = None,
-    ) -> Array:
+    ) -> tuple[Array, None]:
         """Integrates `x_init` from `sigmas[0]` to 0; see `SequentialSampler.__call__`."""
 
         def body(carry, inputs):
@@ -300,9 +301,9 @@ class MultistepSampler:
         start = (x_init, jnp.zeros_like(x_init), jnp.full_like(sigmas[0], jnp.inf))
         (x, _, _), _ = lax.scan(body, start, (sigmas[:-2], sigmas[1:-1]))
         # The step to 0 is infinitely long in log sigma: no extrapolation.
-        return euler_step(
-            denoise_fn, keys, x, sigmas[-2], sigmas[-1], cond, num_steps=sigmas.shape[0] - 1
-        )
+        num_steps = sigmas.shape[0] - 1
+        x = euler_step(denoise_fn, keys, x, sigmas[-2], sigmas[-1], cond, num_steps=num_steps)
+        return x, None
 
 
 def step_keys(keys: Array, i: Array | int) -> Array:

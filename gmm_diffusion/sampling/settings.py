@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
-from gmm_diffusion.types import ParallelSampler, Sampler
+from gmm_diffusion.types import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +62,14 @@ class SamplerSettings:
         """The noise levels at which one sample asks the denoiser, without churn and a window."""
         return SAMPLERS[self.name].levels(np.asarray(self.grid(steps, sigma_max)))
 
-    def sampler(self, sigma_data: float = 1.0) -> Sampler | ParallelSampler:
-        """The sampler with its options bound; with a window, `picard` of its step."""
-        options = {}
+    def sampler(self, sigma_data: float = 1.0, axis_name: str | None = None) -> Sampler:
+        """The sampler with its options bound; with a window, `picard` of its step.
+
+        Args:
+          sigma_data: RMS of the centred data.
+          axis_name: of devices that share the steps of a window, or None.
+        """
+        options: dict[str, Any] = {}
         if self.name == "heun":
             names = ("churn", "churn_min", "churn_max", "churn_noise")
             options = {name: getattr(self, name) for name in names}
@@ -77,5 +83,6 @@ class SamplerSettings:
             window=self.window,
             tolerance=self.tolerance,
             sigma_data=sigma_data,
+            axis_name=axis_name,
             **options,
         )

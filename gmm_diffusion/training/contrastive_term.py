@@ -11,9 +11,10 @@ from gmm_diffusion.types import Array, Batch, ContrastTerm, Denoise, LogVariance
 
 # Noise levels of the integral reach this many standard deviations of ln sigma in training.
 _REACH = 3.0
-# Where a ratio is larger, chance in it no longer moves the loss.
+# A ratio of larger size is decided: the loss there hardly depends on the chance in it.
 _DECIDED = 5.0
-# Above this share of noise left over, the variance that it stands for is not to be had.
+# The most of the noise's variance that counts as left after denoising: all of it would stand for
+# data of infinite variance.
 _MOST = 0.999
 
 

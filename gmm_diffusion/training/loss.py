@@ -63,12 +63,16 @@ def make_loss_fn(
         cond = weights = keep = None
         if conditioner is not None:
             assert batch.weights is not None, "a conditioner's batches have weights"
-            weights = conditioning.training_weights(
-                conditioner, use(Training.SEMANTICS), batch.weights, **(semantics_options or {})
-            )
             uniform = jax.vmap(jax.random.uniform)(use(Training.NULL))
             keep = (uniform >= null_probability).astype(jnp.float32)
-            cond = conditioning.encode(conditioner, weights, use(Training.DRAWS), keep)
+            weights, cond = conditioning.training_condition(
+                conditioner,
+                batch.weights,
+                use(Training.SEMANTICS),
+                use(Training.DRAWS),
+                keep,
+                **(semantics_options or {}),
+            )
         sigma = noise_levels.log_normal(use(Training.SIGMA), sigma_log_mean, sigma_log_std)
 
         def denoise_fn(x, sigma, cond=None):

@@ -216,7 +216,7 @@ def test_the_sampler_gets_its_options(toy):
     made = assembly.sampler(toy).sampler(0.7)
     assert made.func is picard
     expected = {"step": "euler", "window": 5, "tolerance": 0.2, "sigma_data": 0.7}
-    assert made.keywords == expected
+    assert made.keywords == expected | {"axis_name": None}
 
 
 def test_the_optimiser_follows_the_schedule(toy):

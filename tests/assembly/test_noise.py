@@ -101,7 +101,7 @@ def test_sampling_starts_where_a_gaussian_is_lost_in_noise():
     mix = mixture.GaussianMixture.create([1.0], [[0.0, 0.0]], [[spread**2] * 2], "diag")
     sigmas = noise_levels.karras(80, 0.002, highest)
     x = highest * jnp.ones((1, 2))
-    ends = SAMPLERS["heun"](
+    ends, _ = SAMPLERS["heun"](
         lambda x, sigma, cond: mixture.denoise(mix, x, sigma),
         jax.random.split(jax.random.key(0), 1),
         x,

@@ -1,5 +1,6 @@
 """The kinds of conditioning, over their table; fits that read a block at a time."""
 
+import dataclasses
 import pathlib
 import re
 import sys
@@ -9,13 +10,13 @@ import pytest
 
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
-from gmm_diffusion.conditioning import KINDS, features, kinds
-from gmm_diffusion.conditioning.kinds import Examples, Settings
+from gmm_diffusion.conditioning import KINDS, Fitted, features, kinds
+from gmm_diffusion.conditioning.kinds import Examples
 
 # The package has a function of this name.
 FEATURES_FILE = sys.modules["gmm_diffusion.conditioning.features"]
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
-SETTINGS = Settings(feature_dim=3, num_components=6, em_starts=1, em_iterations=20)
+SETTINGS = Fitted(6, feature_dim=3, em_starts=1, em_iterations=20)
 
 
 class Recorder:
@@ -49,7 +50,7 @@ def reading(recorder):
 @pytest.mark.parametrize("name", KINDS)
 def test_weights_are_on_the_simplex_and_of_the_components(name):
     kind, own = KINDS[name], examples()
-    layout = kind.fit(own, SETTINGS)
+    layout = kind.fit(own, SETTINGS, 0)
     num = kind.num_components(3, 2, SETTINGS.num_components)
     weights = kind.weigh(layout, own)
     assert weights.shape == (600, num)
@@ -67,7 +68,7 @@ def test_weights_are_on_the_simplex_and_of_the_components(name):
 
 def test_class_and_attributes_weigh_by_what_is_known():
     own = examples()
-    made = {n: KINDS[n].weigh(KINDS[n].fit(own, SETTINGS), own) for n in ("class", "attributes")}
+    made = {n: KINDS[n].weigh(KINDS[n].fit(own, SETTINGS, 0), own) for n in ("class", "attributes")}
     np.testing.assert_array_equal(made["class"], np.eye(3)[own.label])
     for a in range(2):
         np.testing.assert_array_equal(made["attributes"][:, 2 * a + 1], own.attributes[:, a] / 2)
@@ -78,13 +79,13 @@ def test_class_and_attributes_weigh_by_what_is_known():
 @pytest.mark.parametrize("space", ["pca", "raw"])
 def test_no_kind_reads_more_than_a_block(name, space, monkeypatch):
     """Nor do blocks change the result, and what needs no data reads none."""
-    kind, settings = KINDS[name], Settings(**{**vars(SETTINGS), "features": space})
+    kind, settings = KINDS[name], dataclasses.replace(SETTINGS, features=space)
     monkeypatch.setattr(FEATURES_FILE, "_WHOLE_VALUES", 0)
-    layout = kind.fit(examples(), settings)
+    layout = kind.fit(examples(), settings, 0)
     weights = kind.weigh(layout, examples())
     monkeypatch.setattr(FEATURES_FILE, "_BLOCK_VALUES", 8 * 70)
     recorder = Recorder(examples().x)
-    again = kind.fit(reading(recorder), settings)
+    again = kind.fit(reading(recorder), settings, 0)
     in_blocks = kind.weigh(again, reading(recorder))
     assert recorder.most == (70 if "x" in kind.needs else 0)
     np.testing.assert_allclose(again.mixture.means, layout.mixture.means, atol=1e-3)
@@ -92,7 +93,8 @@ def test_no_kind_reads_more_than_a_block(name, space, monkeypatch):
 
 
 def test_a_fit_sees_so_many_examples_and_no_more():
-    _, points, labels = kinds.feature_points(examples(), Settings(feature_dim=3, em_max_points=100))
+    settings = Fitted(feature_dim=3, em_max_points=100)
+    _, points, labels = kinds.feature_points(examples(), settings, 0)
     assert points.shape == (100, 3)
     assert labels.shape == (100,)
 

@@ -169,7 +169,7 @@ def test_drawn_components_sample_the_law_of_the_weights(text):
             return mixture.denoise(toy, x, sigma, weights=cond)
 
         start = initial_noise(keys, (2,), sigmas[0])
-        return SAMPLERS["heun"](denoise_fn, keys, start, sigmas, weights)
+        return SAMPLERS["heun"](denoise_fn, keys, start, sigmas, weights)[0]
 
     x = np.asarray(draw(keys, jnp.asarray(asked.weights)), np.float64)
     # Modes are at least four standard deviations apart from their middles.

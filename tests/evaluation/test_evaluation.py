@@ -261,8 +261,9 @@ def test_every_combination_counts_in_unseen_data_sorted_by_them():
     data = Dataset("points", split, split, unseen=split)
     conditioner = SimpleNamespace(attributes=SimpleNamespace(laid_out=True))
     taken = denoiser_evaluation._unseen(data, conditioner, 10)
-    assert len(taken) == 10
-    assert taken.attributes.any(axis=0).all()
+    assert len(taken.split) == 10
+    assert taken.split.attributes.any(axis=0).all()
+    np.testing.assert_array_equal(taken.request.attributes, taken.split.attributes)
 
 
 def test_the_readings_of_a_classifier_are_of_every_class(make_config, monkeypatch):

@@ -150,7 +150,7 @@ def test_gaussians_end_at_the_closed_form(scale):
         return lambda x, sigma, cond: deviation**2 / (deviation**2 + sigma**2) * x
 
     denoise_fn = guidance.autoguided(gaussian(t), gaussian(worse), scale)
-    x = SAMPLERS["heun"](
+    x, _ = SAMPLERS["heun"](
         denoise_fn, keys(1), jnp.full((1, 1), high), karras(400, 1e-4, high).astype(jnp.float64)
     )
     # The start is one standard deviation out, so the end is, too.
@@ -166,8 +166,8 @@ def test_every_evaluation_of_a_sampler_is_guided(name):
 
     x, sigmas = points(scale=5.0), karras(7, 0.05, 5.0)
     guided = guidance.autoguided(linear(0.9), linear(0.5), 1.5)
-    ours = SAMPLERS[name](guided, keys(6), x, sigmas)
-    expected = SAMPLERS[name](linear(0.5 + 1.5 * 0.4), keys(6), x, sigmas)
+    ours, _ = SAMPLERS[name](guided, keys(6), x, sigmas)
+    expected, _ = SAMPLERS[name](linear(0.5 + 1.5 * 0.4), keys(6), x, sigmas)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 

@@ -39,7 +39,7 @@ def both(name, n, sigmas, cond=None, denoise_fn=exact, **settings):
 
     @jax.jit
     def go(x, cond):
-        sequential = SAMPLERS[name](denoise_fn, keys(n), x, sigmas, cond, **options)
+        sequential, _ = SAMPLERS[name](denoise_fn, keys(n), x, sigmas, cond, **options)
         parallel, info = picard(
             denoise_fn, keys(n), x, sigmas, cond, step=name, **settings, **options
         )

@@ -48,7 +48,7 @@ def run(name, batch_keys, sigmas, cond=None, shape=(2,), denoise_fn=exact, **opt
     @jax.jit
     def go(batch_keys, sigmas, cond):
         x = initial_noise(batch_keys, shape, sigmas[0])
-        return sampler(denoise_fn, batch_keys, x, sigmas, cond)
+        return sampler(denoise_fn, batch_keys, x, sigmas, cond)[0]
 
     return np.asarray(go(batch_keys, sigmas, cond))
 
@@ -72,7 +72,7 @@ def test_shape_and_type_are_kept_under_jit(name, shape, num_steps):
 @pytest.mark.float64
 @pytest.mark.parametrize("name", NAMES)
 def test_double_precision_is_kept(name):
-    x = SAMPLERS[name](
+    x, _ = SAMPLERS[name](
         lambda x, sigma, cond: x / (1 + sigma**2), keys(2), jnp.ones((2, 2)), karras(3, 0.1, 5.0)
     )
     assert x.dtype == jnp.float64
@@ -160,7 +160,7 @@ def slope(name, x_init, truth, denoise_fn, steps, low, high):
     """Least-squares slope of log error against log of the number of intervals."""
     errors = []
     for num_steps in steps:
-        x = jax.jit(lambda x, s: SAMPLERS[name](denoise_fn, keys(len(x_init)), x, s))(
+        x = jax.jit(lambda x, s: SAMPLERS[name](denoise_fn, keys(len(x_init)), x, s)[0])(
             x_init, karras(num_steps, low, high)
         )
         errors.append(np.sqrt(np.mean(np.square(np.asarray(x) - truth))))
