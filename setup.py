@@ -21,6 +21,7 @@ CORE = [
     "numpy>=2.3",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "packaging>=25",
     "pillow>=11",
     "scikit-learn>=1.8",
     "scipy>=1.16",
@@ -104,6 +105,7 @@ setup(
             "gmm-diffusion-sweep = gmm_diffusion.sweep.__main__:main",
             "gmm-diffusion-report = gmm_diffusion.report.__main__:main",
             "gmm-diffusion-inspect-data = gmm_diffusion.inspect_data:main",
+            "gmm-diffusion-check-env = gmm_diffusion.check_env:main",
             "gmm-diffusion-make-stats = gmm_diffusion.make_stats:main",
         ]
     },

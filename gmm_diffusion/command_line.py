@@ -222,9 +222,6 @@ def _flag_cause(error):
 def prepare_jax() -> None:
     """Finds the devices, and keeps compiled programs between starts.
 
-    Programs are kept in `JAX_COMPILATION_CACHE_DIR`, none if that is empty, or else in the user's
-    cache, where there is one.
-
     Raises:
       InputError: JAX finds no device, for example because `JAX_PLATFORMS` names what is not there.
     """
@@ -239,13 +236,17 @@ def prepare_jax() -> None:
             f"JAX_PLATFORMS is {named!r}, and JAX finds no device there ({cause.rstrip('.')}); it "
             "must name what this machine has, such as cpu, or be unset."
         ) from error
-    cache = _cache()
+    cache = compilation_cache()
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _cache():
-    """The folder of compiled programs, or None: without one a run only starts more slowly."""
+def compilation_cache() -> pathlib.Path | None:
+    """The folder of compiled programs, or None: without one a run only starts more slowly.
+
+    It is `JAX_COMPILATION_CACHE_DIR`, none if that is empty, or else in the user's cache, where
+    there is one.
+    """
     name = "JAX_COMPILATION_CACHE_DIR"
     if name in os.environ:
         return paths.expand(os.environ[name], name) if os.environ[name] else None

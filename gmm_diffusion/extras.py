@@ -3,7 +3,7 @@
 import pathlib
 import shlex
 
-_ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def advice(extra: str) -> str:
@@ -15,6 +15,6 @@ def advice(extra: str) -> str:
     Args:
       extra: such as "data".
     """
-    if (_ROOT / "setup.py").is_file():
-        return f"`pip install -e {shlex.quote(f'{_ROOT}[{extra}]')}`"
+    if (ROOT / "setup.py").is_file():
+        return f"`pip install -e {shlex.quote(f'{ROOT}[{extra}]')}`"
     return f"`pip install '.[{extra}]'` in the clone of gmm_diffusion"

@@ -1,4 +1,4 @@
-"""The command line: `gmm-diffusion --config=FILE --workdir=DIR [--mode=MODE]`.
+"""The command line: `gmm-diffusion --config=FILE [--workdir=DIR] [--mode=MODE]`.
 
   --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
   --mode=sample    writes DIR/samples/samples.npz and samples.png
@@ -7,12 +7,14 @@
 
 It is `python -m gmm_diffusion.main`, too. FILE is the path of a config, or the name of one that
 comes with the package, such as tiny. Settings are overridden as --config.GROUP.FIELD=VALUE. Without
---config the settings are those stored in DIR. Paths may start with ~, and relative ones are
+--workdir DIR is runs/ and the name of the config. Without --config the settings are those stored in
+DIR. Paths may start with ~, and relative ones are
 relative to the current directory. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
 saved after Ctrl-C or SIGTERM; a reader of the output that leaves, as in `| head`, changes none of
 it.
 """
 
+import logging
 import pathlib
 import signal
 import sys
@@ -25,14 +27,18 @@ from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
+log = logging.getLogger(__name__)
+
 MODES = ("train", "sample", "evaluate", "ema")
 
 
 def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
     """Command line, program name first -> (mode, workdir, config).
 
+    Without `--workdir` the log says which it is.
+
     Raises:
-      InputError: as `command_line.parse`, or without a workdir or a config.
+      InputError: as `command_line.parse`, or without a config and a workdir that holds one.
     """
 
     def define(values):
@@ -40,10 +46,24 @@ def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
         flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
 
     path, config, overrides, values = command_line.parse(argv, define)
-    if not values.workdir:
-        raise InputError("--workdir is missing; it must name the directory of the run.")
-    workdir = str(paths.folder(values.workdir, "--workdir"))
+    workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir"))
     return values.mode, workdir, _merge(values.mode, workdir, path, config, overrides)
+
+
+def _workdir(given, config):
+    """The directory of the run, from `--workdir` and the file that `--config` names."""
+    if given:
+        return given
+    if given is not None:
+        raise InputError("--workdir is empty; it must name the directory of the run.")
+    if config is None:
+        raise InputError(
+            "--config and --workdir are missing; one must name a config, for example "
+            "configs/digits_gmm.py, or the other the directory of a run."
+        )
+    workdir = pathlib.Path("runs") / pathlib.Path(config).stem
+    log.info("The directory of the run is %s.", workdir)
+    return workdir
 
 
 def _merge(mode, workdir, path, config, overrides):

@@ -177,7 +177,7 @@ def test_files_that_are_no_configs(text, message, refused, tmp_path):
 
 
 def test_missing_arguments(refused, tmp_path):
-    assert "--workdir is missing" in refused(TINY)
+    assert "--config and --workdir are missing" in refused()
     assert "--config is missing" in refused(f"--workdir={tmp_path / 'run'}")
     assert "which is not a file" in refused(
         f"--config={tmp_path / 'absent.py'}", f"--workdir={tmp_path / 'run'}"

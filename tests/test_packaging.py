@@ -22,6 +22,7 @@ COMMANDS = {
     "gmm-diffusion-sweep": "--parallel=N",
     "gmm-diffusion-report": "--heatmap",
     "gmm-diffusion-inspect-data": "DIR/sheet.png",
+    "gmm-diffusion-check-env": "--expect=tpu",
     "gmm-diffusion-make-stats": "--out=FILE.npz",
 }
 

@@ -191,18 +191,18 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 def test_the_compilation_cache(home, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert command_line._cache() == home / ".cache" / "gmm_diffusion"
+    assert command_line.compilation_cache() == home / ".cache" / "gmm_diffusion"
     monkeypatch.setenv("XDG_CACHE_HOME", "~/c")
-    assert command_line._cache() == home / "c" / "gmm_diffusion"
+    assert command_line.compilation_cache() == home / "c" / "gmm_diffusion"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "~/d")
-    assert command_line._cache() == home / "d"
+    assert command_line.compilation_cache() == home / "d"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    assert command_line._cache() is None
+    assert command_line.compilation_cache() is None
     # No home at all: no cache, and no folder named ~.
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda text: text)
-    assert command_line._cache() is None
+    assert command_line.compilation_cache() is None
 
 
 def test_a_run_holds_what_it_should(tmp_path):

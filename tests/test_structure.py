@@ -113,6 +113,7 @@ ALLOWED = {
         "assembly",
     },
     "make_stats": {"command_line", "config", "errors", "paths", "metrics", "assembly"},
+    "check_env": {"command_line", "errors", "extras", "paths"},
     "sweep": {"__init__", "command_line", "config", "errors", "paths", "signals", "runs", "main"},
     "report": {"command_line", "config", "errors", "paths", "runs"},
 }

@@ -32,6 +32,7 @@ HIDE = """
 """
 SCRIPT = """
     import importlib.util
+    import os
     for name in HIDDEN:
         assert importlib.util.find_spec(name) is None
         try:
@@ -46,15 +47,18 @@ SCRIPT = """
     assert main.run(["main", "--mode=sample", workdir, "--config.sample.condition=7"]) == 0
     assert main.run(["main", "--mode=evaluate", workdir]) == 0
     print("REFUSED", file=sys.stderr)
-    tfds = ["--config.data.name=tfds_images", "--config.data.tfds_name=cifar10"]
-    assert main.run(["main", tiny, workdir + "2", *tfds]) == 2
+    cifar = os.path.abspath("configs/cifar_gmm.py")
+    os.chdir(sys.argv[2])
+    assert main.run(["main", f"--config={cifar}"]) == 2
     assert not {"tensorflow", "tensorflow_datasets", "tensorboard"} & set(sys.modules)
 """
 
 
 def test_the_tiny_config_runs_without_it(tmp_path):
+    code = textwrap.dedent(HIDE) + textwrap.dedent(SCRIPT)
+    (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(HIDE) + textwrap.dedent(SCRIPT), tmp_path / "run"],
+        [sys.executable, "-c", code, tmp_path / "run", tmp_path / "elsewhere"],
         cwd=REPOSITORY,
         env=os.environ
         | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"},
@@ -71,7 +75,10 @@ def test_the_tiny_config_runs_without_it(tmp_path):
     assert config["training"]["tensorboard"] is True, "asked for, and done without"
     work, refused = done.stderr.split("REFUSED")
     assert "Traceback" not in work
-    (sentence,) = refused.strip().splitlines()
+    place, sentence = refused.strip().splitlines()
+    assert place == "The directory of the run is runs/cifar_gmm."
     assert sentence.startswith("Error: dataset cifar10 needs tensorflow")
-    assert "[data]" in sentence
-    assert not (tmp_path / "run2").exists()
+    assert f"install it with `pip install -e '{REPOSITORY}[data]'`" in sentence
+    assert "--config.data.name=cifar_archive --config.data.data_dir=FILE" in sentence
+    assert "digits, toy and faces" in sentence
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,5 +1,7 @@
 """Any image dataset of TensorFlow Datasets, decoded once into memory."""
 
+import re
+import shlex
 import threading
 import urllib.error
 import urllib.parse
@@ -16,19 +18,20 @@ from gmm_diffusion.errors import InputError
 
 _PROBE_SECONDS = 8.0
 _EMBEDDED = "the embedded datasets are digits, toy and faces"
-# What to do where the host of a dataset does not answer, or has sent too much today.
+# What else to type where TFDS cannot help: it is not installed, or the host of a dataset does not
+# answer or has sent too much today.
 _BY_HAND = {
     "celeb_a": (
-        "To use files that you have: unpack img_align_celeba.zip (1.34 GiB) into a folder, put "
-        "list_attr_celeba.txt beside it, and set data.name=image_folder and data.data_dir to it."
+        "add --config.data.name=image_folder --config.data.data_dir=FOLDER, with "
+        "img_align_celeba.zip (1.34 GiB) unpacked in FOLDER and list_attr_celeba.txt beside it"
     ),
     "cifar10": (
-        "To use a file that you have: set data.name=cifar_archive and data.data_dir to the path of "
-        "cifar-10-binary.tar.gz (0.16 GiB)."
+        "add --config.data.name=cifar_archive --config.data.data_dir=FILE, which is your "
+        "cifar-10-binary.tar.gz (0.16 GiB)"
     ),
     "cifar100": (
-        "To use a file that you have: set data.name=cifar_archive and data.data_dir to the path of "
-        "cifar-100-binary.tar.gz (0.16 GiB)."
+        "add --config.data.name=cifar_archive --config.data.data_dir=FILE, which is your "
+        "cifar-100-binary.tar.gz (0.16 GiB)"
     ),
 }
 
@@ -71,7 +74,12 @@ def load(
         downloadable (said within seconds); it lacks the split or one image; it is empty; its images
         differ in size and there is no `resolution`; it has no attribute of such a name.
     """
-    tfds = lazy_tensorflow.import_tensorflow_datasets(f"dataset {tfds_name}")
+    try:
+        tfds = lazy_tensorflow.import_tensorflow_datasets(f"dataset {tfds_name}")
+    except InputError as e:
+        # Of "cifar10:3.*.*" the first part.
+        name = re.split("[:/]", tfds_name)[0]
+        raise InputError(f"{str(e).rstrip('.')}; or {_alternatives(name)}.") from e
     builder = _builder(tfds, tfds_name, data_dir)
     _prepare(tfds, builder)
     image_key, label_key = _keys(tfds, builder)
@@ -115,6 +123,11 @@ def load(
     )
 
 
+def _alternatives(name: str) -> str:
+    by_hand = f"{_BY_HAND[name]}; or " if name in _BY_HAND else ""
+    return f"{by_hand}use other data: {_EMBEDDED}"
+
+
 def _builder(tfds, name: str, data_dir: str | None):
     try:
         return tfds.builder(name, data_dir=data_dir)
@@ -141,11 +154,11 @@ def _prepare(tfds, builder) -> None:
             return
         except Exception as e:
             problem = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:300]}"
-    by_hand = _BY_HAND.get(builder.name)
+    name, place = builder.info.full_name, builder.data_dir_root
+    line = shlex.join(("tfds", "build", name.rpartition("/")[0], f"--data_dir={place}"))
     raise InputError(
-        f"dataset {builder.info.full_name} is not in data.data_dir {builder.data_dir_root} and "
-        f"cannot be downloaded ({problem}); prepare it there with TFDS where there is a network, "
-        f"or use other data: {_EMBEDDED}.{f' {by_hand}' if by_hand else ''}"
+        f"dataset {name} is not in data.data_dir {place} and cannot be downloaded ({problem}); "
+        f"prepare it with `{line}` where there is a network; or {_alternatives(builder.name)}."
     )
 
 

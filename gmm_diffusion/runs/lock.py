@@ -60,7 +60,7 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
     """
     folder = pathlib.Path(workdir)
     path = folder / NAME
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path)
@@ -82,8 +82,8 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
         with contextlib.suppress(OSError):
             if _owner(path).get("token") == token:
                 path.unlink()
-            if made:
-                folder.rmdir()  # Only if nothing came into it.
+            for place in made:
+                place.rmdir()  # Only if nothing came into it.
         os.close(descriptor)
 
 
