@@ -8,6 +8,7 @@ row for each class, or a scatter plot of vectors. Exit status: 0 done, 2 bad inp
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -16,6 +17,10 @@ from ml_collections import ConfigDict
 from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
+
+if TYPE_CHECKING:
+    # Of no use before jax has loaded.
+    from gmm_diffusion.data import Dataset
 
 _LISTED = 20
 _SHEET_ROWS, _SHEET_COLUMNS = 10, 8
@@ -45,7 +50,7 @@ def _work(argv):
     print("\n".join(lines))
 
 
-def describe(config: ConfigDict, data) -> list[str]:
+def describe(config: ConfigDict, data: "Dataset") -> list[str]:
     """Lines of text about a `data.Dataset` that `assembly.dataset` made of `config`."""
     from gmm_diffusion.data import batches
 

@@ -12,6 +12,7 @@ bad input.
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -19,6 +20,12 @@ from absl import flags
 from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
+
+if TYPE_CHECKING:
+    # Of no use before jax has loaded.
+    from gmm_diffusion.data import Dataset
+    from gmm_diffusion.metrics.features import Extractor
+    from gmm_diffusion.metrics.frechet import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +65,7 @@ def _work(argv):
         print(f"frechet_{frechet.count_name(heldout.n)} of the held-out split: {floor:.4f}")
 
 
-def split_statistics(extractor, data, split: str):
+def split_statistics(extractor: "Extractor", data: "Dataset", split: str) -> "Statistics":
     """`metrics.frechet.Statistics` of a split, "train" or "heldout", in chunks of its examples.
 
     Args:
@@ -79,6 +86,7 @@ def split_statistics(extractor, data, split: str):
     for rows in np.array_split(np.arange(len(x)), -(-len(x) // _CHUNK)):
         part = frechet.statistics(extractor.extract(x[rows]), extractor.id, **origin)
         merged = part if merged is None else frechet.merge(merged, part)
+    assert merged is not None, "a split has examples"
     return merged
 
 

@@ -21,6 +21,8 @@ from flax import struct
 Array = jax.Array
 # Of what runs on the host, too.
 AnyArray = jax.Array | np.ndarray
+# A number, or several that broadcast.
+Numbers = AnyArray | float
 PyTree = Any
 # Called before each batch of a long piece of work; what it raises ends the work.
 Poll = Callable[[], None]

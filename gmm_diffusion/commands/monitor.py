@@ -1,22 +1,31 @@
 """What a person watches while a run trains: losses and accuracy on held-out data, and sheets."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import numpy as np
 
 from gmm_diffusion import pictures
 from gmm_diffusion.assembly import averages
+from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import to_uint8
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.runs import workdir
+from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.training.state import TrainState
+from gmm_diffusion.types import Poll
 
 
-def make_monitor(parts, metrics_log):
-    """`(step, state, poll) -> None`, what is written after `training.heldout_every` updates.
+class Monitor(Protocol):
+    """What is watched of one kind of task."""
 
-    Args:
-      parts: of the run, with `config`, `path`, `data` and `fitted`.
-      metrics_log: of the run.
-    """
+    def __call__(self, step: int, state: TrainState, poll: Poll) -> None:
+        """Scores the state on the host after `step` updates, and writes them and pictures."""
+
+
+def make_monitor(parts: Parts, metrics_log: MetricsLog) -> Monitor:
+    """What is written after `training.heldout_every` updates."""
     return MONITORS[parts.config.training.task](parts, metrics_log)
 
 
@@ -77,7 +86,10 @@ class _Monitor:
 
 
 # By `training.task`.
-MONITORS = {"denoiser": _Monitor, "classifier": _ClassifierMonitor}
+MONITORS: dict[str, Callable[[Parts, MetricsLog], Monitor]] = {
+    "denoiser": _Monitor,
+    "classifier": _ClassifierMonitor,
+}
 
 
 def _sheet_path(parts, step):

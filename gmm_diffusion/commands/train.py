@@ -17,13 +17,14 @@ from gmm_diffusion import __version__, assembly, devices, signals, standard_stre
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
+from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
-from gmm_diffusion.model.fitted import FittedStatistics, from_arrays, to_arrays
+from gmm_diffusion.model.fitted import from_arrays, to_arrays
 from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
@@ -33,18 +34,6 @@ from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What a run is made of once everything that can be refused has been checked."""
-
-    config: ConfigDict
-    path: pathlib.Path
-    data: Dataset
-    fitted: FittedStatistics
-    # Of the training split, from a fit; None otherwise, see `assembly.split_weights`.
-    weights: np.ndarray | None
 
 
 def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict | None:
@@ -172,7 +161,7 @@ def _prepare(config, path, data, fresh, store):
         state = restored.state
         window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
-    return _Parts(config, path, data, fitted, weights), state, window
+    return Parts(config, path, data, fitted, weights), state, window
 
 
 def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):

@@ -23,7 +23,7 @@ from jax import lax
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.random_keys import Ratio
-from gmm_diffusion.types import Array, DenoiseFn, PyTree
+from gmm_diffusion.types import Array, DenoiseFn, Numbers, PyTree
 
 # Noise levels at which their density is tabulated: a twentieth of a power of e apart, or less.
 _TABLE = 256
@@ -51,7 +51,7 @@ class Gaussian:
     variance: Array | float
 
 
-def sigma_bounds(smallest_std: float, rms: float, zeta=0.0) -> tuple[Array, Array]:
+def sigma_bounds(smallest_std: float, rms: float, zeta: Numbers = 0.0) -> tuple[Array, Array]:
     """Noise levels outside which the integrand is negligible (our reading).
 
     Args:

@@ -93,7 +93,7 @@ def evaluate(
     if panel and group.split == "heldout":
         unseen = _unseen(data, conditioner, num)
     if images and unseen:
-        floor |= images.attributes("unseen_", unseen.split.x, unseen.request.attributes)
+        floor |= images.attributes("unseen_", unseen.split.x, unseen.attributes)
     blocks, infos = [], []
 
     def sample(asked, seed, count):
@@ -116,7 +116,7 @@ def evaluate(
         scores = score(sample("train" if asked is None else asked, seed, num), label, attributes)
         if images and unseen:
             x = sample(unseen.request, seed, len(unseen.split))
-            scores |= images.attributes("unseen_", x, unseen.request.attributes)
+            scores |= images.attributes("unseen_", x, unseen.attributes)
         blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
     for name, metric in metrics.items():
@@ -156,6 +156,7 @@ class _Unseen(NamedTuple):
 
     split: Split
     request: Request
+    attributes: np.ndarray
 
 
 def _unseen(
@@ -167,7 +168,8 @@ def _unseen(
     if conditioner.attributes is None or not conditioner.attributes.laid_out:
         return None
     split = data.unseen.take(evenly_spaced(len(data.unseen), num))
-    return _Unseen(split, requests.of_attributes(conditioner, np.asarray(split.attributes)))
+    attributes = np.asarray(split.attributes)
+    return _Unseen(split, requests.of_attributes(conditioner, attributes), attributes)
 
 
 def _metric(blocks, floor):

@@ -1,5 +1,7 @@
 """Scores of images against the training images and the judges."""
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -8,6 +10,7 @@ from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.metrics import consistency, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.metrics.judge import Judge
 
 
 def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
@@ -19,7 +22,9 @@ def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
 class ImageScores:
     """Scores of uint8 images `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
 
-    def __init__(self, config, data, panel, real):
+    def __init__(
+        self, config: ConfigDict, data: Dataset, panel: tuple[Judge, ...], real: np.ndarray
+    ):
         self.data, self.panel, self.real = data, panel, real
         self.k = config.evaluation.neighbours
         self.train = reference(config, data)
@@ -45,7 +50,9 @@ class ImageScores:
         if config.data.flip:
             self.views = np.concatenate([self.train, self.train[:, :, ::-1]])
 
-    def __call__(self, x, labels, attributes=None):
+    def __call__(
+        self, x: np.ndarray, labels: np.ndarray | None, attributes: np.ndarray | None = None
+    ) -> dict[str, Any]:
         count = frechet.count_name(len(x))
         scores = _by_judge([space(x) for space in self.manifolds], "", count)
         scores |= _by_judge([distance(x) for distance in self.frechet], "", count)
@@ -61,7 +68,7 @@ class ImageScores:
             scores |= self.attributes("", x, attributes)
         return scores
 
-    def attributes(self, prefix, x, requested):
+    def attributes(self, prefix: str, x: np.ndarray, requested: np.ndarray) -> dict[str, Any]:
         """Whether `x` has the attributes that were asked for, by name."""
         rows = [
             consistency.attribute_agreement(requested, judges.predict(judge, x))
@@ -69,7 +76,7 @@ class ImageScores:
         ]
         return _by_judge(rows, prefix, frechet.count_name(len(x)))
 
-    def coverage_ceiling(self, num):
+    def coverage_ceiling(self, num: int) -> float:
         return manifold.coverage_ceiling(num, len(self.train), self.k)
 
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ class Judge:
     hash: str
 
     @property
-    def network(self):
+    def network(self) -> nn.Module:
         return classifier.for_shape(tuple(self.settings["shape"]), _num_outputs(self.settings))
 
     @property

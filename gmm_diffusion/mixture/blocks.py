@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array
 
 # Elements of the largest temporary of a block, for `statistics` and for `expanded_statistics`: a
 # core's cache and a few times that, or enough to fill an accelerator.
 BLOCK_ELEMENTS = {"cpu": (2**19, 2**21), "other": (2**26, 2**26)}
 
 
-def split(x: np.ndarray, point_weights, num_components: int) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    x: AnyArray, point_weights: AnyArray | None, num_components: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Points `[B, N, D]` and their weights `[B, N]`, with padding of weight 0."""
     num_points, dim = x.shape
     direct, merged = block_sizes(num_components, dim)

@@ -6,6 +6,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.em_steps import Parameters
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture, covariance_shape
 from gmm_diffusion.mixture.starts import STARTS
+from gmm_diffusion.types import AnyArray
 
 
 def check_dim(x: np.ndarray, dim: int, name: str) -> None:
@@ -23,7 +24,9 @@ def check_enough_points(num_points: int, num_components: int, allow_degenerate: 
         )
 
 
-def check_data(x, sample_weights, name: str = "x") -> tuple[np.ndarray, np.ndarray | None]:
+def check_data(
+    x: AnyArray, sample_weights: AnyArray | None, name: str = "x"
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Host arrays; raises InputError for a wrong shape or a value that is not finite."""
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
@@ -51,7 +54,13 @@ def check_data(x, sample_weights, name: str = "x") -> tuple[np.ndarray, np.ndarr
 
 
 def check_settings(
-    num_components, kind, start, num_restarts, max_iterations, tolerance, covariance_floor
+    num_components: int,
+    kind: str,
+    start: str | GaussianMixture,
+    num_restarts: int,
+    max_iterations: int,
+    tolerance: float,
+    covariance_floor: float,
 ) -> None:
     """Raises InputError for a setting of `fit_em` out of range."""
     covariance_shape(kind, 1, 1)

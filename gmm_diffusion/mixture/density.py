@@ -19,7 +19,7 @@ from gmm_diffusion.mixture.whitened import (
     posterior,
     whitened,
 )
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, Numbers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Below this, compiling two ways costs more than the faster one saves.
@@ -29,7 +29,9 @@ _MANY_ELEMENTS = 2**24
 
 
 @jax.jit
-def log_prob(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = None) -> Array:
+def log_prob(
+    mix: GaussianMixture, x: Array, sigma: Numbers = 0.0, weights: Array | None = None
+) -> Array:
     """Natural logarithm of the density of `x + sigma * eps`.
 
     Args:
@@ -52,7 +54,7 @@ def log_prob(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = 
 
 @jax.jit
 def responsibilities(
-    mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = None
+    mix: GaussianMixture, x: Array, sigma: Numbers = 0.0, weights: Array | None = None
 ) -> Array:
     """Posterior probability of each component given a (noisy) point.
 
@@ -67,7 +69,9 @@ def responsibilities(
 
 
 @jax.jit
-def score(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = None) -> Array:
+def score(
+    mix: GaussianMixture, x: Array, sigma: Numbers = 0.0, weights: Array | None = None
+) -> Array:
     """Gradient of `log_prob` with respect to `x`, `sum_k r_k (Sigma_k + sigma^2)^-1 (mu_k - x)`.
 
     Args and errors are those of `log_prob`.
@@ -85,7 +89,7 @@ def score(mix: GaussianMixture, x: Array, sigma=0.0, weights: Array | None = Non
 
 
 @jax.jit
-def denoise(mix: GaussianMixture, x: Array, sigma, weights: Array | None = None) -> Array:
+def denoise(mix: GaussianMixture, x: Array, sigma: Numbers, weights: Array | None = None) -> Array:
     """Posterior mean of clean data given noisy points: the optimal denoiser (Robbins 1956).
 
     Equal to `x + sigma^2 score(mix, x, sigma)` (Tweedie's formula), computed as the responsibility-

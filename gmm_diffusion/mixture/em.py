@@ -15,7 +15,7 @@ from gmm_diffusion.mixture.checks import (
     check_finite,
     check_settings,
 )
-from gmm_diffusion.mixture.em_loop import iterate
+from gmm_diffusion.mixture.em_loop import Iterated, iterate
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.standardise import Standardiser, measure
 from gmm_diffusion.mixture.starts import make_start, subsample_size
@@ -97,7 +97,7 @@ def fit_em(
     starts = _starts(key, z, sample_weights, num_components, kind, start, num_restarts, transform)
     mean_weights = None if sample_weights is None else sample_weights / sample_weights.mean()
     points, point_weights = split(z, mean_weights, num_components)
-    params, history, steps, converged, reseeded = _fit(
+    fits = _fit(
         starts,
         points,
         point_weights,
@@ -107,10 +107,10 @@ def fit_em(
         max_iterations,
         history_size=-(-(max_iterations + 1) // _HISTORY_STEP) * _HISTORY_STEP,
     )
-    last = np.take_along_axis(np.asarray(history), np.asarray(steps)[:, None], axis=1)[:, 0]
+    ends = np.asarray(fits.num_iterations)[:, None]
+    last = np.take_along_axis(np.asarray(fits.history), ends, axis=1)[:, 0]
     best = int(np.argmax(np.where(np.isfinite(last), last, -np.inf)))
-    params = jax.tree.map(lambda a: a[best], params)
-    return finish(params, history[best], steps[best], converged[best], reseeded[best], transform)
+    return finish(jax.tree.map(lambda a: a[best], fits), transform)
 
 
 @functools.partial(jax.jit, static_argnames="history_size")
@@ -130,17 +130,18 @@ def _fit(starts, points, point_weights, key, floor, tolerance, max_iterations, *
     )
 
 
-def finish(params, history, steps, converged, reseeded, transform: Standardiser) -> FitResult:
+def finish(found: Iterated, transform: Standardiser) -> FitResult:
     """The result of a fit, on the host and in the units of the data."""
-    check_finite(params)
-    curve = np.asarray(history, np.float64)[: int(steps) + 1] + transform.log_density_offset
+    check_finite(found.params)
+    steps = int(found.num_iterations)
+    curve = np.asarray(found.history, np.float64)[: steps + 1] + transform.log_density_offset
     return FitResult(
-        mixture=transform.backward(params),
+        mixture=transform.backward(found.params),
         log_likelihood=curve[-1].item(),
-        num_iterations=int(steps),
-        converged=bool(converged),
+        num_iterations=steps,
+        converged=bool(found.converged),
         history=curve,
-        num_reseeded=int(reseeded),
+        num_reseeded=int(found.num_reseeded),
     )
 
 
@@ -163,7 +164,9 @@ def _starts(key, z, sample_weights, num_components, kind, start, num_restarts, t
     return jax.tree.map(lambda *a: jnp.stack(a), *made)
 
 
-def choose_points(key: Array, num_points: int, size: int, sample_weights) -> np.ndarray:
+def choose_points(
+    key: Array, num_points: int, size: int, sample_weights: AnyArray | None
+) -> np.ndarray:
     """Indices `[<= size]` of distinct points, none of weight 0, as likely as they are heavy."""
     if sample_weights is None:
         if size == num_points:

@@ -1,5 +1,8 @@
 """EM from one start: iterations in a `while_loop`, each a pass over blocks of points."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +17,25 @@ from gmm_diffusion.mixture.em_steps import (
     zero_statistics,
 )
 from gmm_diffusion.mixture.whitened import is_accurate
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import AnyArray, Array, Numbers
+
+
+class Iterated(NamedTuple):
+    """Where EM from one start ended.
+
+    Attributes:
+      params: in standardised coordinates.
+      history: `[history_size]` mean log-likelihoods, the first one that of the start.
+      num_iterations: `[]`; what stands behind so many entries of `history` is infinite.
+      converged: `[]` bool.
+      num_reseeded: `[]`, components that had become empty.
+    """
+
+    params: Parameters
+    history: AnyArray | Sequence[float]
+    num_iterations: AnyArray | int
+    converged: AnyArray | bool
+    num_reseeded: AnyArray | int
 
 
 def iterate(
@@ -22,13 +43,13 @@ def iterate(
     points: Array,
     point_weights: Array,
     key: Array,
-    floor,
-    tolerance,
-    max_iterations,
+    floor: Numbers,
+    tolerance: Numbers,
+    max_iterations: Numbers,
     *,
     history_size: int,
     axis_name: str | None = None,
-) -> tuple:
+) -> Iterated:
     """EM from one start: pure, for use under `jit`, `vmap` and `pmap`.
 
     Args:
@@ -42,9 +63,6 @@ def iterate(
       history_size: length of the returned history (static).
       axis_name: mapped axis over which statistics are summed, each device holding a share of the
         points.
-
-    Returns:
-      `(parameters, history [history_size], num_iterations, converged, num_reseeded)`.
     """
 
     def all_statistics(params):
@@ -71,7 +89,7 @@ def iterate(
     infinite = jnp.asarray(jnp.inf, start.means.dtype)
     carry = (start, stats, history, jnp.int32(0), infinite, jnp.int32(0))
     params, _, history, step, change, reseeded = jax.lax.while_loop(proceed, advance, carry)
-    return params, history, step, change < tolerance, reseeded
+    return Iterated(params, history, step, change < tolerance, reseeded)
 
 
 def data_statistics(params: Parameters, points: Array, point_weights: Array) -> Statistics:

@@ -23,7 +23,7 @@ from gmm_diffusion.mixture.whitened import (
     white_means,
     whitened,
 )
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, Numbers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Fewer points than this leave a component empty.
@@ -147,7 +147,9 @@ def zero_statistics(params: Parameters) -> Statistics:
     )
 
 
-def update(params: Parameters, stats: Statistics, floor: Array, key: Array) -> tuple:
+def update(
+    params: Parameters, stats: Statistics, floor: Numbers, key: Array
+) -> tuple[Parameters, Array]:
     """The M step, with empty components re-seeded.
 
     Args:
@@ -218,7 +220,7 @@ def _difference(second: Array, square: Array) -> Array:
     return jnp.maximum(second - square, 4 * jnp.finfo(second.dtype).eps * jnp.abs(square))
 
 
-def _new_root(root: Array, second: Array, uncentred: Array, floor: Array) -> Array:
+def _new_root(root: Array, second: Array, uncentred: Array, floor: Numbers) -> Array:
     """Root of `root second root' + floor I`, lower triangular, `[..., D, D]`."""
     inverse = triangular_inverse(root)
     floor_term = floor * jnp.matmul(inverse, jnp.swapaxes(inverse, -1, -2), precision=_HIGHEST)

@@ -16,6 +16,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.blocks import merge, split
 from gmm_diffusion.mixture.checks import check_data
 from gmm_diffusion.mixture.em import FitResult, finish
+from gmm_diffusion.mixture.em_loop import Iterated
 from gmm_diffusion.mixture.em_steps import Parameters, whiten
 from gmm_diffusion.mixture.standardise import measure
 from gmm_diffusion.mixture.whitened import (
@@ -97,7 +98,7 @@ def fit_expansion(
         params, *split(z, relative, len(means)), tolerance, num_iterations
     )
     params = dataclasses.replace(params, log_weights=log_weights)
-    return finish(params, history, step, gap <= tolerance, 0, transform)
+    return finish(Iterated(params, history, step, gap <= tolerance, 0), transform)
 
 
 def even_means(x: AnyArray, num_components: int | None) -> np.ndarray:

@@ -6,6 +6,7 @@ leaves the eigenvectors alone, so that a noise level per point costs no factoris
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,9 @@ class GaussianMixture:
     kind: str = struct.field(pytree_node=False)
 
     @classmethod
-    def create(cls, weights, means, covariances, kind: str) -> "GaussianMixture":
+    def create(
+        cls, weights: Any, means: Any, covariances: Any, kind: str
+    ) -> "GaussianMixture":
         """A mixture from scikit-learn's arrays.
 
         Values are checked where they are concrete; inside a traced function only shapes are.

@@ -1,12 +1,14 @@
 """Mixtures to and from scikit-learn's fitted `GaussianMixture`."""
 
+from typing import Any
+
 import numpy as np
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 
 
-def from_sklearn(model) -> GaussianMixture:
+def from_sklearn(model: Any) -> GaussianMixture:
     """The mixture of a fitted `sklearn.mixture.GaussianMixture`.
 
     Raises:
@@ -19,7 +21,7 @@ def from_sklearn(model) -> GaussianMixture:
     )
 
 
-def to_sklearn(mix: GaussianMixture):
+def to_sklearn(mix: GaussianMixture) -> Any:
     """A fitted `sklearn.mixture.GaussianMixture` in float64, ready to predict, score and sample."""
     from sklearn.mixture import GaussianMixture as SklearnMixture
 

@@ -18,15 +18,19 @@ import numpy as np
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
-from gmm_diffusion.types import AnyArray, Array
+from gmm_diffusion.types import AnyArray, Array, Numbers
 
+# One, several, or the covariances of a mixture.
+Scale = Numbers | tuple[float, ...] | GaussianMixture
 FORMS = ("density", "log")
 # The centres of an attribute: absent, present.
 ATTRIBUTE_CENTERS = ((0.0,), (1.0,))
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def energy(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> Array:
+def energy(
+    y: Array, weights: Array, centers: AnyArray, scale: Scale, form: str = "density"
+) -> Array:
     """The negative mixture at `y`; differentiable in every array.
 
     Shapes are checked always, values where they are concrete.
@@ -56,7 +60,9 @@ def energy(y: Array, weights: Array, centers: AnyArray, scale, form: str = "dens
     return jnp.mean(values, axis=-1)
 
 
-def gradient(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> Array:
+def gradient(
+    y: Array, weights: Array, centers: AnyArray, scale: Scale, form: str = "density"
+) -> Array:
     """The derivative of `energy` with respect to `y`, in closed form.
 
     `sum_k c_k Sigma_k^-1 (y - mu_k)`, averaged over the scales, where `c_k` is
@@ -79,7 +85,7 @@ def gradient(y: Array, weights: Array, centers: AnyArray, scale, form: str = "de
     return jnp.sum(share[..., None] * pull, axis=-2)
 
 
-def shares(y: Array, weights: Array, centers: AnyArray, scale) -> Array:
+def shares(y: Array, weights: Array, centers: AnyArray, scale: Scale) -> Array:
     """What each centre has of the point: `c_k` of the form "log", averaged over the scales.
 
     Args and errors are those of `energy`.
@@ -92,7 +98,7 @@ def shares(y: Array, weights: Array, centers: AnyArray, scale) -> Array:
     return jnp.mean(jax.nn.softmax(_log_joint(weights, squared), axis=-1), axis=-2)
 
 
-def attribute_energy(y: Array, attributes: Array, scale, form: str = "density") -> Array:
+def attribute_energy(y: Array, attributes: Array, scale: Scale, form: str = "density") -> Array:
     """`energy` with two centres, 0 and 1, for each of A numbers, summed over these.
 
     A scale below 1/2 has a minimum at both centres for weights between; about 1, or several, has a
@@ -165,7 +171,9 @@ def scales(
     return tuple(median * float(m) for m in multiples)
 
 
-def check(y: Array, weights: Array, centers: AnyArray, scale, form: str = "density") -> None:
+def check(
+    y: Array, weights: Array, centers: AnyArray, scale: Scale, form: str = "density"
+) -> None:
     """Checks the arguments of `energy`: shapes always, values where they are concrete.
 
     Raises:

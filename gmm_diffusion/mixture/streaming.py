@@ -10,7 +10,7 @@ from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.blocks import split
 from gmm_diffusion.mixture.checks import check_data, check_dim, check_enough_points, check_settings
 from gmm_diffusion.mixture.em import FitResult, choose_points, finish
-from gmm_diffusion.mixture.em_loop import data_statistics
+from gmm_diffusion.mixture.em_loop import Iterated, data_statistics
 from gmm_diffusion.mixture.em_steps import update
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.standardise import measure
@@ -114,7 +114,8 @@ def fit_em_stream(
         history.append(float(stats.log_likelihood / stats.total))
         num_reseeded += int(num_empty)
         converged = num_empty == 0 and abs(history[-1] - history[-2]) < tolerance
-    return finish(params, history, len(history) - 1, converged, num_reseeded, transform)
+    found = Iterated(params, history, len(history) - 1, converged, num_reseeded)
+    return finish(found, transform)
 
 
 def _pairs(batches) -> Iterator[tuple]:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.triangular import triangular_inverse
-from gmm_diffusion.types import Array
+from gmm_diffusion.types import Array, Numbers
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _BLOCK_ELEMENTS = 2**22
 
 
-def smooth(mix: GaussianMixture, sigma) -> GaussianMixture:
+def smooth(mix: GaussianMixture, sigma: Numbers) -> GaussianMixture:
     """The mixture of `x + sigma * eps`: covariances `Sigma_k + sigma^2 I`.
 
     Args:

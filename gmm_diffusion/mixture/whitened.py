@@ -39,7 +39,9 @@ class Whitened:
     kind: str = struct.field(pytree_node=False)
 
 
-def whitened(log_weights: Array, log_det_root: Array, means: Array, inverse: Array, kind: str):
+def whitened(
+    log_weights: Array, log_det_root: Array, means: Array, inverse: Array, kind: str
+) -> Whitened:
     """`Whitened` from log weights `[K]`, log determinants of the roots `[K]` and the rest."""
     log_norm = log_weights - log_det_root - 0.5 * means.shape[1] * math.log(2 * math.pi)
     return Whitened(log_norm, means, inverse, kind)

@@ -84,12 +84,12 @@ class Model:
     step: int = 0
     config: Any = None
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[PyTree, Any]:
         """Of the pytree."""
         return (self.params, self.fitted), (self.denoiser, self.shape, self.classifier)
 
     @classmethod
-    def tree_unflatten(cls, static, children):
+    def tree_unflatten(cls, static: Any, children: PyTree) -> "Model":
         """Of the pytree."""
         return cls(*children, *static)
 

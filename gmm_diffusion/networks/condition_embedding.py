@@ -42,7 +42,7 @@ class NullVector:
     """The null embedding: one output with fan-in `width`, so that forced normalisation fits it."""
 
     @staticmethod
-    def init(key, width):
+    def init(key: Array, width: int) -> dict[str, Array]:
         return {"weight": nn.initializers.normal(1.0)(key, (width, 1))}
 
 

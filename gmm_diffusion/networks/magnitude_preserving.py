@@ -19,7 +19,7 @@ from gmm_diffusion.types import Array, PyTree
 EPSILON = 1e-4
 
 
-def normalize(x: Array, axis) -> Array:
+def normalize(x: Array, axis: int | tuple[int, ...]) -> Array:
     """`x` rescaled to unit RMS over `axis`, in float32 (arXiv 2312.02696, eq. 66)."""
     x32 = x.astype(jnp.float32)
     rms = jnp.sqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True))

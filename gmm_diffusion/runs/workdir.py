@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -193,7 +194,7 @@ def evaluation_path(workdir: str | os.PathLike, name: str = "") -> pathlib.Path:
     return path / EVALUATIONS / f"{name}.json" if name else path / EVALUATION
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that `path` is either the old file or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")

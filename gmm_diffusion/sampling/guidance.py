@@ -39,7 +39,9 @@ class ConditionPair:
     guide: PyTree
 
 
-def push(main: Array, guide: Array, sigma: Array, scale, limit=None) -> Array:
+def push(
+    main: Array, guide: Array, sigma: Array, scale: Array | float, limit: float | None = None
+) -> Array:
     """`main + (scale - 1) (main - guide)`, exactly `main` at scale 1.
 
     Args:
@@ -66,7 +68,7 @@ def push(main: Array, guide: Array, sigma: Array, scale, limit=None) -> Array:
 def autoguided(
     main_fn: DenoiseFn,
     guide_fn: DenoiseFn,
-    scale,
+    scale: Array | float,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
 ) -> DenoiseFn:
@@ -91,7 +93,7 @@ def autoguided(
 
 def classifier_free(
     denoise_fn: DenoiseFn,
-    scale,
+    scale: Array | float,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
 ) -> DenoiseFn:
@@ -123,7 +125,7 @@ def classifier_free(
 
 def mixture_guided(
     denoise_fn: DenoiseFn,
-    scale,
+    scale: Array | float,
     interval: tuple[float, float] | None = None,
     limit: float | None = None,
 ) -> DenoiseFn:
@@ -157,7 +159,7 @@ def mixture_guided(
 def energy_guided(
     denoise_fn: DenoiseFn,
     energy_fn: Callable[[Array, Array, PyTree], Array],
-    scale,
+    scale: Array | float,
     interval: tuple[float, float] | None = None,
 ) -> DenoiseFn:
     """`D - scale sigma^2 grad_x energy`: the score plus `-scale grad_x energy` (method, section 3).

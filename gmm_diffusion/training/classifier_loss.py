@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.random_keys import Training, fold_in
-from gmm_diffusion.types import Array, Batch, Classify, Cost, DenoisedTerm, LossFn
+from gmm_diffusion.types import Array, Batch, Classify, Cost, DenoisedTerm, LossFn, PyTree
 
 
 def _weights(batch: Batch) -> Array:
@@ -58,7 +58,7 @@ def make_term(
     *,
     weight: float,
     sigma_data: float,
-    frozen=None,
+    frozen: PyTree | None = None,
     on_denoised: bool = True,
     teach_denoiser: bool = True,
     teach_classifier: bool = False,

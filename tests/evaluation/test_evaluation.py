@@ -263,7 +263,7 @@ def test_every_combination_counts_in_unseen_data_sorted_by_them():
     taken = denoiser_evaluation._unseen(data, conditioner, 10)
     assert len(taken.split) == 10
     assert taken.split.attributes.any(axis=0).all()
-    np.testing.assert_array_equal(taken.request.attributes, taken.split.attributes)
+    np.testing.assert_array_equal(taken.request.attributes, taken.attributes)
 
 
 def test_the_readings_of_a_classifier_are_of_every_class(make_config, monkeypatch):
