@@ -14,33 +14,82 @@ from gmm_diffusion.types import Array, Batch, PyTree, TrainStep
 AXIS = "devices"
 
 
-def local() -> list[jax.Device]:
-    """All devices. To be called before any work, since it refuses to be one of several processes.
+def found() -> list[jax.Device]:
+    """All devices of all processes, those of a process together; ask for them before any work.
 
     Raises:
-      InputError: there are several processes; each would train, or sample, a model of its own.
+      InputError: there are several processes that do not know of each other; each would train, or
+        sample, a model of its own.
       RunError: there are no devices of the platform that was asked for.
     """
     try:
         processes = jax.process_count()
     except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
         raise RunError(f"JAX finds no devices: {str(error).splitlines()[0]}") from error
-    if processes > 1:
+    if processes > 1 and not jax.distributed.is_initialized():
         raise InputError(
-            f"JAX runs in {processes} processes, which are not supported; start one "
-            "process, with all devices of one machine."
+            f"JAX runs in {processes} processes that do not know of each other; start them as "
+            "docs/processes.md says, or call jax.distributed.initialize() first."
         )
-    return jax.local_devices()
+    # JAX's own order may go back and forth between processes.
+    return sorted(jax.devices(), key=lambda device: device.process_index)
+
+
+def own(size: int) -> slice:
+    """This process's part of `size` things that are divided among all devices in their order."""
+    everywhere, here = found(), jax.process_index()
+    owners = [device.process_index for device in everywhere]
+    first, num, each = owners.index(here), owners.count(here), size // len(everywhere)
+    return slice(first * each, (first + num) * each)
+
+
+def highest(value: int) -> int:
+    """The highest value of all processes, each of which must ask at the same point."""
+    if jax.process_count() == 1:
+        return value
+    values = np.full(jax.local_device_count(), value, np.int32)
+    return int(_highest()(values).addressable_data(0)[0])
+
+
+@functools.cache
+def _highest():
+    return jax.pmap(lambda x: lax.pmax(x, AXIS), axis_name=AXIS, devices=found())
+
+
+def of_first(tree: PyTree) -> PyTree:
+    """The first process's arrays for all, bit for bit; the others pass some of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
+    content = b"".join(leaf.tobytes() for leaf in leaves)
+    words = np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
+    if jax.process_index() > 0:
+        words = np.zeros_like(words)
+    num_here = jax.local_device_count()
+    share = np.zeros((num_here, words.size), np.uint32)
+    share[0] = words
+    total = jax.pmap(lambda x: lax.psum(x, AXIS), axis_name=AXIS, devices=found())(share)
+    content = np.asarray(total.addressable_data(0))[0].tobytes()
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])
+    parts = [
+        np.frombuffer(content[end - leaf.nbytes : end], leaf.dtype).reshape(leaf.shape)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    return jax.tree.unflatten(structure, parts)
 
 
 def replicate(tree: PyTree, num_devices: int | None = None) -> PyTree:
-    """One copy of `tree` on each device, laid out as `pmap` returns it.
+    """One copy of `tree`, the same in all processes, on each device, as `pmap` lays it out.
 
     (Another layout, such as that of `flax.jax_utils.replicate`, would compile every step twice.)
     """
-    devices = local()[:num_devices]
+    devices = found()[:num_devices]
     copy = jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None), devices=devices)
-    return copy(np.zeros(len(devices)), tree)
+    return copy(np.zeros(len(_here(devices))), tree)
+
+
+def _here(devices):
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def unreplicate(tree: PyTree) -> PyTree:
@@ -59,10 +108,11 @@ def make_train_steps(
 
     Returns:
       `(replicated state, batches, key) -> (replicated state, metrics)`, where each leaf of
-      `batches` is `[S, B, ...]`, S the steps, and each metric is `[S]` on the host once fetched.
-      The state passed in is donated.
+      `batches` is `[S, B, ...]`, S the steps and B this process's part of the batch, see `own`.
+      Each metric is `[S]` on the host once fetched. The state passed in is donated.
     """
-    devices = local()[:num_devices]
+    devices = found()[:num_devices]
+    num_here = len(_here(devices))
 
     def steps(state, batches, key):
         def body(state, batch):
@@ -75,7 +125,7 @@ def make_train_steps(
     )
 
     def run(state, batches, key):
-        state, metrics = mapped(state, split_batches(batches, len(devices)), key)
+        state, metrics = mapped(state, split_batches(batches, num_here), key)
         return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
 
     return run
@@ -104,7 +154,7 @@ def split_batches(batches: PyTree, num_devices: int) -> PyTree:
 def map_examples(
     fn: Callable[..., PyTree], batch_size: int, together: bool = False
 ) -> Callable[..., PyTree]:
-    """`fn(shared, *examples)` over any number of examples, on all devices.
+    """`fn(shared, *examples)` over any number of examples, on all devices of all processes.
 
     Args:
       fn: treats each example by itself and returns a pytree with leading B; `shared` is a pytree
@@ -116,9 +166,11 @@ def map_examples(
     Returns:
       `(shared, *examples, poll=None) -> [N, ...]` NumPy arrays, where each argument in `examples`
       is a pytree with leading N. The last call is padded by repeating examples, so that there is
-      one compiled program. `poll()` runs before each call.
+      one compiled program. `poll()` runs before each call. All processes must pass the same, and
+      get all results.
     """
-    devices = local()
+    devices = found()
+    several = jax.process_count() > 1
     parts = 1 if together else len(devices)
     per_part = -(-batch_size // parts)
     size = per_part * parts
@@ -127,12 +179,16 @@ def map_examples(
         jax.pmap, axis_name=AXIS, in_axes=(0, None if together else 0), devices=devices
     )
     def mapped(shared, examples):
-        return fn(shared, *(jax.tree.map(lambda x: x[0], examples) if together else examples))
+        if together:
+            return fn(shared, *jax.tree.map(lambda x: x[0], examples))
+        results = fn(shared, *examples)
+        return lax.all_gather(results, AXIS) if several else results
 
     def gather(x):
         if together:
             return np.asarray(x.addressable_data(0))[0]
-        return np.concatenate(list(np.asarray(x)))
+        by_device = np.asarray(x.addressable_data(0))[0] if several else np.asarray(x)
+        return np.concatenate(list(by_device))
 
     def run(shared, *examples, poll=None):
         num = jax.tree.leaves(examples)[0].shape[0]
@@ -141,10 +197,12 @@ def map_examples(
         for start in range(0, num, size):
             if poll is not None:
                 poll()
-            take = np.arange(start, start + size) % num
+            take = (np.arange(start, start + size) % num).reshape(parts, per_part)
+            if not together:
+                take = take[own(parts)]
 
             def pick(x, take=take):
-                return x[take].reshape(parts, per_part, *x.shape[1:])
+                return x[take]
 
             output = mapped(shared, jax.tree.map(pick, examples))
             outputs.append(jax.tree.map(gather, output))
@@ -155,7 +213,7 @@ def map_examples(
 
 def outnumber(batch_size: int) -> bool:
     """Whether there are more devices than examples, so that some would have none."""
-    return len(local()) > batch_size
+    return len(found()) > batch_size
 
 
 def example_keys(seed: int, num: int, first: int = 0) -> Array:

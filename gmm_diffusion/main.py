@@ -8,8 +8,14 @@
 It is `python -m gmm_diffusion.main`, too. FILE is the path of a config, or the name of one that
 comes with the package, such as tiny. Settings are overridden as --config.GROUP.FIELD=VALUE. Without
 --workdir DIR is runs/ and the name of the config. Without --config the settings are those stored in
-DIR. Paths may start with ~, and relative ones are
-relative to the current directory. Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
+DIR. Paths may start with ~, and relative ones are relative to the current directory.
+
+Several processes, on one machine or many, do the same together when each is started with
+  --coordinator=HOST:PORT --processes=N --process=I
+HOST being where process 0 runs and PORT any free one there, or by srun, mpirun or on all workers
+of a TPU slice without these. --processes=1 asks for none.
+
+Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
 saved after Ctrl-C or SIGTERM; a reader of the output that leaves, as in `| head`, changes none of
 it.
 """
@@ -19,6 +25,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -26,28 +33,52 @@ from ml_collections import ConfigDict
 from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.process_group import ProcessGroup
 
 log = logging.getLogger(__name__)
 
 MODES = ("train", "sample", "evaluate", "ema")
 
 
-def parse(argv: list[str]) -> tuple[str, str, ConfigDict]:
-    """Command line, program name first -> (mode, workdir, config).
+class Command(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+      mode: one of `MODES`.
+      workdir: directory of the run.
+      config: its settings.
+      group: the processes that do it.
+    """
+
+    mode: str
+    workdir: str
+    config: ConfigDict
+    group: ProcessGroup
+
+
+def parse(argv: list[str]) -> Command:
+    """Command line, program name first -> what it asks for.
 
     Without `--workdir` the log says which it is.
 
     Raises:
-      InputError: as `command_line.parse`, or without a config and a workdir that holds one.
+      InputError: as `command_line.parse`, without a config and a workdir that holds one, or for
+        processes that cannot be.
     """
 
     def define(values):
         flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
         flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+        flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0.", flag_values=values)
+        flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
+        flags.DEFINE_integer("process", None, "Which this one is.", flag_values=values)
+        flags.DEFINE_integer("wait", 300, "Seconds to wait for the others.", flag_values=values)
 
     path, config, overrides, values = command_line.parse(argv, define)
     workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir"))
-    return values.mode, workdir, _merge(values.mode, workdir, path, config, overrides)
+    group = ProcessGroup(values.coordinator, values.processes, values.process, values.wait)
+    config = _merge(values.mode, workdir, path, config, overrides)
+    return Command(values.mode, workdir, config, group)
 
 
 def _workdir(given, config):
@@ -100,14 +131,27 @@ def run(argv: list[str]) -> int:
 
 
 def _work(argv):
-    mode, workdir, config = parse(argv)
-    config_lib.validate(config)
+    command = parse(argv)
+    config_lib.validate(command.config)
     # Imported late: a bad flag should be refused before jax has loaded.
+    from gmm_diffusion import processes
+
+    try:
+        # Before anything else uses jax.
+        with processes.joined(command.group):
+            return _do(command)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _do(command):
     command_line.prepare_jax()
-    from gmm_diffusion import devices, signals
+    from gmm_diffusion import devices, processes, signals
     from gmm_diffusion.commands import ema, evaluate, sample, train
 
-    devices.local()
+    devices.found()
+    processes.same("Programs", processes.versions())
+    processes.same("Settings", {"--mode": command.mode, **config_lib.fields(command.config)})
     modes: dict[str, Callable[[ConfigDict, str], object]] = {
         "train": train.train,
         "sample": sample.sample,
@@ -115,11 +159,9 @@ def _work(argv):
         "ema": ema.ema,
     }
     try:
-        modes[mode](config, workdir)
+        modes[command.mode](command.config, command.workdir)
     except signals.Interrupted as interrupted:
         return interrupted.exit_status
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
 
 

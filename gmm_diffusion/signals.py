@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,25 +33,31 @@ class Interrupt:
       repeated: whether a Ctrl-C came after it.
     """
 
-    def __init__(self):
+    def __init__(self, agree: Callable[[int], int] = lambda received: received):
         self.received: int | None = None
         self.repeated = False
+        self._agree = agree
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has arrived; call it wherever a run can be stopped."""
-        if self.received is not None:
-            raise Interrupted(self.received)
+        signum = self._agree(self.received or 0)
+        if signum:
+            raise Interrupted(signum)
 
 
 @contextlib.contextmanager
-def graceful() -> Iterator[Interrupt]:
+def graceful(agree: Callable[[int], int] = lambda received: received) -> Iterator[Interrupt]:
     """Records SIGINT and SIGTERM instead of dying by them; the former handlers return on exit.
 
     A Ctrl-C after another signal raises KeyboardInterrupt at once, for a run that does not get
     to its next check. Outside the main thread, where Python allows no handlers, nothing is
     recorded.
+
+    Args:
+      agree: of several processes, which check at the same points: from the number of the signal
+        that this one has received, or 0, to that for all.
     """
-    interrupt = Interrupt()
+    interrupt = Interrupt(agree)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from gmm_diffusion import paths
+from gmm_diffusion import paths, processes
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs import snapshots, workdir
 from gmm_diffusion.runs.param_files import export_params
@@ -19,6 +19,8 @@ def ema(config: ConfigDict, run_dir: str) -> None:
     """
     if not config.sample.ema:
         raise InputError("sample.ema is 0.0; --mode=ema needs the width of an average.")
+    if not processes.is_first():
+        return
     path = workdir.directory(run_dir)
     kept, step = path / workdir.SNAPSHOTS, config.sample.step or None
     made = snapshots.reconstruct(kept, step, config.sample.ema)

@@ -2,10 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, paths, signals
+from gmm_diffusion import assembly, devices, paths, processes, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import guides
-from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import loading
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import data_fingerprint, workdir
@@ -19,13 +19,15 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
       RunError: the result cannot be written, which is tried before sampling.
     """
     config, path = config_lib.with_paths(config), workdir.directory(run_dir)
-    data = assembly.dataset(config)
+    data = processes.in_turn(lambda: assembly.dataset(config))
+    processes.same("The data", data_fingerprint.checksums(data))
     denoiser_evaluation.check(config, data)
     data_fingerprint.check(config, data, path)
-    model = load_lib.load_run(path, config.sample.step or None, config=config)
+    model = loading.load(config, path)
     guidance = guides.guidance(model, path)
-    paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
-    with signals.graceful() as interrupt:
+    if processes.is_first():
+        paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
+    with signals.graceful(devices.highest) as interrupt:
         return evaluation_report.evaluate_and_report(
             model, data, path, guidance, interrupt.check
         )

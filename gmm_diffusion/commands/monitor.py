@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gmm_diffusion import pictures
+from gmm_diffusion import pictures, processes
 from gmm_diffusion.assembly import averages
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import to_uint8
@@ -48,6 +48,8 @@ class _ClassifierMonitor:
         }
         shares = classifier_evaluation.confusion(seen.read, seen.true)
         # The line last: where it is missing, a resumed run does it all again.
+        if not processes.is_first():
+            return
         image = pictures.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
         pictures.save_png(_sheet_path(self.parts, step), image)
         self.metrics_log.write(step, scores)
@@ -72,6 +74,8 @@ class _Monitor:
         losses = self.heldout(params, poll=poll)
         losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
         samples = self.sheet(params, poll=poll)
+        if not processes.is_first():
+            return
         # Nothing is written before the last poll, and the line last: where it is missing, a resumed
         # run does it all again.
         path = _sheet_path(self.parts, step)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, paths, pictures, signals
+from gmm_diffusion import assembly, devices, paths, pictures, processes, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import guides
-from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import loading
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import report as evaluation_report
@@ -33,15 +33,16 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     task = config.training.task
     if not TASKS[task].samples:
         raise InputError(f"training.task is {task!r}; --mode=sample needs the run of a denoiser.")
-    model = load_lib.load_run(path, config.sample.step or None, config=config)
+    model = loading.load(config, path)
     # Refused before what is slow to load.
     if model.conditioner is None:
         requests.check(terms, 0, 0)
     guidance = guides.guidance(model, path)
     file, picture = path / workdir.SAMPLES / "samples.npz", path / workdir.SAMPLES / "samples.png"
-    paths.check_writable(file)
-    paths.check_writable(picture)
-    with signals.graceful() as interrupt:
+    if processes.is_first():
+        paths.check_writable(file)
+        paths.check_writable(picture)
+    with signals.graceful(devices.highest) as interrupt:
         samples = assembly.sample(
             model,
             config.sample.num,
@@ -50,6 +51,8 @@ def sample(config: ConfigDict, run_dir: str) -> None:
             guidance,
             interrupt.check,
         )
+    if not processes.is_first():
+        return
     is_image = len(model.shape) == 3
     x = samples.images() if is_image else samples.x
     asked = {"weights": samples.weights, "label": samples.label, "attributes": samples.attributes}

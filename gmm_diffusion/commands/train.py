@@ -13,7 +13,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from gmm_diffusion import __version__, assembly, devices, signals, standard_streams
+from gmm_diffusion import __version__, assembly, devices, processes, signals, standard_streams
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
@@ -28,7 +28,7 @@ from gmm_diffusion.model.fitted import from_arrays, to_arrays
 from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
 from gmm_diffusion.runs import lock as lock_lib
-from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.runs.metrics_log import MetricsLog, NoLog
 from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.training import state as state_lib
 from gmm_diffusion.types import Batch
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict | None:
     """Trains, or goes on with, the run in `run_dir`, and ends with an evaluation.
+
+    Of several processes, all of which must call this, the first one writes the files.
 
     Args:
       config: see `config.default`.
@@ -88,28 +90,36 @@ def _train(config, run_dir, given, started, streams):
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
-    path = pathlib.Path(run_dir)
-    with lock_lib.hold(path) as lock, signals.graceful() as interrupt:
-        data = assembly.dataset(config, given)
+    path, first = pathlib.Path(run_dir), processes.is_first()
+    # All have looked before the first one writes.
+    processes.same(f"What --workdir {path} holds", {"whether a run is there": resumed})
+    with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
+        data = processes.in_turn(lambda: assembly.dataset(config, given))
+        processes.same("The data", data_fingerprint.checksums(data))
         denoiser_evaluation.check(config, data)
         fresh = None
-        saving_probe.check_saving(path / workdir.CHECKPOINTS)
+        if first:
+            saving_probe.check_saving(path / workdir.CHECKPOINTS)
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
-            fresh = initialisation.fit_with_weights(config, data)
+            fresh = _fit_with_weights(config, data)
             interrupt.check()
-            workdir.write_config(config, path)
-        data_fingerprint.keep(config, data, path)
-        with storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep) as store:
+            if first:
+                workdir.write_config(config, path)
+        if first:
+            data_fingerprint.keep(config, data, path)
+        with _open_store(config, path) as store:
             parts, state, window = _prepare(config, path, data, fresh, store)
+            start = processes.checksum((to_arrays(parts.fitted)[0], state))
+            processes.same("The parameters", {"their checksum": start})
             model = assembly.model(config, data.shape, parts.fitted, {})
             guidance = None
             if guides.needs_other_runs(config):
                 # Loaded before training, so that a wrong one is refused before training.
                 guidance = guides.guidance(model, path)
-            if resumed:
+            if resumed and first:
                 workdir.write_config(config, path)
-            with MetricsLog(path, tensorboard=config.training.tensorboard) as metrics_log:
+            with _open_log(config, path) as metrics_log:
                 state = _run(
                     parts, state, store, metrics_log, interrupt, started, window, lock, streams
                 )
@@ -125,8 +135,41 @@ def _train(config, run_dir, given, started, streams):
         )
 
 
+@contextlib.contextmanager
+def _hold(path):
+    """The first process holds the lock for all; None in the others, once they see it."""
+    if processes.is_first():
+        with lock_lib.hold(path) as lock:
+            processes.of_first(lambda: lock.token)
+            yield lock
+    else:
+        lock_lib.see(path, processes.of_first(lambda: ""))
+        yield None
+
+
+def _open_store(config, path):
+    if processes.is_first():
+        return storage.open(path / workdir.CHECKPOINTS, keep=config.checkpoint.keep)
+    return contextlib.nullcontext()
+
+
+def _open_log(config, path):
+    if processes.is_first():
+        return MetricsLog(path, tensorboard=config.training.tensorboard)
+    return NoLog()
+
+
+def _fit_with_weights(config, data):
+    """As `initialisation`'s; of several processes, which may round otherwise, the first one's."""
+    fitted, weights = initialisation.fit_with_weights(config, data)
+    if jax.process_count() == 1:
+        return fitted, weights
+    arrays, settings = to_arrays(fitted)
+    return from_arrays(devices.of_first(arrays), settings), None
+
+
 def _check_devices(config):
-    count = len(devices.local())
+    count = len(devices.found())
     if config.training.batch_size % count:
         raise InputError(
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
@@ -144,12 +187,17 @@ def _prepare(config, path, data, fresh, store):
 
     Beside them the window of metrics since the last line of the log, as it was saved.
     """
-    stored = store.restore_fitted_and_meta() if fresh is None else None
+    stored, directory = None, path / workdir.CHECKPOINTS
+    if fresh is None:
+        stored = processes.same_step(
+            lambda: store.restore_fitted_and_meta(),
+            lambda step: storage.restore_fitted_and_meta(directory, step),
+        )
     if stored is not None:
         fitted, weights = from_arrays(stored.fitted, stored.meta["settings"]), None
     else:
         # Without either the run was stopped before its first checkpoint.
-        fitted, weights = fresh or initialisation.fit_with_weights(config, data)
+        fitted, weights = fresh or _fit_with_weights(config, data)
     make = assembly.init_params if stored is not None else initialisation.params
     params = make(config, data.shape, fitted)
     optimizer = assembly.optimizer(config)
@@ -157,7 +205,11 @@ def _prepare(config, path, data, fresh, store):
     log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
     window = None
     if stored is not None:
-        restored = store.restore(jax.device_get(state))
+        target = jax.device_get(state)
+        restored = processes.same_step(
+            lambda: store.restore(target),
+            lambda step: storage.restore_step(directory, step, target),
+        )
         state = restored.state
         window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
@@ -169,12 +221,14 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     config = parts.config
     num_steps = config.training.num_steps
     step = int(state.step)
-    metrics_log.truncate(step)
-    snapshots.truncate(parts.path / workdir.SNAPSHOTS, step)
+    first = processes.is_first()
+    if first:
+        metrics_log.truncate(step)
+        snapshots.truncate(parts.path / workdir.SNAPSHOTS, step)
     # What stopped the run may have come between a checkpoint and the sheet of its step.
     every = config.training.heldout_every
     crossed = _crossed(every, step - config.training.steps_per_call, step, num_steps)
-    if crossed and not metrics_log.has(step, "heldout_loss/mean"):
+    if crossed and processes.of_first(lambda: not metrics_log.has(step, "heldout_loss/mean")):
         monitor_lib.make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
     if step >= num_steps:
         return jax.device_get(state)
@@ -183,7 +237,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     monitor = monitor_lib.make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)
     state = devices.replicate(state)
-    progress = Progress(num_steps, step)
+    progress = Progress(num_steps, step, None if first else standard_streams.Unfailing(None))
     window = _Window(step, window)
     save = functools.partial(_save, parts, store, lock, window)
     sound = step  # The newest step whose updates are known to have been good.
@@ -210,7 +264,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
             if crossed(config.training.log_every):
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
             # Before the checkpoint: a run that resumes from it does not come by here again.
-            if crossed(config.checkpoint.snapshot_every):
+            if first and crossed(config.checkpoint.snapshot_every):
                 with window.paused():
                     _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
@@ -248,7 +302,7 @@ def _write_snapshot(parts, step, state):
 def _rescue(store, save, step, state):
     """Saves the good state that a failure leaves; should that fail, too, the first is reported."""
     # A call that failed has taken its state with it.
-    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+    if store is None or any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
         return
     with contextlib.suppress(Exception):
         save(step, state)
@@ -267,7 +321,9 @@ def _on_host(step, tree):
 
 
 def _save(parts, store, lock, window, step, state):
-    """Saves unless this step is stored already."""
+    """Saves unless this step is stored already, or another process does it."""
+    if store is None:
+        return
     lock.check()
     if store.latest_step() == step:
         return
@@ -294,22 +350,27 @@ def _check_finite(config, step, metrics):
 
 
 def _batch_source(parts):
-    """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only."""
+    """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only.
+
+    Of several processes each gets its part of every batch.
+    """
     config, split, weights = parts.config, parts.data.train, parts.weights
     if weights is None:
         weights = assembly.split_weights(config, parts.fitted, split)
     size = config.training.batch_size
     transform = jax.device_get(parts.fitted.transform)
+    own = devices.own(size)
 
     def one(step):
         index, flipped = batches.indices(
             config.training.seed, step, size, len(split), config.data.flip
         )
+        index, flipped = index[own], flipped[own]
         # On the host until they are spread over devices.
         leaves: dict[str, Any] = {
             "x": batches.make_batch(split.x, index, flipped, transform),
-            "index": np.arange(size, dtype=np.int32),
-            "mask": np.ones(size, np.float32),
+            "index": np.arange(size, dtype=np.int32)[own],
+            "mask": np.ones(len(index), np.float32),
             "weights": None if weights is None else weights[flipped.astype(int), index],
         }
         return Batch(**leaves)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly
+from gmm_diffusion import assembly, processes
 from gmm_diffusion.data import Dataset, Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import map_examples
@@ -133,7 +133,8 @@ def evaluate(
     features = None
     if data.is_image:
         features = workdir.EMBEDDING
-        (path / features).write_bytes(export_embedding(config, fitted, params, data.shape))
+        if processes.is_first():
+            (path / features).write_bytes(export_embedding(config, fitted, params, data.shape))
     return {
         "task": "classifier",
         "dataset": data.name,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, conditioning
+from gmm_diffusion import assembly, conditioning, processes
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import Dataset, Split
@@ -59,7 +59,8 @@ def evaluate(
 
     `evaluation.blocks` independent sets of samples, each as large as `evaluation.split`, are scored
     one by one: a metric's value is their mean, and its floor is that split. What depends on a judge
-    is a mean over judges.
+    is a mean over judges. Of several processes, which sample together, the first one scores; the
+    others return no metrics.
 
     Args:
       model: with its config.
@@ -81,16 +82,18 @@ def evaluate(
     guidance = guidances.ordered(guidance)
     named = bool(data.attribute_names)
     labelled = data.num_classes > 1 and real.label is not None and not named
+    first = processes.is_first()
+    judged = data.is_image and judges.can_judge(data)
     panel: tuple[Judge, ...] = ()
-    if data.is_image and judges.can_judge(data):
+    if judged and first:
         panel = panel_of(config, data, path)
         refuse_judge(panel, *_classifiers(model, guidance))
-    images = ImageScores(config, data, panel, real.x) if data.is_image else None
-    score = VectorScores(data) if images is None else images
+    images = ImageScores(config, data, panel, real.x) if data.is_image and first else None
+    score = images or (VectorScores(data) if first else _ScoredElsewhere())
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
     unseen = None
-    if panel and group.split == "heldout":
+    if judged and group.split == "heldout":
         unseen = _unseen(data, conditioner, num)
     if images and unseen:
         floor |= images.attributes("unseen_", unseen.split.x, unseen.attributes)
@@ -114,8 +117,9 @@ def evaluate(
             label = asked.label if labelled and asked.label.min() >= 0 else None
             attributes = asked.attributes if named else None
         scores = score(sample("train" if asked is None else asked, seed, num), label, attributes)
-        if images and unseen:
+        if unseen:
             x = sample(unseen.request, seed, len(unseen.split))
+        if images and unseen:
             scores |= images.attributes("unseen_", x, unseen.attributes)
         blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
@@ -140,6 +144,16 @@ def evaluate(
         "verdicts": verdicts(metrics),
         **({"parallel": assembly.parallel_cost(model, infos, guidance)} if infos else {}),
     }
+
+
+class _ScoredElsewhere:
+    """In place of the scores, in a process that helps to sample and no more."""
+
+    def __init__(self):
+        self.features: dict = {}
+
+    def __call__(self, x, labels, attributes=None):
+        return {}
 
 
 def _classifiers(model, guidance):

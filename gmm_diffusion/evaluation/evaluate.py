@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable
 
+from gmm_diffusion import processes
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import classifier, denoiser
@@ -49,5 +50,7 @@ def evaluate(
 
 def _scores(model, data, path, guidance):
     if "network" not in model.params:
-        return classifier.evaluate(model.config, data, model.fitted, model.params, path)
-    return denoiser.evaluate(model, data, path, guidance)
+        scores = classifier.evaluate(model.config, data, model.fitted, model.params, path)
+    else:
+        scores = denoiser.evaluate(model, data, path, guidance)
+    return processes.of_first(lambda: scores)

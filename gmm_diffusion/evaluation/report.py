@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import jax
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly
+from gmm_diffusion import assembly, processes
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
@@ -28,12 +28,19 @@ def evaluate_and_report(
 ) -> dict:
     """Evaluates, writes the result, and prints the table and the files of the run.
 
+    Of several processes, which evaluate together, the first one writes, and all return the same.
+
     The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
     metrics it holds the settings that it was made with, and what the model costs.
     """
     config = model.config
     evaluate, as_text = EVALUATIONS[config.training.task]
     scores = evaluate(model, data, path, guidance, poll)
+    return processes.of_first(lambda: _report(model, path, guidance, scores, as_text))
+
+
+def _report(model, path, guidance, scores, as_text):
+    config = model.config
     taken = scores.pop("parallel", {})
     result = {
         "step": model.step,

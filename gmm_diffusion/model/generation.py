@@ -7,7 +7,7 @@ import numpy as np
 
 from gmm_diffusion import random_keys
 from gmm_diffusion.data import batches
-from gmm_diffusion.devices import AXIS, example_keys, local, map_examples, outnumber
+from gmm_diffusion.devices import AXIS, example_keys, found, map_examples, outnumber
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.model.guidance import Asked, Guidance
 from gmm_diffusion.model.trained import Trained
@@ -43,7 +43,7 @@ def generate(
     Raises:
       RunError: a parallel trajectory is not finite.
     """
-    program = _program(settings, steps, model.sigma_max, batch_size, tuple(local()))
+    program = _program(settings, steps, model.sigma_max, batch_size, tuple(found()))
     told = None if weights is None else jnp.asarray(weights)
     x, info = program((model, guidance), example_keys(seed, num, first), told, poll=poll)
     if info is not None:

@@ -43,12 +43,21 @@ def read(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
         ) from error
 
 
+def alone() -> ocp.options.MultiprocessingOptions:
+    """For orbax: this process saves and reads by itself, and waits for no other."""
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+
+
 def _read_once(path):
     if not is_complete(path):
         raise Damaged(f"it is incomplete, without {COMPLETE}")
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone())
+    )
     with (
         passable(path) as passable_path,
-        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
+        ocp.Checkpointer(handler, multiprocessing_options=alone()) as reader,
     ):
         meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
         record = reader.restore(passable_path, args=meta).meta

@@ -33,19 +33,25 @@ log = logging.getLogger(__name__)
 NAME = "training.lock"
 _TOUCH_SECONDS = 5.0
 _WATCH_SECONDS = 24.0
+# Other machines may see a new file so much later.
+_APPEAR_SECONDS = 20.0
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
 class Lock:
-    """The right to train in a directory; see `hold`."""
+    """The right to train in a directory; see `hold`.
+
+    Attributes:
+      token: names it in the file.
+    """
 
     def __init__(self, path: pathlib.Path, token: str):
-        self._path, self._token = path, token
+        self._path, self.token = path, token
 
     def check(self) -> None:
         """Raises RunError if another process has taken the directory over."""
         owner = _owner(self._path)
-        if owner.get("token") not in (self._token, None):
+        if owner.get("token") not in (self.token, None):
             raise RunError(
                 f"{_name(owner)} has taken over {self._path.parent} while this process stood still."
             )
@@ -85,6 +91,25 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
             for place in made:
                 place.rmdir()  # Only if nothing came into it.
         os.close(descriptor)
+
+
+def see(workdir: str | os.PathLike, token: str) -> None:
+    """Waits a little for the lock of another process of the same run to appear.
+
+    Raises:
+      InputError: it does not: the directory is another one there.
+    """
+    path = pathlib.Path(workdir) / NAME
+    end = time.monotonic() + _APPEAR_SECONDS
+    while _owner(path).get("token") != token:
+        if time.monotonic() > end:
+            raise InputError(
+                f"--workdir {workdir} is not the same directory for all processes: what the first "
+                "one wrote there does not appear; it must be on a disk that all share."
+            )
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # NFS looks again.
+        time.sleep(0.1)
 
 
 def _open_locked(path):

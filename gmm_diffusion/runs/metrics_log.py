@@ -82,6 +82,22 @@ class MetricsLog:
             self._events.close()
 
 
+class NoLog:
+    """In place of a `MetricsLog` in a process of several that does not write."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Does nothing, as does the next."""
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Does nothing."""
+
+
 def truncate(workdir: str | os.PathLike, step: int) -> None:
     """Drops the lines of later steps, which a run resumed at `step` writes again.
 

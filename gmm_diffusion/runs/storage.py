@@ -3,8 +3,8 @@
 A step holds three named items: `state` and `constants`, which are the fitted statistics, both flat
 dictionaries of numpy arrays, and `meta`, JSON with the caller's own entries and a checksum of every
 leaf, because orbax restores changed bytes without an error. Plain numpy and flat names make a
-checkpoint independent of the number of devices and of the classes that the optimiser's state is
-made of.
+checkpoint independent of the number of devices and processes, and of the classes that the
+optimiser's state is made of. Of several processes, which all hold the same state, one saves.
 
 A step is damaged if all its files can be read and what they hold is wrong. It is never deleted:
 training moves it to `damaged/STEP`. A step that cannot be read for another reason, such as
@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import checkpoint_record
 from gmm_diffusion.runs.checkpoint_files import last_complete_step, move_aside, passable, steps
-from gmm_diffusion.runs.checkpoint_reading import fit, read
+from gmm_diffusion.runs.checkpoint_reading import alone, fit, read
 from gmm_diffusion.runs.faults import Damaged, cause
 from gmm_diffusion.types import PyTree
 
@@ -233,7 +233,10 @@ def open(directory: str | os.PathLike, keep: int = 3, asynchronous: bool = True)
     # Orbax takes a relative path here and fails on it later, in its thread.
     path = pathlib.Path(directory).absolute()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=asynchronous
+        max_to_keep=keep,
+        enable_async_checkpointing=asynchronous,
+        multiprocessing_options=alone(),
+        create=False,
     )
     with contextlib.ExitStack() as route:
         try:
