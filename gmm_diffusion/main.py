@@ -139,12 +139,13 @@ def _work(argv):
     try:
         # Before anything else uses jax.
         with processes.joined(command.group):
-            return _do(command)
+            return do(command)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-def _do(command):
+def do(command: Command) -> int:
+    """One command, or this process's part in it; returns the exit status."""
     command_line.prepare_jax()
     from gmm_diffusion import devices, processes, signals
     from gmm_diffusion.commands import ema, evaluate, sample, train

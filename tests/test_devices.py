@@ -99,7 +99,9 @@ def test_a_key_belongs_to_its_number():
     assert len(np.unique(all_keys, axis=0)) == 10
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, make_config, run_main, tmp_path):
+def test_processes_that_do_not_know_of_each_other_are_refused(
+    monkeypatch, make_config, run_main, tmp_path
+):
     """Each would train, or sample, a model of its own, as on the workers of a TPU slice."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     sentence = "JAX runs in 2 processes that do not know of each other"
