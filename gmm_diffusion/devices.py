@@ -28,8 +28,8 @@ def found() -> list[jax.Device]:
         raise RunError(f"JAX finds no devices: {str(error).splitlines()[0]}") from error
     if processes > 1 and not jax.distributed.is_initialized():
         raise InputError(
-            f"JAX runs in {processes} processes that do not know of each other; start them as "
-            "docs/processes.md says, or call jax.distributed.initialize() first."
+            f"JAX runs in {processes} processes that do not know of each other; start each with "
+            "--coordinator, --processes and --process, or call jax.distributed.initialize() first."
         )
     # JAX's own order may go back and forth between processes.
     return sorted(jax.devices(), key=lambda device: device.process_index)
