@@ -153,6 +153,8 @@ def do(command: Command) -> int:
     devices.found()
     processes.same("Programs", processes.versions())
     processes.same("Settings", {"--mode": command.mode, **config_lib.fields(command.config)})
+    # Devices connect when they are first used together, and wait for each other for seconds only.
+    devices.highest(0)
     modes: dict[str, Callable[[ConfigDict, str], object]] = {
         "train": train.train,
         "sample": sample.sample,

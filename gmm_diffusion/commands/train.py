@@ -269,10 +269,12 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
                     _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
                 save(step, state)
+                processes.meet()
             interrupt.check()
             if crossed(config.training.heldout_every):
                 with window.paused():
                     monitor(step, devices.unreplicate(state), poll=interrupt.check)
+                    processes.meet()
     except signals.Interrupted:
         save(step, state)
         progress.note(f"Interrupted at step {step}; saved. The same command goes on from there.")

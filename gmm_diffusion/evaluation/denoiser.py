@@ -100,6 +100,8 @@ def evaluate(
     blocks, infos = [], []
 
     def sample(asked, seed, count):
+        # The first process may have trained judges, or scored.
+        processes.meet()
         if poll is not None:
             poll()
         samples = assembly.sample(model, count, asked, seed, guidance, poll)

@@ -61,13 +61,18 @@ def of_first(make: Callable[[], T]) -> T:
     return json.loads(client().blocking_key_value_get(key, _FOREVER_MS))
 
 
+def meet() -> None:
+    """Waits until all have come here, for as long as that takes; devices do not wait for ever."""
+    gather("")
+
+
 def in_turn(make: Callable[[], T]) -> T:
     """`make()` of each process, of the first one before the others: they find what it fetched."""
     if is_first():
         made = make()
-        gather("")
+        meet()
         return made
-    gather("")
+    meet()
     return make()
 
 

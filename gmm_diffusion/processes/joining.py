@@ -36,7 +36,7 @@ def joined(group: ProcessGroup) -> Iterator[None]:
         _connect(group)
     with ending.together(), _quiet():
         yield
-        agreeing.gather("done")
+        agreeing.meet()
 
 
 def _connect(group):

@@ -10,7 +10,7 @@ import runs
 
 # What is fitted must be the same in both, too.
 SETTINGS = {
-    "conditioning__kind": "fitted",
+    "conditioning__kind": "gmm",
     "conditioning__feature_dim": 2,
     "conditioning__num_components": 4,
     "training__batch_size": 16,
