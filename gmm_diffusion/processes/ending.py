@@ -1,9 +1,9 @@
 """How all processes of a run end when one does, since none can go on without the others.
 
 Who fails tells the others why, through the coordination service, and a thread of each listens. Who
-is killed tells nothing: the sockets of the CPU's collectives break at once, and JAX misses a lost
-process, on any device, after half a minute. Then it ends the process by `abort`, as it does at once
-where process 0 is lost; a handler makes status 1 and a sentence of that.
+is killed tells nothing: what devices compute together may fail at once, and JAX misses a lost
+process after half a minute at most. Then it ends the process by `abort`, as it does at once where
+process 0 is lost; a handler makes status 1 and a sentence of that.
 """
 
 import atexit
@@ -27,6 +27,7 @@ _FAILED = "gmm_diffusion/failed"
 _POLL_SECONDS = 1.0
 # For what another process has to say to arrive after its sockets broke.
 _NEWS_SECONDS = 3.0
+_MOST = 200  # characters of what JAX says
 
 # Held by the thread that says why this process ends; nobody says it twice.
 _speaking = threading.Lock()
@@ -74,17 +75,13 @@ def together() -> Iterator[None]:
     listener.join()
 
 
-def lost() -> str:
-    """What is said where a process is gone without a word."""
-    return "Another process of the run is lost, and none can go on without the others."
-
-
 def _tell(error):
     """Tells the others of an error; returns it, or what was behind it in another process."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         note = _news(_NEWS_SECONDS)
         if note is None:
-            error = RunError(f"{lost()} (JAX: {str(error).splitlines()[0][:200]})")
+            cause = str(error).splitlines()[0][:_MOST].rstrip(".")
+            error = RunError(f"JAX cannot go on, as when another process is lost: {cause}.")
         else:
             error = (InputError if note["status"] == 2 else RunError)(_sentence(note))
     status = 2 if isinstance(error, InputError) else 1
@@ -134,7 +131,8 @@ def _make_abort_an_end():
     """JAX's threads call `abort` where the others are lost; Python's own handlers come too late."""
     if _handlers:
         return
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: end(f"Failed: {lost()}", 1))
+    message = "Failed: Another process of the run is lost, and none can go on without the others."
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: end(message, 1))
     _handlers.append(handler)
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 

@@ -25,7 +25,7 @@ def work(folder, lines, group):
 
 def told(index):
     """What this process is told, where the two have different things to say."""
-    arrays = {"x": np.array([-0.0, 1.5, np.inf]) + index, "n": np.array([[3, 4]], np.uint8) + index}
+    arrays = {"x": np.array([-0.0, 1.5, np.inf]) * (1 + index), "n": np.array([[3, 4]], np.uint8) + index}
     first = devices.of_first(arrays)
     seen = {
         "highest": [devices.highest(3 + index), devices.highest(3 - index), devices.highest(0)],
