@@ -151,8 +151,10 @@ def do(command: Command) -> int:
     from gmm_diffusion.commands import ema, evaluate, sample, train
 
     devices.found()
-    processes.same("Programs", processes.versions())
-    processes.same("Settings", {"--mode": command.mode, **config_lib.fields(command.config)})
+    processes.same("Programs", processes.versions)
+    # The same data may lie elsewhere.
+    settings = {"--mode": command.mode, **config_lib.fields(command.config), "data.data_dir": ""}
+    processes.same("Settings", lambda: settings)
     # Devices connect when they are first used together, and wait for each other for seconds only.
     devices.highest(0)
     modes: dict[str, Callable[[ConfigDict, str], object]] = {

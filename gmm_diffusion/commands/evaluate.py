@@ -20,7 +20,7 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
     """
     config, path = config_lib.with_paths(config), workdir.directory(run_dir)
     data = processes.in_turn(lambda: assembly.dataset(config))
-    processes.same("The data", data_fingerprint.checksums(data))
+    processes.same("The data", lambda: data_fingerprint.checksums(data))
     denoiser_evaluation.check(config, data)
     data_fingerprint.check(config, data, path)
     model = loading.load(config, path)

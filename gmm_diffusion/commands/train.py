@@ -92,10 +92,10 @@ def _train(config, run_dir, given, started, streams):
     resumed = workdir.check(config, run_dir)
     path, first = pathlib.Path(run_dir), processes.is_first()
     # All have looked before the first one writes.
-    processes.same(f"What --workdir {path} holds", {"whether a run is there": resumed})
+    processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
         data = processes.in_turn(lambda: assembly.dataset(config, given))
-        processes.same("The data", data_fingerprint.checksums(data))
+        processes.same("The data", lambda: data_fingerprint.checksums(data))
         denoiser_evaluation.check(config, data)
         fresh = None
         if first:
@@ -110,8 +110,7 @@ def _train(config, run_dir, given, started, streams):
             data_fingerprint.keep(config, data, path)
         with _open_store(config, path) as store:
             parts, state, window = _prepare(config, path, data, fresh, store)
-            start = processes.checksum((to_arrays(parts.fitted)[0], state))
-            processes.same("The parameters", {"their checksum": start})
+            _compare(parts, state)
             model = assembly.model(config, data.shape, parts.fitted, {})
             guidance = None
             if guides.needs_other_runs(config):
@@ -166,6 +165,15 @@ def _fit_with_weights(config, data):
         return fitted, weights
     arrays, settings = to_arrays(fitted)
     return from_arrays(devices.of_first(arrays), settings), None
+
+
+def _compare(parts, state):
+    """Refuses processes that would start from other values."""
+
+    def values():
+        return {"their checksum": processes.checksum((to_arrays(parts.fitted)[0], state))}
+
+    processes.same("The parameters", values)
 
 
 def _check_devices(config):

@@ -76,17 +76,19 @@ def in_turn(make: Callable[[], T]) -> T:
     return make()
 
 
-def same(what: str, values: Mapping[str, Any]) -> None:
+def same(what: str, values: Callable[[], Mapping[str, Any]]) -> None:
     """Refuses processes that differ in named values, each anything that JSON can hold.
 
     Args:
-      what: they are, in the plural, for the message.
-      values: by name.
+      what: they are, for the message.
+      values: makes them, by name; a process by itself does not.
 
     Raises:
       InputError: in all processes.
     """
-    first, *others = map(json.loads, gather(json.dumps(values)))
+    if client() is None:
+        return
+    first, *others = map(json.loads, gather(json.dumps(values())))
     for i, other in enumerate(others, start=1):
         different = [
             f"{name} is {first.get(name)!r} in process 0 and {other.get(name)!r} in process {i}"

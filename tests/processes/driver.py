@@ -25,7 +25,8 @@ def work(folder, lines, group):
 
 def told(index):
     """What this process is told, where the two have different things to say."""
-    arrays = {"x": np.array([-0.0, 1.5, np.inf]) * (1 + index), "n": np.array([[3, 4]], np.uint8) + index}
+    arrays = {"x": np.array([-0.0, 1.5, np.inf]), "n": np.array([[3, 4]], np.uint8)}
+    arrays = {name: value * value.dtype.type(1 + index) for name, value in arrays.items()}
     first = devices.of_first(arrays)
     seen = {
         "highest": [devices.highest(3 + index), devices.highest(3 - index), devices.highest(0)],
@@ -38,9 +39,9 @@ def told(index):
         "sizes": [len(devices.found()), jax.local_device_count()],
         "differ": "",
     }
-    processes.same("Things", {"a": 1, "b": [2, 3]})
+    processes.same("Things", lambda: {"a": 1, "b": [2, 3]})
     try:
-        processes.same("Things", {"a": 1, "b": index, "c": "x"})
+        processes.same("Things", lambda: {"a": 1, "b": index, "c": "x"})
     except InputError as error:
         seen["differ"] = str(error)
     examples = np.arange(10, dtype=np.float32)
