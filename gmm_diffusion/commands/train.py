@@ -6,7 +6,7 @@ import functools
 import logging
 import pathlib
 import time
-from typing import Any
+from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
@@ -245,7 +245,8 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     monitor = monitor_lib.make_monitor(parts, metrics_log)
     next_batches = _batch_source(parts)
     state = devices.replicate(state)
-    progress = Progress(num_steps, step, None if first else standard_streams.Unfailing(None))
+    silent = cast(TextIO, standard_streams.Unfailing(None))
+    progress = Progress(num_steps, step, None if first else silent)
     window = _Window(step, window)
     save = functools.partial(_save, parts, store, lock, window)
     sound = step  # The newest step whose updates are known to have been good.
