@@ -39,11 +39,15 @@ DATA = [
 # jax.export writes and reads files with it: evaluation.features=file:PATH, and the embedding of a
 # classifier.
 FEATURES = ["flatbuffers>=25.9"]
-# setuptools and wheel: a test builds the wheel with what is here.
+# setuptools and wheel: a test builds the wheel with what is here. The tests execute the notebooks.
 TEST = [
     *DATA,
     *FEATURES,
     "hypothesis>=6.140",
+    "ipykernel>=7",
+    "ipywidgets>=8.1",
+    "nbclient>=0.11",
+    "nbformat>=5.10",
     "pytest>=9",
     "pytest-xdist>=3.8",
     "setuptools>=77",
