@@ -197,6 +197,8 @@ def default() -> ConfigDict:
     training.max_nonfinite = 0  # skipped updates in a row that are allowed
     training.log_every = 50  # steps between lines of metrics.jsonl
     training.heldout_every = 400  # steps between held-out losses and sheets of samples; 0 is never
+    # The update whose call is traced for TensorBoard's profiler, into the workdir; 0 is none.
+    training.profile = 0
     training.tensorboard = True  # write TensorBoard events where TensorFlow is installed
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -399,6 +401,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "training.max_nonfinite": _range(0),
     "training.log_every": _range(1),
     "training.heldout_every": _range(0),
+    "training.profile": _range(0),
     "checkpoint.every": _range(1),
     "checkpoint.keep": _range(1, 1_000_000),
     "checkpoint.snapshot_every": _range(0),

@@ -18,6 +18,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
 from gmm_diffusion.commands.parts import Parts
+from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches
@@ -251,14 +252,17 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     save = functools.partial(_save, parts, store, lock, window)
     sound = step  # The newest step whose updates are known to have been good.
     noted = False
+    profile = Profile(parts.path, config.training.profile)
     try:
         upcoming = next_batches(step, num_steps)
         while step < num_steps:
+            profile.begin(step, jax.tree.leaves(upcoming)[0].shape[0])
             state, metrics = run_steps(state, upcoming, key)
             previous, step = step, step + jax.tree.leaves(upcoming)[0].shape[0]
             # The host prepares the next call while the devices work on this one.
             upcoming = next_batches(step, num_steps)
             metrics = jax.device_get(metrics)
+            profile.end()
             if previous == window.first_step:
                 log.info("First steps done after %.1f s.", time.monotonic() - started)
             _check_finite(config, step, metrics)
@@ -293,6 +297,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
             _rescue(store, save, step, state)
         raise
     finally:
+        profile.end()
         progress.close()
     return devices.unreplicate(state)
 
