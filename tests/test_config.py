@@ -12,16 +12,23 @@ from ml_collections import ConfigDict
 
 import gmm_diffusion
 from gmm_diffusion import config as config_lib
+from gmm_diffusion.conditioning.settings import Fitted
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.sampling.settings import SamplerSettings
 
 PACKAGE = pathlib.Path(gmm_diffusion.__file__).parent
 FIELDS = config_lib.fields(config_lib.default())
 GROUPS = sorted({field.split(".")[0] for field in FIELDS})
+# What `of_group` makes of a group.
+SETTINGS = {cls.__name__: cls for cls in (Fitted, SamplerSettings)}
 
 
 def reads(node):
-    """Settings that a definition reads: `x.group.field`, or `g.field` after `g = x.group`."""
+    """Settings that a definition reads.
+
+    `x.group.field`, or `g.field` after `g = x.group`, or all that `of_group(Settings, g)` takes.
+    """
     names = {}
     for child in ast.walk(node):
         if isinstance(child, ast.Assign) and isinstance(child.value, ast.Attribute):
@@ -35,6 +42,13 @@ def reads(node):
                 yield f"{value.attr}.{child.attr}"
             elif isinstance(value, ast.Name) and value.id in names:
                 yield f"{names[value.id]}.{child.attr}"
+        elif isinstance(child, ast.Call) and getattr(child.func, "id", "") == "of_group":
+            cls, group = child.args
+            name = names[group.id] if isinstance(group, ast.Name) else group.attr
+            given = {keyword.arg for keyword in child.keywords}
+            for field in dataclasses.fields(SETTINGS[cls.id]):
+                if field.name not in given:
+                    yield f"{name}.{field.name}"
 
 
 def read_in_package():
