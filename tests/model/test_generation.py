@@ -276,7 +276,7 @@ def test_all_that_asks_tells_the_network_what_the_config_says(
     params = {"network": {}}
     model = assembly.model(config, data.shape, fitted, params)
     monkeypatch.setattr(model_lib.generation, "generate", generate)
-    monkeypatch.setattr(sample.load_lib, "load_run", lambda *_, **__: model)
+    monkeypatch.setattr(sample.loading, "load", lambda *_: model)
     heldout.make_sheet(config, data, fitted)(params)
     denoiser_evaluation.evaluate(model, data, tmp_path)
     sample.sample(config, tmp_path)
