@@ -28,6 +28,8 @@ _POLL_SECONDS = 1.0
 # For what another process has to say to arrive after its sockets broke.
 _NEWS_SECONDS = 3.0
 _MOST = 200  # characters of what JAX says
+# Whoever says why this process ends may itself wait for a coordination service that is gone.
+_SPEAKING_SECONDS = 10.0
 
 # Held by the thread that says why this process ends; nobody says it twice.
 _speaking = threading.Lock()
@@ -36,7 +38,7 @@ _handlers: list[Any] = []  # C does not keep them alive.
 
 def end(message: str, status: int) -> None:
     """Ends the process from any thread: nobody waits for processes that are gone."""
-    _speaking.acquire()
+    _speaking.acquire(timeout=_SPEAKING_SECONDS)
     print(message, file=sys.stderr, flush=True)
     _leave(status)
 
