@@ -45,10 +45,8 @@ def run(argv: list[str]) -> int:
         data = assembly.dataset(config)
         score = VectorScores(data)
         labels = np.arange(2 * NUM, dtype=np.int32) % 2
-        group = config.sample
-        x = tree_figure.exact_samples(
-            data, labels, group.steps, (group.sigma_min, group.sigma_max, group.rho)
-        )
+        sigmas = tree_figure.noise_range(out / "main" / "seed0")
+        x = tree_figure.exact_samples(data, labels, config.sample.steps, sigmas)
         scores = score(x, labels)
         for name, value in scores.items():
             print(f"exact denoiser: {name} {value:.4f}")

@@ -1,6 +1,7 @@
 """Samples of one class of the tree under each kind of guidance, beside the exact denoiser's."""
 
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,13 @@ from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.metrics.vector_scores import LOG_DENSITY_RANGE, VectorScores
 from gmm_diffusion.runs.workdir import read_config
 from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
+
+
+def noise_range(run_dir: pathlib.Path) -> tuple[float, float, float]:
+    """The last positive noise level of a run's sampler, the first, and the exponent between."""
+    model = load_lib.load_run(run_dir)
+    group = model.config.sample
+    return group.sigma_min, group.sigma_max or model.sigma_max, group.rho
 
 
 def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) -> np.ndarray:

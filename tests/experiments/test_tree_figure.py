@@ -42,3 +42,10 @@ def test_the_figure_is_written(tmp_path):
 def test_a_class_of_the_tree_has_a_thousand_components():
     known = toy.MIXTURES["tree"]()
     assert np.bincount(known.component_class).min() >= 1000
+
+
+def test_the_range_is_that_of_the_run_sampler(tiny_run):
+    # `sample.sigma_max` 0 leaves the first level to the model.
+    low, high, rho = tree_figure.noise_range(tiny_run[0])
+    assert 0 < low < high == 80
+    assert rho > 0
