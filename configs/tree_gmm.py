@@ -5,8 +5,8 @@ known, and a small network cannot follow the thinnest branches.
 
 python -m gmm_diffusion.main --config=configs/tree_gmm.py --workdir=runs/tree_gmm
 
-5 to 7 minutes on two CPU cores that had other work, too; 6.4 % of the samples are outliers, which
-guidance takes to 3.8 % (`launch/tree.sh`, docs/results.md).
+5 to 7 minutes on two CPU cores that had other work, too; 5.9 % of the samples are outliers, which
+guidance takes to 2.8 % (`launch/tree.sh`, docs/results.md).
 """
 
 from ml_collections import ConfigDict
