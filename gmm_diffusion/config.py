@@ -42,6 +42,7 @@ PATH_FIELDS = (
     "training.init_from",
     "guidance.guide",
     "guidance.classifier",
+    "evaluation.statistics",
 )
 # What a run did that was written before a field existed, where that is not the field's default:
 # dotted name -> value. `config.json` of such a run lacks the field.
@@ -199,6 +200,7 @@ def default() -> ConfigDict:
     training.heldout_every = 400  # steps between held-out losses and sheets of samples; 0 is never
     # The update whose call is traced for TensorBoard's profiler, into the workdir; 0 is none.
     training.profile = 0
+    training.list_parameters = False  # the log shows each parameter, not each block of the network
     training.tensorboard = True  # write TensorBoard events where TensorFlow is installed
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -212,6 +214,7 @@ def default() -> ConfigDict:
     sample.condition = "train"  # train, class:7, component:12, 0.5*class:3+0.5*class:8
     # Under mixture semantics, drawn asks each sample for one component k ~ w, literal for w itself.
     sample.component = "drawn"
+    sample.name = ""  # of the files in samples/; "" makes it of the condition and the guidance
     sample.seed = 0  # sample i depends on the seed and i only
     sample.batch_size = 128  # samples drawn at once, over all devices
     sample.sampler = "heun"  # a key of sampling.samplers.SAMPLERS
@@ -250,6 +253,8 @@ def default() -> ConfigDict:
     evaluation.max_reference = 50_000  # most training examples that samples are compared with
     evaluation.neighbours = 3  # k of precision, recall and coverage
     evaluation.features = "judge"  # space of the Frechet distance: judge, pca or file:PATH
+    # File of make_stats, for the Frechet distance to it; "" takes the training split of the run.
+    evaluation.statistics = ""
     evaluation.judges = 5  # metrics are means over so many; never used in training or guidance
     evaluation.judge_seed = 1000  # of the first judge; the others have the next ones
     evaluation.judge_dir = ""  # folder of judge.npz, from the workdir; ".." for several runs
@@ -288,6 +293,14 @@ def _texts() -> tuple[Callable, str]:
 
 def _seed() -> tuple[Callable, str]:
     return _range(0)
+
+
+def _file_name() -> tuple[Callable, str]:
+    return (
+        # Neither "." nor "..": the name becomes a file's.
+        lambda v: len(v) <= 200 and re.fullmatch(r"([A-Za-z0-9_=-][A-Za-z0-9_.=-]*)?", v),
+        "empty, or at most 200 letters, digits and any of _ . = -, the first one no dot",
+    )
 
 
 # field -> (check, what is valid). Types are ConfigDict's business.
@@ -406,6 +419,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "checkpoint.keep": _range(1, 1_000_000),
     "checkpoint.snapshot_every": _range(0),
     "sample.num": _range(1, 10_000_000),
+    "sample.name": _file_name(),
     "sample.component": _one_of("drawn", "literal"),
     "sample.seed": _seed(),
     "sample.batch_size": _range(1, 1_000_000),
@@ -448,11 +462,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "evaluation.judge_seed": _seed(),
     "evaluation.judge_epochs": _range(1, 10_000),
     "evaluation.loss_levels": _range(1, 1000),
-    "evaluation.name": (
-        # Neither "." nor "..": the name becomes a file's.
-        lambda v: len(v) <= 200 and re.fullmatch(r"([A-Za-z0-9_=-][A-Za-z0-9_.=-]*)?", v),
-        "empty, or at most 200 letters, digits and any of _ . = -, the first one no dot",
-    ),
+    "evaluation.name": _file_name(),
 }
 
 

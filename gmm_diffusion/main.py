@@ -1,7 +1,7 @@
 """The command line: `gmm-diffusion --config=FILE [--workdir=DIR] [--mode=MODE]`.
 
   --mode=train     trains, or goes on with the run in DIR; ends with an evaluation (default)
-  --mode=sample    writes DIR/samples/samples.npz and samples.png
+  --mode=sample    writes DIR/samples/NAME.npz and NAME.png: sample.name, or what is asked for
   --mode=evaluate  writes DIR/evaluation.json, or DIR/evaluations/NAME.json for evaluation.name
   --mode=ema       writes DIR/ema/width_W_step_N.npz: the average of any width sample.ema
 

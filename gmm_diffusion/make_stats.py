@@ -14,7 +14,6 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
 from gmm_diffusion import command_line, paths
@@ -23,13 +22,9 @@ from gmm_diffusion.errors import InputError
 
 if TYPE_CHECKING:
     # Of no use before jax has loaded.
-    from gmm_diffusion.data import Dataset
-    from gmm_diffusion.metrics.features import Extractor
-    from gmm_diffusion.metrics.frechet import Statistics
+    pass
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 4096
 
 
 def run(argv: list[str]) -> int:
@@ -49,45 +44,20 @@ def _work(argv):
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
     from gmm_diffusion import assembly
-    from gmm_diffusion.metrics import frechet
+    from gmm_diffusion.metrics import features, frechet
 
     paths.check_writable(path)
     data = assembly.dataset(parsed.config)
     extractor = _extractor(parsed.config, data)
-    train = split_statistics(extractor, data, "train")
+    train = features.statistics(extractor, data.train.x, dataset=data.name, split="train")
     with paths.writing(path):
         frechet.save(train, path)
     print(f"{path}: {train.n} x {len(train.mean)} features of {data.name}, split train, ", end="")
     print(f"{train.resolution}, resize {train.resize or 'none'}, features {train.extractor}")
     if len(data.heldout) > 1:
-        heldout = split_statistics(extractor, data, "heldout")
+        heldout = features.statistics(extractor, data.heldout.x, dataset=data.name, split="heldout")
         floor = frechet.distance(heldout, frechet.load(path))
         print(f"frechet_{frechet.count_name(heldout.n)} of the held-out split: {floor:.4f}")
-
-
-def split_statistics(extractor: "Extractor", data: "Dataset", split: str) -> "Statistics":
-    """`metrics.frechet.Statistics` of a split, "train" or "heldout", in chunks of its examples.
-
-    Args:
-      extractor: a `metrics.features.Extractor`.
-      data: a `data.Dataset`, whose split has at least 2 examples.
-      split: its name.
-    """
-    from gmm_diffusion.metrics import frechet
-
-    x = getattr(data, split).x
-    origin = {
-        "dataset": data.name,
-        "split": split,
-        "resolution": "x".join(map(str, data.shape)),
-        "resize": extractor.resize,
-    }
-    merged = None
-    for rows in np.array_split(np.arange(len(x)), -(-len(x) // _CHUNK)):
-        part = frechet.statistics(extractor.extract(x[rows]), extractor.id, **origin)
-        merged = part if merged is None else frechet.merge(merged, part)
-    assert merged is not None, "a split has examples"
-    return merged
 
 
 def _extractor(config, data):

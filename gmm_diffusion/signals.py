@@ -37,11 +37,40 @@ class Interrupt:
         self.received: int | None = None
         self.repeated = False
         self._agree = agree
+        self._at_once = False
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has arrived; call it wherever a run can be stopped."""
         signum = self._agree(self.received or 0)
         if signum:
+            raise Interrupted(signum)
+
+
+    @contextlib.contextmanager
+    def at_once(self, really: bool = True) -> Iterator[None]:
+        """Inside a signal raises `Interrupted` wherever it finds the program.
+
+        For work whose files are replaced whole, and which has nothing to save. `really` is False
+        where other processes would be left waiting: there only `check` raises, as outside.
+        """
+        self._at_once = really
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def record(self, signum: int) -> None:
+        """Called when a signal arrives.
+
+        Raises:
+          KeyboardInterrupt: at a Ctrl-C that is not the first signal.
+          Interrupted: within `at_once`.
+        """
+        if signum == signal.SIGINT and self.received is not None:
+            self.repeated = True
+            raise KeyboardInterrupt
+        self.received = signum
+        if self._at_once:
             raise Interrupted(signum)
 
 
@@ -63,10 +92,7 @@ def graceful(agree: Callable[[int], int] = lambda received: received) -> Iterato
         return
 
     def record(signum, frame):
-        if signum == signal.SIGINT and interrupt.received is not None:
-            interrupt.repeated = True
-            raise KeyboardInterrupt
-        interrupt.received = signum
+        interrupt.record(signum)
 
     previous = {signum: signal.signal(signum, record) for signum in _SIGNALS}
     try:

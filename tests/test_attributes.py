@@ -53,6 +53,7 @@ def test_seen_and_unseen_combinations_are_scored_beside_real_ones(run):
 def test_samples_are_asked_for_by_attributes(run, run_main, request_text):
     workdir, _ = run
     mode = (f"--workdir={workdir}", "--mode=sample", f"--config.sample.condition={request_text}")
+    mode += ("--config.sample.name=samples",)
     status, _, err = run_main(*mode)
     assert status == 0, err
     with np.load(workdir / "samples" / "samples.npz") as made:

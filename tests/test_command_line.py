@@ -367,7 +367,7 @@ def test_an_average_of_any_width(run_main, copied_run):
     status, out, err = run_main("--mode=sample", *arguments, "--config.sample.num=4")
     assert status == 0, err
     assert "EMA of width 0.15 at step 12 from 6 snapshots" in err
-    with np.load(copied_run / "samples" / "samples.npz") as stored:
+    with np.load(copied_run / "samples" / "train.npz") as stored:
         assert stored["x"].shape == (4, 8, 8, 1)
 
 

@@ -107,6 +107,7 @@ def test_every_number_and_choice_has_a_rule():
         "training.init_from",
         "guidance.classifier",
         "evaluation.judge_dir",
+        "evaluation.statistics",
     }
 
 

@@ -15,7 +15,7 @@ from gmm_diffusion import inspect_data, make_stats
 from gmm_diffusion.assembly.load import load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.metrics import frechet
+from gmm_diffusion.metrics import features, frechet
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 TINY = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
@@ -214,7 +214,7 @@ def test_statistics_of_200_images(of_folder, tmp_path):
 def test_statistics_are_those_of_numpy_in_any_chunks(of_folder, tmp_path, monkeypatch):
     from sklearn.decomposition import PCA as Pca
 
-    monkeypatch.setattr(make_stats, "_CHUNK", 13)
+    monkeypatch.setattr(features, "_CHUNK", 13)
     x = np.random.default_rng(0).integers(0, 256, (90, 4, 4, 3), dtype=np.uint8)
     stand_in(monkeypatch, Dataset("noise", Split(x[:60]), Split(x[60:])))
     status, out, err = command(make_stats, TINY, NONE, PCA, f"--out={tmp_path / 'stats.npz'}")
@@ -222,8 +222,9 @@ def test_statistics_are_those_of_numpy_in_any_chunks(of_folder, tmp_path, monkey
     stats = frechet.load(tmp_path / "stats.npz")
     pca = Pca(32, random_state=0).fit(to_float(x[:60]).reshape(60, -1).astype(np.float64))
     np.testing.assert_allclose(np.diag(stats.cov), pca.explained_variance_, rtol=1e-9)
-    features = pca.transform(to_float(x[60:]).reshape(30, -1))
-    heldout = frechet.statistics(features, stats.extractor, resolution="4x4x3")
+    heldout = frechet.statistics(
+        pca.transform(to_float(x[60:]).reshape(30, -1)), stats.extractor, resolution="4x4x3"
+    )
     expected = frechet.distance(heldout, stats)
     assert float(out.split()[-1]) == pytest.approx(expected, abs=1e-3)
 

@@ -32,6 +32,16 @@ def test_a_second_ctrl_c_stops_at_once(first):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_work_that_has_nothing_to_save_is_left_at_once():
+    with signals.graceful() as interrupt:
+        with pytest.raises(signals.Interrupted), interrupt.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        # Of several processes, and outside, only a check does.
+        with interrupt.at_once(False):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_second_sigterm_is_recorded_only():
     with signals.graceful() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)

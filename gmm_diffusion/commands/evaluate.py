@@ -1,5 +1,6 @@
 """`--mode=evaluate`: a trained run is evaluated again, for example with another sampler."""
 
+import jax
 from ml_collections import ConfigDict
 
 from gmm_diffusion import assembly, devices, paths, processes, signals
@@ -27,7 +28,10 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
     guidance = guides.guidance(model, path)
     if processes.is_first():
         paths.check_writable(workdir.evaluation_path(path, config.evaluation.name))
-    with signals.graceful(devices.highest) as interrupt:
+    with (
+        signals.graceful(devices.highest) as interrupt,
+        interrupt.at_once(jax.process_count() == 1),
+    ):
         return evaluation_report.evaluate_and_report(
             model, data, path, guidance, interrupt.check
         )

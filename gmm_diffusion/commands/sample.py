@@ -1,5 +1,9 @@
 """`--mode=sample`: samples of a trained run, in files."""
 
+import itertools
+import os
+import re
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,14 +19,18 @@ from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import workdir
 from gmm_diffusion.tasks import TASKS
 
+# Of a name in bytes; what follows it in the names of files has room.
+_LONGEST = 120
+
 
 def sample(config: ConfigDict, run_dir: str) -> None:
     """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
 
-    Writes `samples.npz` with `x` (uint8 `[N, H, W, C]` or float32 `[N, D]`), and where the model
-    is conditioned `weights [N, K]` as the network was told them (one-hot for drawn components),
-    `label [N]` (-1 where no single class was asked for) and, of data with attributes,
-    `attributes [N, A]`; and `samples.png`.
+    NAME is `sample.name`, or made of the condition and the guidance; files that have it already are
+    kept as `NAME-1.npz` and so on. Writes `NAME.npz` with `x` (uint8 `[N, H, W, C]` or float32
+    `[N, D]`), and where the model is conditioned `weights [N, K]` as the network was told them
+    (one-hot for drawn components), `label [N]` (-1 where no single class was asked for) and, of
+    data with attributes, `attributes [N, A]`; and `NAME.png`.
 
     Raises:
       InputError: a condition that the model does not know, or no good checkpoint.
@@ -38,7 +46,8 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     if model.conditioner is None:
         requests.check(terms, 0, 0)
     guidance = guides.guidance(model, path)
-    file, picture = path / workdir.SAMPLES / "samples.npz", path / workdir.SAMPLES / "samples.png"
+    name = config.sample.name or name_of(config)
+    file, picture = (path / workdir.SAMPLES / f"{name}.{kind}" for kind in ("npz", "png"))
     if processes.is_first():
         paths.check_writable(file)
         paths.check_writable(picture)
@@ -58,14 +67,47 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     asked = {"weights": samples.weights, "label": samples.label, "attributes": samples.attributes}
     # What there is none of is left out.
     arrays: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    aside = _free_names(file, picture)
     with paths.replacing(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, x=x, **arrays)
+        stream.flush()
+        _move(file, aside[0])
     with paths.replacing(picture) as temporary:
         if is_image:
             pictures.save_png(temporary, pictures.grid(x, scale=4))
         else:
             pictures.scatter(x, samples.label, temporary)
+        _move(picture, aside[1])
     print(f"{len(x)} samples in {file} and {picture}")
+    kept = [str(name) for name in aside if name.exists()]
+    if kept:
+        print(f"Those that were there are now {' and '.join(kept)}")
     if samples.info is not None:
         cost = assembly.parallel_cost(model, [samples.info], guidance)
         print(evaluation_report.rounds_line(config, cost))
+
+
+def name_of(config: ConfigDict) -> str:
+    """A name for files of samples: what was asked for and how it was guided, as no shell reads it."""
+    condition = config.sample.condition.strip()
+    parts = [f"class:{condition}" if condition.isdecimal() else condition]
+    group = config.guidance
+    if group.kind != "none":
+        parts.append(f"{group.kind}-{group.scale:g}")
+    if group.energy:
+        parts.append(f"energy-{group.energy:g}")
+    name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST // 4]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _free_names(*files):
+    """The same files with the lowest number that none of them has."""
+    numbered = ([file.with_stem(f"{file.stem}-{i}") for file in files] for i in itertools.count(1))
+    return next(names for names in numbered if not any(name.exists() for name in names))
+
+
+def _move(file, name):
+    if file.exists():
+        os.rename(file, name)

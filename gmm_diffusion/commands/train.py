@@ -10,7 +10,8 @@ from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
-from clu import parameter_overview
+from clu.parameter_overview import get_parameter_overview
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gmm_diffusion import __version__, assembly, devices, processes, signals, standard_streams
@@ -97,13 +98,16 @@ def _train(config, run_dir, given, started, streams):
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
         data = processes.in_turn(lambda: assembly.dataset(config, given))
         processes.same("The data", lambda: data_fingerprint.checksums(data))
+        log.info("%s, read in %.1f s.", _described(data), time.monotonic() - started)
         denoiser_evaluation.check(config, data)
         fresh = None
         if first:
             saving_probe.check_saving(path / workdir.CHECKPOINTS)
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
+            begun = time.monotonic()
             fresh = _fit_with_weights(config, data)
+            log.info("Fitted what conditions are made of in %.1f s.", time.monotonic() - begun)
             interrupt.check()
             if first:
                 workdir.write_config(config, path)
@@ -130,9 +134,11 @@ def _train(config, run_dir, given, started, streams):
         model = dataclasses.replace(model, params=params, step=int(state.step))
         if guidance is None:
             guidance = guides.guidance(model, path)
-        return evaluation_report.evaluate_and_report(
-            model, data, path, guidance, interrupt.check
-        )
+        interrupt.check()
+        with interrupt.at_once(jax.process_count() == 1):
+            return evaluation_report.evaluate_and_report(
+                model, data, path, guidance, interrupt.check
+            )
 
 
 @contextlib.contextmanager
@@ -166,6 +172,26 @@ def _fit_with_weights(config, data):
         return fitted, weights
     arrays, settings = to_arrays(fitted)
     return from_arrays(devices.of_first(arrays), settings), None
+
+
+def _described(data):
+    """The data in a few words."""
+    shape = "x".join(map(str, data.shape))
+    counts = [f"{len(data.train):,} examples of {shape} to train on"]
+    if data.validation is not None:
+        counts.append(f"{len(data.validation):,} for validation")
+    return f"{data.name}: {', '.join(counts)}, {len(data.heldout):,} held out"
+
+
+def _blocks(params):
+    """How many parameters there are, and where: the first two levels of their names."""
+    blocks: dict[str, int] = {}
+    for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        block = "/".join(name.split("/")[:2])
+        blocks[block] = blocks.get(block, 0) + leaf.size
+    width = max(map(len, blocks))
+    lines = [f"  {block:<{width}}  {size:>11,}" for block, size in blocks.items()]
+    return "\n".join([f"{sum(blocks.values()):,} parameters:", *lines])
 
 
 def _compare(parts, state):
@@ -211,7 +237,10 @@ def _prepare(config, path, data, fresh, store):
     params = make(config, data.shape, fitted)
     optimizer = assembly.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
-    log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
+    if config.training.list_parameters:
+        log.info("\n%s", get_parameter_overview(params, include_stats=False))
+    else:
+        log.info("%s", _blocks(params))
     window = None
     if stored is not None:
         target = jax.device_get(state)

@@ -14,6 +14,7 @@ from gmm_diffusion.conditioning.attributes import AttributeTable
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FeatureTransform, block_rows, features
 from gmm_diffusion.conditioning.weights import SEMANTICS, label_restricted, mean_by_class, one_hot
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture, responsibilities
 from gmm_diffusion.random_keys import Host
 from gmm_diffusion.types import Array, Condition, PyTree, Rows
@@ -74,11 +75,33 @@ def encode(
       weights: `[B, K]`, each row on the simplex.
       keys: `[B]` typed keys, needed by the embedding `draws` only.
       keep: `[B]`, 0 selects the learned null embedding; None keeps all.
+
+    Raises:
+      InputError: weights of another shape, or, outside of a transformation, not on the simplex.
     """
+    check_weights(conditioner, weights)
     apply = EMBEDDINGS[conditioner.embedding_name].apply
     if keep is None:
         keep = jnp.ones(weights.shape[0])
     return Condition(apply(conditioner.embedding, weights, keys), keep)
+
+
+def check_weights(conditioner: Conditioner, weights: Array | np.ndarray) -> None:
+    """Raises InputError unless `weights` is `[B, K]` and its rows are on the simplex.
+
+    Within a transformation of JAX, where values are not known, it looks at the shape alone.
+    """
+    count = conditioner.num_components
+    if jnp.ndim(weights) != 2 or weights.shape[1] != count:
+        raise InputError(
+            f"weights have shape {jnp.shape(weights)}; they must be [B, {count}], one weight for "
+            "each component."
+        )
+    if isinstance(weights, jax.core.Tracer):
+        return
+    host = np.asarray(weights)
+    if not (host.min(initial=0) >= 0 and np.abs(host.sum(axis=1) - 1).max(initial=0) < 1e-3):
+        raise InputError("weights must not be negative, and each row must add to 1.")
 
 
 def blur_weights(conditioner: Conditioner, weights: Array, amount: Array | float) -> Array:

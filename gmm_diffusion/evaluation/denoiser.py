@@ -5,16 +5,17 @@ import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, conditioning, processes
+from gmm_diffusion import assembly, conditioning, processes, stages
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import Dataset, Split
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.evaluation.images import ImageScores
+from gmm_diffusion.evaluation.images import ImageScores, stored_statistics
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
@@ -46,6 +47,7 @@ def check(config: ConfigDict, data: Dataset) -> None:
         )
     if group.features.startswith("file:"):
         make_extractor(group.features, data)
+    stored_statistics(config)
 
 
 def evaluate(
@@ -86,7 +88,8 @@ def evaluate(
     judged = data.is_image and judges.can_judge(data)
     panel: tuple[Judge, ...] = ()
     if judged and first:
-        panel = panel_of(config, data, path)
+        # Of several processes the others wait, and cannot be asked whether one should stop.
+        panel = panel_of(config, data, path, poll if jax.process_count() == 1 else None)
         refuse_judge(panel, *_classifiers(model, guidance))
     images = ImageScores(config, data, panel, real.x) if data.is_image and first else None
     score = images or (VectorScores(data) if first else _ScoredElsewhere())
@@ -99,31 +102,34 @@ def evaluate(
         floor |= images.attributes("unseen_", unseen.split.x, unseen.attributes)
     blocks, infos = [], []
 
-    def sample(asked, seed, count):
+    def sample(asked, seed, count, tick):
         # The first process may have trained judges, or scored.
         processes.meet()
-        if poll is not None:
-            poll()
-        samples = assembly.sample(model, count, asked, seed, guidance, poll)
+        samples = assembly.sample(model, count, asked, seed, guidance, tick)
         if samples.info is not None:
             infos.append(samples.info)
         if not np.isfinite(samples.x).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
         return samples.images() if data.is_image else samples.x
 
-    for block in range(group.blocks):
-        seed = config.sample.seed + 1 + block
-        asked = model.request("train", num, seed)
-        label = attributes = None
-        if asked is not None:
-            label = asked.label if labelled and asked.label.min() >= 0 else None
-            attributes = asked.attributes if named else None
-        scores = score(sample("train" if asked is None else asked, seed, num), label, attributes)
-        if unseen:
-            x = sample(unseen.request, seed, len(unseen.split))
-            if images:
-                scores |= images.attributes("unseen_", x, unseen.attributes)
-        blocks.append(scores)
+    batches = -(-num // config.sample.batch_size)
+    if unseen:
+        batches += -(-len(unseen.split) // config.sample.batch_size)
+    with stages.watched("Sampling and scoring", group.blocks * batches, poll, first) as tick:
+        for block in range(group.blocks):
+            seed = config.sample.seed + 1 + block
+            asked = model.request("train", num, seed)
+            label = attributes = None
+            if asked is not None:
+                label = asked.label if labelled and asked.label.min() >= 0 else None
+                attributes = asked.attributes if named else None
+            x = sample("train" if asked is None else asked, seed, num, tick)
+            scores = score(x, label, attributes)
+            if unseen:
+                x = sample(unseen.request, seed, len(unseen.split), tick)
+                if images:
+                    scores |= images.attributes("unseen_", x, unseen.attributes)
+            blocks.append(scores)
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
     for name, metric in metrics.items():
         if images and name.startswith("coverage_"):

@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion import stages
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.data.dataset import evenly_spaced
-from gmm_diffusion.metrics import consistency, frechet, manifold
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import consistency, features, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
+from gmm_diffusion.metrics.frechet import Statistics
 from gmm_diffusion.metrics.judge import Judge
 
 
@@ -17,6 +20,12 @@ def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
     """The training images `[N, H, W, C]` that samples are compared with, evenly spaced."""
     train = data.train.x
     return train[evenly_spaced(len(train), config.evaluation.max_reference)]
+
+
+def stored_statistics(config: ConfigDict) -> Statistics | None:
+    """The file `evaluation.statistics`, or None without one; raises as `frechet.load`."""
+    file = config.evaluation.statistics
+    return frechet.load(file) if file else None
 
 
 class ImageScores:
@@ -37,9 +46,23 @@ class ImageScores:
         # The same spaces for all models: the judges', or principal components without labels.
         usual = "judge" if panel else "pca"
         spec = config.evaluation.features
-        self.manifolds = [_Manifold(e, self.train, self.k) for e in extractors(usual)]
-        spaces = extractors(usual if spec == "judge" else spec)
-        self.frechet = [_Frechet(extractor, data.train.x) for extractor in spaces]
+        near, spaces = extractors(usual), extractors(usual if spec == "judge" else spec)
+        stored = stored_statistics(config)
+        if stored is not None:
+            spaces = [extractor for extractor in spaces if extractor.id == stored.extractor]
+            if not spaces:
+                raise InputError(
+                    f"evaluation.statistics are of the features {stored.extractor}; they must be "
+                    "of evaluation.features, and of a judge of this run."
+                )
+        self.manifolds, self.frechet = [], []
+        with stages.watched("Reading training images", len(near) + len(spaces)) as tick:
+            for extractor in near:
+                tick()
+                self.manifolds.append(_Manifold(extractor, self.train, self.k))
+            for extractor in spaces:
+                tick()
+                self.frechet.append(_Frechet(extractor, data.train.x, stored))
         self.features = {
             "manifold": ",".join(space.id for space in self.manifolds),
             "frechet": ",".join(space.id for space in spaces),
@@ -102,13 +125,12 @@ class _Manifold:
 class _Frechet:
     """The distance of images to the training images in a space of features."""
 
-    def __init__(self, extractor, train):
+    def __init__(self, extractor, train, stored):
         self.extractor = extractor
-        self.statistics = self._statistics(train)
+        self.statistics = self._statistics(train) if stored is None else stored
 
     def _statistics(self, x):
-        extractor = self.extractor
-        return frechet.statistics(extractor.extract(x), extractor.id, resize=extractor.resize)
+        return features.statistics(self.extractor, x)
 
     def __call__(self, x):
         return {"frechet": frechet.distance(self._statistics(x), self.statistics)}

@@ -9,18 +9,24 @@ from collections.abc import Iterable
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion import stages
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.judge import Judge, parameter_hash
 from gmm_diffusion.runs.workdir import JUDGE
-from gmm_diffusion.types import PyTree
+from gmm_diffusion.types import Poll, PyTree
 
 log = logging.getLogger(__name__)
 
 
-def panel_of(config: ConfigDict, data: Dataset, path: pathlib.Path) -> tuple[Judge, ...]:
-    """The run's judges, trained once and kept in its folder."""
+def panel_of(
+    config: ConfigDict, data: Dataset, path: pathlib.Path, poll: Poll | None = None
+) -> tuple[Judge, ...]:
+    """The run's judges, trained once and kept in its folder; `poll` is called while they train.
+
+    Each is kept as soon as it is trained: work that is stopped goes on with the next one.
+    """
     group = config.evaluation
     file = path / group.judge_dir / JUDGE
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -28,25 +34,32 @@ def panel_of(config: ConfigDict, data: Dataset, path: pathlib.Path) -> tuple[Jud
     settings = [judges.identity(data, group.judge_seed + i, **options) for i in range(group.judges)]
 
     def kept():
+        """Those of the file, if it begins with those that are asked for."""
         if file.exists():
             try:
-                found = judges.load(file)
-                return found if [judge.settings for judge in found] == settings else None
+                found = judges.load(file)[: len(settings)]
+                return found if [j.settings for j in found] == settings[: len(found)] else ()
             except InputError as error:
                 aside = file.with_name(f"judge_damaged_{os.getpid()}_{time.time_ns()}.npz")
                 os.rename(file, aside)
                 log.warning("%s They are trained again; the file is now %s.", error, aside)
-        return None
+        return ()
 
     panel = kept()
-    if panel is None:
-        panel = judges.fit_judges(data, group.judges, group.judge_seed, **options)
-        log.info("Judges: %.1f %% of held-out examples right.", 100 * _accuracy(panel))
-        # Another run beside this one may have been first: the same judges for all.
-        first = kept()
-        if first is not None:
-            return first
-        judges.save(panel, file)
+    if len(panel) == len(settings):
+        return panel
+    left = len(settings) - len(panel)
+    updates = left * judges.num_updates(data, **options)
+    with stages.watched("Training judges", updates, poll) as tick:
+        for judge in judges.each_judge(data, left, group.judge_seed + len(panel), tick, **options):
+            # Another run beside this one may have been first: the same judges for all.
+            theirs = kept()
+            if len(theirs) == len(settings):
+                return theirs
+            panel = (*panel, judge)
+            if len(theirs) < len(panel):
+                judges.save(panel, file)
+    log.info("Judges: %.1f %% of held-out examples right.", 100 * _accuracy(panel))
     return panel
 
 

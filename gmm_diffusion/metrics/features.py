@@ -17,6 +17,7 @@ resize, gives other figures: the file's hash is part of the extractor's id.
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 
 import jax
@@ -24,13 +25,16 @@ import numpy as np
 
 from gmm_diffusion import extras, paths
 from gmm_diffusion.data import resize
-from gmm_diffusion.data.dataset import Dataset, evenly_spaced, to_float
+from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, to_float
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.metrics import frechet
 from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.frechet import Statistics
 
 _PCA_DIMENSIONS = 32
 _PCA_EXAMPLES = 10_000
 _FILE_ROWS = 64
+_CHUNK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,3 +166,57 @@ def make_extractor(spec: str, dataset: Dataset, judge: judges.Judge | None = Non
     if kind not in EXTRACTORS or bool(path) != (kind == "file"):
         raise InputError(f"features is {spec!r}; valid are 'judge', 'pca' and 'file:PATH'.")
     return EXTRACTORS[kind](dataset, judge, path)
+
+
+def statistics(extractor: Extractor, x: np.ndarray, **origin: str) -> Statistics:
+    """Mean and covariance of the features of `x [N, ...]`, N at least 2, read in chunks.
+
+    Args:
+      extractor: the feature space.
+      x: uint8 images `[N, H, W, C]` or vectors `[N, D]`.
+      **origin: `dataset` and `split`, where known.
+    """
+    origin |= {"resolution": "x".join(map(str, x.shape[1:])), "resize": extractor.resize}
+    merged = None
+    for rows in np.array_split(np.arange(len(x)), -(-len(x) // _CHUNK)):
+        part = frechet.statistics(extractor.extract(x[rows]), extractor.id, **origin)
+        merged = part if merged is None else frechet.merge(merged, part)
+    assert merged is not None, "there are examples"
+    return merged
+
+
+def frechet_distance(
+    samples: np.ndarray,
+    reference: Dataset | Statistics | str | os.PathLike,
+    features: str | Extractor = "pca",
+    seed: int = 0,
+) -> float:
+    """The Frechet distance of samples to real data.
+
+    Args:
+      samples: uint8 images `[N, H, W, C]` or float32 vectors `[N, D]`, N at least 2.
+      reference: a dataset, whose training split counts; or its statistics, or the file of
+        `make_stats` that holds them.
+      features: "pca", "judge", which is trained here, or "file:PATH", as `evaluation.features`;
+        beside statistics the `Extractor` that they were made with, or "file:PATH".
+      seed: of the judge.
+
+    Raises:
+      InputError: samples of another shape, or features that the statistics are not of.
+    """
+    if isinstance(reference, Dataset):
+        if isinstance(features, str):
+            judge = judges.fit_judge(reference, seed) if features == "judge" else None
+            features = make_extractor(features, reference, judge)
+        real = statistics(features, reference.train.x)
+    else:
+        real = reference if isinstance(reference, Statistics) else frechet.load(reference)
+        if isinstance(features, str):
+            if not features.startswith("file:"):
+                raise InputError(
+                    f"features are {features!r}, which are made of a dataset; beside statistics "
+                    "they must be the Extractor of these, or 'file:PATH'."
+                )
+            split = Split(samples[:1])
+            features = make_extractor(features, Dataset("samples", split, split))
+    return frechet.distance(statistics(features, samples), real)

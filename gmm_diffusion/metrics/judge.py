@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +27,7 @@ from gmm_diffusion.data import batches
 from gmm_diffusion.data.dataset import Dataset, Split, joined, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.networks import classifier
-from gmm_diffusion.types import Array, PyTree
+from gmm_diffusion.types import Array, Poll, PyTree
 
 _PREDICT_ROWS = 512
 _FORMAT = 1
@@ -136,7 +136,20 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     return judge
 
 
+def num_updates(dataset: Dataset, **options) -> int:
+    """Updates of one judge; the options are those of `identity`."""
+    settings = identity(dataset, **options)
+    return -(-settings["num_epochs"] * len(_real_data(dataset)) // settings["batch_size"])
+
+
 def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[Judge, ...]:
+    """`each_judge` of them all."""
+    return tuple(each_judge(dataset, count, seed, **options))
+
+
+def each_judge(
+    dataset: Dataset, count: int, seed: int = 0, poll: Poll | None = None, **options
+) -> Iterator[Judge]:
     """Trains on real data that no metric scores; ten seconds each for the digits on two cores.
 
     AdamW with a cosine schedule, label smoothing 0.1, shifts and noise; the same seed gives the
@@ -148,7 +161,11 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
       dataset: with labels or attributes; its held-out split is only read for `heldout_accuracy`.
       count: how many.
       seed: of the first one's initialisation, order and augmentation; judge i has `seed + i`.
+      poll: called before each update of each judge.
       **options: the other arguments of `identity`.
+
+    Yields:
+      One after the other, each when it is trained.
 
     Raises:
       InputError: neither attributes nor labels of two classes, or an option below 1 (0 for the
@@ -169,7 +186,7 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
             " valid are sizes from 1 and a rate above 0."
         )
     train = _real_data(dataset)
-    num_steps = -(-num_epochs * len(train) // batch_size)
+    num_steps = num_updates(dataset, **options)
     mean, scale = _standardisation(train.x)
     network = classifier.for_shape(dataset.shape, _num_outputs(settings))
     cost: Callable[..., Array] = classifier.cross_entropy
@@ -197,6 +214,8 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
         weights = initial(key, jnp.zeros((1, *dataset.shape)))["params"]
         opt_state = optimizer.init(weights)
         for i in range(num_steps):
+            if poll is not None:
+                poll()
             index, _ = batches.indices(seed, i, batch_size, len(train))
             x = (to_float(train.x[index]) - mean) / scale
             weights, opt_state = step(weights, opt_state, key, np.int32(i), x, target[index])
@@ -207,7 +226,8 @@ def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[
         accuracy = float(np.mean(predict(judge, heldout.x) == true))
         return dataclasses.replace(judge, heldout_accuracy=accuracy)
 
-    return tuple(fit(seed + i) for i in range(count))
+    for i in range(count):
+        yield fit(seed + i)
 
 
 def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

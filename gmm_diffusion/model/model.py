@@ -215,9 +215,7 @@ class Model:
             raise InputError(
                 f"weights have shape {asked.weights.shape}; they must be of shape {expected}."
             )
-        sums = asked.weights.sum(axis=1)
-        if not (asked.weights.min() >= 0 and np.abs(sums - 1).max() < 1e-3):
-            raise InputError("weights must not be negative, and each row must add to 1.")
+        conditioning.check_weights(conditioner, asked.weights)
         return asked
 
     def condition(

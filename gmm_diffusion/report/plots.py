@@ -38,8 +38,7 @@ def curves(groups: list[Group], fields: list[str], metric: str, x: str) -> Figur
     if not numeric:
         axes.set_xticks(range(len(ticks)), ticks)
     _floor(axes.axhline, groups, metric)
-    if any(lines):
-        axes.legend(title=_title(fields, {at}), fontsize="small")
+    axes.legend(title=_title(fields, {at}), fontsize="small")
     return figure
 
 
@@ -51,9 +50,11 @@ def bars(groups: list[Group], fields: list[str], metric: str) -> Figure:
     means = [group.metrics[metric].mean for group in groups]
     halves = [group.metrics[metric].half or 0.0 for group in groups]
     axes.barh(range(len(groups)), means, xerr=halves, color="C0", capsize=3)
-    axes.set_yticks(range(len(groups)), [_label(group, fields, set()) for group in groups])
+    names = [_label(group, fields, set()) or "the run" for group in groups]
+    axes.set_yticks(range(len(groups)), names)
     axes.invert_yaxis()
     _floor(axes.axvline, groups, metric)
+    axes.legend(fontsize="small")
     return figure
 
 
@@ -106,8 +107,10 @@ def _figure(metric, height=4.5, name_axis=True):
 
 
 def _floor(line: Callable, groups, metric):
-    for floor in dict.fromkeys(group.metrics[metric].floor for group in groups):
-        line(floor, linestyle="--", color="0.5", linewidth=1, zorder=0)
+    floors = dict.fromkeys(group.metrics[metric].floor for group in groups)
+    for i, floor in enumerate(floors):
+        label = "real held-out data" if i == 0 else None
+        line(floor, linestyle="--", color="0.5", linewidth=1, zorder=0, label=label)
 
 
 def _label(group, fields, left_out):

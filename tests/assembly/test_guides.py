@@ -115,10 +115,10 @@ def test_samples_and_evaluations_are_guided(runs, tmp_path):
     shutil.copytree(folder / "main", tmp_path / "run")
     asked = guided(config, guide=str(folder / "worse"), scale=3.0)
     sample.sample(asked, tmp_path / "run")
-    with np.load(tmp_path / "run" / "samples" / "samples.npz") as file:
+    with np.load(tmp_path / "run" / "samples" / "train_auto-3.npz") as file:
         ours = file["x"]
     sample.sample(guided(config, kind="none"), tmp_path / "run")
-    with np.load(tmp_path / "run" / "samples" / "samples.npz") as file:
+    with np.load(tmp_path / "run" / "samples" / "train.npz") as file:
         assert np.abs(file["x"] - ours).max() > 1e-3
     asked.evaluation.name = "guided"
     evaluate.evaluate(asked, tmp_path / "run")

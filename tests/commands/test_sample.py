@@ -38,10 +38,10 @@ def run(make_config, tmp_path_factory):
 def test_points_without_conditions(run):
     config, path = run
     sample.sample(config, path)
-    with np.load(path / "samples" / "samples.npz") as file:
+    with np.load(path / "samples" / "train.npz") as file:
         assert file.files == ["x"]
         assert (file["x"].dtype, file["x"].shape) == (np.float32, (7, 2))
-    assert (path / "samples" / "samples.png").stat().st_size > 0
+    assert (path / "samples" / "train.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("condition", ["3", "component:0"])
@@ -130,8 +130,8 @@ def test_places_that_cannot_be_written_are_refused_before_sampling(run, monkeypa
     with pytest.raises(InputError, match=r"holds a folder evaluation\.json"):
         evaluate.evaluate(config, copy)
     (copy / "evaluation.json").rmdir()
-    (copy / "samples" / "samples.png").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"samples\.png cannot be written: Is a directory"):
+    (copy / "samples" / "train.png").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"train\.png cannot be written: Is a directory"):
         sample.sample(config, copy)
 
 
@@ -142,14 +142,50 @@ def _raising(error):
     return act
 
 
+def test_nothing_is_overwritten(run, tmp_path, capsys):
+    config, path = run
+    shutil.copytree(path, tmp_path / "run", ignore=shutil.ignore_patterns("samples"))
+    config = config.copy_and_resolve_references()
+    for seed in range(3):
+        config.sample.seed = seed
+        sample.sample(config, tmp_path / "run")
+    folder = tmp_path / "run" / "samples"
+    x = [np.load(folder / f"train{number}.npz")["x"] for number in ("-1", "-2", "")]
+    assert not any(np.array_equal(a, b) for a, b in ((x[0], x[1]), (x[1], x[2]), (x[0], x[2])))
+    assert f"are now {folder}/train-2.npz and {folder}/train-2.png" in capsys.readouterr().out
+    assert {p.suffix for p in folder.glob("train-*")} == {".npz", ".png"}
+    config.sample.name = "mine"
+    sample.sample(config, tmp_path / "run")
+    np.testing.assert_array_equal(np.load(folder / "mine.npz")["x"], x[2])
+
+
+@pytest.mark.parametrize(
+    ("condition", "guidance", "name"),
+    [
+        ("class:7", {}, "class-7"),
+        ("7", {}, "class-7"),
+        ("0.5*class:3 + 0.5*class:8", {}, "0.5-class-3-0.5-class-8"),
+        ("Smiling=1,Bald=0", {"kind": "auto", "scale": 2.0}, "Smiling=1-Bald=0_auto-2"),
+        ("train", {"energy": 0.3}, "train_energy-0.3"),
+    ],
+)
+def test_files_are_named_after_what_was_asked_for(condition, guidance, name, run):
+    config = run[0].copy_and_resolve_references()
+    config.sample.condition = condition
+    config.guidance.update(guidance)
+    assert sample.name_of(config) == name
+    config.sample.condition = ",".join(f"Attribute_{i}=1" for i in range(99))
+    assert len(sample.name_of(config)) < 120
+
+
 def test_a_disk_that_fills_while_writing_leaves_the_old_samples(run, monkeypatch):
     config, path = run
     sample.sample(config, path)
-    before = (path / "samples" / "samples.npz").read_bytes()
+    before = (path / "samples" / "train.npz").read_bytes()
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(RunError, match=r"samples\.npz cannot be written: No space left"):
+    with pytest.raises(RunError, match=r"train\.npz cannot be written: No space left"):
         sample.sample(config, path)
-    assert (path / "samples" / "samples.npz").read_bytes() == before
+    assert (path / "samples" / "train.npz").read_bytes() == before
     config = config.copy_and_resolve_references()
     config.sample.ema = 0.06
     with pytest.raises(RunError, match=r"width_0\.06_step_2\.npz cannot be written: No space left"):
@@ -162,7 +198,7 @@ import pathlib, sys
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, RunError
 try:
-    paths.check_writable(pathlib.Path(sys.argv[1]) / "samples" / "samples.npz")
+    paths.check_writable(pathlib.Path(sys.argv[1]) / "samples" / "train.npz")
 except RunError as error:
     print(error)
 try:
@@ -192,5 +228,5 @@ def test_another_user(tmp_path):
         shutil.rmtree(parent)
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
-    assert first == f"{parent}/samples/samples.npz cannot be written: Permission denied."
+    assert first == f"{parent}/samples/train.npz cannot be written: Permission denied."
     assert "which may not be read (permission denied)" in second

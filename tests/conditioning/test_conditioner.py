@@ -10,6 +10,7 @@ import pytest
 from gmm_diffusion import conditioning
 from gmm_diffusion.conditioning import EMBEDDINGS, SEMANTICS
 from gmm_diffusion.conditioning.features import fit_raw
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
 
 OWNER = np.array([0, 0, 1, 2, 2])
@@ -236,3 +237,20 @@ def test_blurred_covariances_change_what_the_network_reads(embedding):
     wide = conditioning.encode(conditioning.blur_covariances(made, 1.0), w, keys).features
     assert wide.shape == sharp.shape
     assert np.abs(np.asarray(wide - sharp)).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("scale", "columns", "message"),
+    [
+        (2.0, 5, "each row must add to 1"),
+        (-1.0, 5, "must not be negative"),
+        (1.0, 4, r"shape \(2, 4\); they must be \[B, 5\]"),
+    ],
+)
+def test_only_mixture_weights_are_encoded(scale, columns, message):
+    weights = scale * jnp.full((2, columns), 1 / columns)
+    with pytest.raises(InputError, match=message):
+        conditioning.encode(conditioner()[0], weights)
+    if columns != 5:
+        with pytest.raises(InputError, match=message):
+            jax.jit(lambda w: conditioning.encode(conditioner()[0], w))(weights)

@@ -21,7 +21,9 @@ from gmm_diffusion.evaluation import heldout as heldout_lib
 from gmm_diffusion.evaluation import images as images_lib
 from gmm_diffusion.evaluation import judge as judge_lib
 from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.metrics import features, frechet
 from gmm_diffusion.metrics import judge as judges
+from gmm_diffusion.metrics.features import make_extractor
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.model.model import Model, Samples
 
@@ -132,16 +134,16 @@ def test_mirrored_copies_are_memorised_where_training_mirrors(digits, path, scor
 def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, monkeypatch, caplog):
     config, data, _ = digits
     fitted = []
-    original = judges.fit_judges
+    original = judges.each_judge
 
-    def fit(*args, **options):
-        fitted.append(options)
-        return original(*args, **options)
+    def fit(data, count, *args, **options):
+        fitted.append(count)
+        return original(data, count, *args, **options)
 
     def hashes(panel):
         return [judge.hash for judge in panel]
 
-    monkeypatch.setattr(judges, "fit_judges", fit)
+    monkeypatch.setattr(judges, "each_judge", fit)
     content = (path / "judge.npz").read_bytes()
     kept = judge_lib.panel_of(config, data, path)
     assert fitted == []
@@ -149,16 +151,24 @@ def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, mon
     # Broken: trained again, and the same as before.
     (path / "judge.npz").write_bytes(content[: len(content) // 2])
     again = judge_lib.panel_of(config, data, path)
-    assert len(fitted) == 1
+    assert fitted == [2]
     assert "They are trained again" in caplog.text
     assert hashes(again) == hashes(kept)
     assert hashes(judges.load(path / "judge.npz")) == hashes(kept)
-    # Another number, or another seed, is other judges; judge i is the one of seed + i.
+    # Stopped after the first one: the second one alone is missing.
+    judges.save(kept[:1], path / "judge.npz")
+    assert hashes(judge_lib.panel_of(config, data, path)) == hashes(kept)
+    assert fitted == [2, 1]
+    # Fewer are the first ones.
+    fewer = config.copy_and_resolve_references()
+    fewer.evaluation.judges = 1
+    assert hashes(judge_lib.panel_of(fewer, data, path)) == hashes(kept)[:1]
+    # Another seed is another judge; judge i is the one of seed + i.
     config = config.copy_and_resolve_references()
     config.evaluation.judges = 1
     config.evaluation.judge_seed = 1001
     assert hashes(judge_lib.panel_of(config, data, path)) == hashes(kept)[1:]
-    assert len(fitted) == 2
+    assert fitted == [2, 1, 1]
 
 
 def test_metrics_are_means_over_judges(digits, path, score):
@@ -449,3 +459,21 @@ def test_every_dataset_can_be_scored():
     images = {"digits", "faces", "tfds_images", "image_folder", "cifar_archive"}
     assert set(DATASETS) == {"toy", *images}
     assert set(FittedStatistics.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}
+
+
+def test_stored_statistics_stand_for_the_training_split(digits, path, score):
+    config, data, fitted = digits
+    heldout = scored(data.heldout)
+    plain = score(digits, path, to_float(heldout.x), None)["metrics"][f"frechet_{NUM}"]
+    first, _ = judges.load(path / "judge.npz")
+    extractor = make_extractor("judge", data, first)
+    # Of the held-out images themselves: their distance to it is none.
+    frechet.save(features.statistics(extractor, heldout.x), path / "mine.npz")
+    config = config.copy_and_resolve_references()
+    config.evaluation.statistics = str(path / "mine.npz")
+    mine = score((config, data, fitted), path, to_float(heldout.x), None)["metrics"]
+    assert mine[f"frechet_{NUM}"]["value"] == pytest.approx(0, abs=1e-3)
+    assert plain["value"] > 0.1
+    frechet.save(features.statistics(make_extractor("pca", data), heldout.x), path / "mine.npz")
+    with pytest.raises(InputError, match=r"evaluation\.statistics are of the features pca"):
+        score((config, data, fitted), path, to_float(heldout.x), None)

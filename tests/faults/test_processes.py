@@ -87,7 +87,7 @@ def test_two_runs_a_stop_a_kill_and_samples_beside(straight, tmp_path):
         sample = ("--mode=sample", "--config.sample.num=4", "--config.sample.steps=2")
         beside = runs.finish(runs.command(workdir, *sample, training__num_steps=10**6))
         assert beside.returncode == 0, beside.stderr
-        assert (workdir / "samples" / "samples.npz").exists()
+        assert (workdir / "samples" / "train.npz").exists()
     finally:
         first.kill()
         first.wait()

@@ -9,7 +9,7 @@ import pytest
 
 from gmm_diffusion.data import dataset, resize
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.metrics import features, judge
+from gmm_diffusion.metrics import features, frechet, judge
 
 
 def _images(shape=(6, 6, 1), num=40):
@@ -118,3 +118,25 @@ def test_refuses_files(tmp_path):
     spec = _export(tmp_path / "rgb", _row_means, "b, 6, 6, 3")
     with pytest.raises(InputError, match="takes 3 channels and the dataset has 2"):
         features.make_extractor(spec, _images((6, 6, 2)))
+
+
+def test_one_call_from_samples_to_a_distance(tmp_path):
+    data, other = _images(), _images(num=30)
+    extractor = features.make_extractor("pca", data)
+    expected = frechet.distance(
+        frechet.statistics(extractor.extract(other.train.x), extractor.id),
+        frechet.statistics(extractor.extract(data.train.x), extractor.id),
+    )
+    assert features.frechet_distance(other.train.x, data) == pytest.approx(expected, rel=1e-9)
+    assert features.frechet_distance(data.train.x, data) == pytest.approx(0, abs=1e-6)
+    frechet.save(features.statistics(extractor, data.train.x), tmp_path / "stats.npz")
+    stored = features.frechet_distance(other.train.x, tmp_path / "stats.npz", extractor)
+    assert stored == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(InputError, match="beside statistics"):
+        features.frechet_distance(other.train.x, tmp_path / "stats.npz")
+    spec = _export(tmp_path / "means.bin", _row_means, "b, 6, 6, 1")
+    alone = features.frechet_distance(other.train.x, data, spec)
+    frechet.save(
+        features.statistics(features.make_extractor(spec, data), data.train.x), tmp_path / "own.npz"
+    )
+    assert features.frechet_distance(other.train.x, tmp_path / "own.npz", spec) == alone

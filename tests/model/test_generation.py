@@ -174,6 +174,7 @@ def sampled(run_main, run):
             f"--workdir={run}",
             "--config.sample.num=6",
             f"--config.sample.condition={condition}",
+            "--config.sample.name=samples",
             *flags,
         )
         assert status == 0, err
@@ -223,7 +224,7 @@ def test_a_config_file_gives_settings_of_sampling_and_no_model(run_main, run, tm
         "--mode=sample", f"--config={tmp_path / 'mine.py'}", f"--workdir={run}"
     )
     assert status == 0, err
-    with np.load(run / "samples" / "samples.npz") as file:
+    with np.load(run / "samples" / "class-4.npz") as file:
         assert file["label"].tolist() == [4, 4, 4]
     assert (run / "config.json").read_text() == stored
     # A flag stands above the file.
@@ -234,7 +235,7 @@ def test_a_config_file_gives_settings_of_sampling_and_no_model(run_main, run, tm
         "--config.sample.num=2",
     )
     assert status == 0, err
-    with np.load(run / "samples" / "samples.npz") as file:
+    with np.load(run / "samples" / "class-4.npz") as file:
         assert file["label"].tolist() == [4, 4]
 
 
@@ -283,7 +284,7 @@ def test_all_that_asks_tells_the_network_what_the_config_says(
     assert len(told) == 1 + config.evaluation.blocks + 1
     for weights in told:
         assert (weights.max(axis=1) == 1).all() == (component == "drawn")
-    with np.load(tmp_path / "samples" / "samples.npz") as file:
+    with np.load(tmp_path / "samples" / "train.npz") as file:
         np.testing.assert_array_equal(file["weights"], told[-1])
 
 

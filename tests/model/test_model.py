@@ -40,7 +40,7 @@ def test_a_model_draws_what_the_command_draws(tiny_run, run_main, tmp_path):
         "--config.guidance.scale=1.5",
     )
     assert status == 0, err
-    with np.load(run / "samples" / "samples.npz") as file:
+    with np.load(run / "samples" / "0.5-class-3-0.5-class-8_mixture-1.5.npz") as file:
         theirs = dict(file)
     model = load_lib.load_run(run)
     ours = model.sample(

@@ -24,7 +24,7 @@ SPREAD = (
     "--config.sample.parallel_window=3",
 )
 EVALUATE = ("--mode=evaluate", "--config.evaluation.name=again")
-SAMPLES = "samples/samples.npz"
+SAMPLES = "samples/train.npz"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Reports: intervals, what is averaged with what, the table, the pictures."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -293,6 +294,7 @@ def test_curves_have_a_line_for_each_kind(groups):
         "auto, 0.1",
         "mixture, 0.05",
         "mixture, 0.1",
+        "real held-out data",
     ]
     np.testing.assert_allclose(lines[0].get_xdata(), SCALES)
     expected = [np.mean([value_of("auto", s, 0.05, seed) for seed in SEEDS]) for s in SCALES]
@@ -334,6 +336,9 @@ def test_bars_have_one_for_each_group(groups):
     (axes,) = figure.axes
     widths = [patch.get_width() for patch in axes.patches]
     np.testing.assert_allclose(widths, [group.metrics["frechet_360"].mean for group in found])
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["real held-out data"]
+    (alone,) = plots.bars([dataclasses.replace(found[0], key=())], [], "frechet_360").axes
+    assert [tick.get_text() for tick in alone.get_yticklabels()] == ["the run"]
 
 
 @pytest.mark.parametrize(

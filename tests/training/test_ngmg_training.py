@@ -385,6 +385,7 @@ def test_samples_are_pulled_to_where_the_classifier_sees_their_condition(
     for energy in (0.0, 30.0):
         config.guidance.energy = energy
         config.guidance.classifier = str(classifier_run)
+        config.sample.name = "samples"
         sample.sample(config, str(tmp_path / "run"))
         drawn = np.load(tmp_path / "run" / "samples" / "samples.npz")
         x = drawn["x"] - np.asarray(judged.fitted.transform.mean)
