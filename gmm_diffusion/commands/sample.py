@@ -88,7 +88,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
 
 
 def name_of(config: ConfigDict) -> str:
-    """A name for files of samples: what was asked for and how it was guided, as no shell reads it."""
+    """A name for files of samples: what was asked for and the guidance, as no shell reads it."""
     condition = config.sample.condition.strip()
     parts = [f"class:{condition}" if condition.isdecimal() else condition]
     group = config.guidance
