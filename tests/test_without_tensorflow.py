@@ -70,7 +70,7 @@ def test_the_tiny_config_runs_without_it(tmp_path):
     written = {p.name for p in (tmp_path / "run").iterdir()}
     assert not any(name.startswith("events.out") for name in written)
     assert {"metrics.jsonl", "evaluation.json", "config.json"} <= written
-    assert (tmp_path / "run" / "samples" / "train.npz").exists()
+    assert (tmp_path / "run" / "samples" / "class-7.npz").exists()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["training"]["tensorboard"] is True, "asked for, and done without"
     work, refused = done.stderr.split("REFUSED")
