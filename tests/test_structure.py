@@ -72,6 +72,7 @@ ALLOWED = {
         "config",
         "devices",
         "errors",
+        "extras",
         "tasks",
         "types",
         "random_keys",

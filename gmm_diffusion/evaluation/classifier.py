@@ -1,5 +1,7 @@
 """Scores of a classifier: held-out data beside the training split, scored the same way."""
 
+import importlib.util
+import logging
 import pathlib
 from typing import NamedTuple, Protocol
 
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, processes
+from gmm_diffusion import assembly, extras, processes
 from gmm_diffusion.data import Dataset, Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import map_examples
@@ -16,6 +18,8 @@ from gmm_diffusion.model.classifier import AttributeObjective
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.runs import workdir
 from gmm_diffusion.types import Poll, PyTree
+
+log = logging.getLogger(__name__)
 
 
 class Readings(NamedTuple):
@@ -131,7 +135,13 @@ def evaluate(
         for name, value, train in zip(("loss", "accuracy"), *scores, strict=True)
     }
     features = None
-    if data.is_image:
+    if data.is_image and importlib.util.find_spec("flatbuffers") is None:
+        log.warning(
+            "The classifier's embedding is not written, which needs flatbuffers; install it with "
+            "%s and evaluate again.",
+            extras.advice("features"),
+        )
+    elif data.is_image:
         features = workdir.EMBEDDING
         if processes.is_first():
             (path / features).write_bytes(export_embedding(config, fitted, params, data.shape))

@@ -1,6 +1,7 @@
 """The classifier in a run: off without a trace, beside the denoiser, frozen, or trained alone."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import types
@@ -268,7 +269,9 @@ def test_a_run_without_a_classifier_and_a_judge_are_refused(make_config, tmp_pat
                 judge_lib.refuse_judge(panel, None, other, forbidden)
 
 
-def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp_path):
+def test_a_classifier_of_images_from_the_command_line(
+    make_config, run_main, tmp_path, monkeypatch, caplog
+):
     path = tmp_path / "run"
     settings = {
         "training.task": "classifier",
@@ -308,6 +311,14 @@ def test_a_classifier_of_images_from_the_command_line(make_config, run_main, tmp
         assert np.mean(nearest == read.label) == pytest.approx(value)
     space = features.make_extractor(f"file:{path / 'embedding.jaxexport'}", data)
     np.testing.assert_allclose(space.extract(read.x), embedding, atol=1e-4)
+
+    # Without the extra that writes it the scores are the same.
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        alone = classifier_evaluation.evaluate(run.config, data, run.fitted, run.params, path)
+    assert alone["metrics"] == result["metrics"]
+    assert alone["features"] == {"embedding": None}
+    assert "needs flatbuffers; install it with `pip install" in caplog.text
 
     with pytest.raises(InputError, match="needs the run of a denoiser"):
         sample.sample(run.config, path)
