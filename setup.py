@@ -39,10 +39,13 @@ DATA = [
 # jax.export writes and reads files with it: evaluation.features=file:PATH, and the embedding of a
 # classifier.
 FEATURES = ["flatbuffers>=25.9"]
+# Sweeps on SLURM.
+CLUSTER = ["submitit>=1.5"]
 # setuptools and wheel: a test builds the wheel with what is here. The tests execute the notebooks.
 TEST = [
     *DATA,
     *FEATURES,
+    *CLUSTER,
     "hypothesis>=6.140",
     "ipykernel>=7",
     "ipywidgets>=8.1",
@@ -97,6 +100,7 @@ setup(
     extras_require={
         "data": DATA,
         "features": FEATURES,
+        "cluster": CLUSTER,
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

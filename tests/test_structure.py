@@ -132,8 +132,18 @@ ALLOWED = {
     },
     "make_stats": {"command_line", "config", "errors", "paths", "data", "metrics", "assembly"},
     "check_env": {"command_line", "errors", "extras", "paths"},
-    "sweep": {"__init__", "command_line", "config", "errors", "paths", "signals", "runs", "main"},
-    "report": {"command_line", "config", "errors", "paths", "runs"},
+    "sweep": {
+        "__init__",
+        "command_line",
+        "config",
+        "errors",
+        "extras",
+        "paths",
+        "signals",
+        "runs",
+        "main",
+    },
+    "report": {"command_line", "config", "errors", "paths", "runs", "sweep"},
 }
 # Functions of arrays, as the core.
 ARRAYS = (

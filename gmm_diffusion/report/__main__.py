@@ -12,7 +12,8 @@ Markdown table with confidence intervals, and writes it with pictures to a direc
   --against FIELD=VALUE ...  differences from the runs with these settings, seed by seed
   --out DIR               of report.md and the pictures; default: report in the first DIR
 
-Without --x and --heatmap the pictures are bars. Exit status: 0 done, 1 failed, 2 bad input.
+Without --x and --heatmap the pictures are bars. Runs that a sweep has given to a cluster, and that
+are not done, are named with their state and their log. Exit status: 0 done, 1 failed, 2 bad input.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, printable
 from gmm_diffusion.runs.workdir import EVALUATION, EVALUATIONS, read_config
+from gmm_diffusion.sweep import submitted
 
 SEED = "training.seed"
 # Settings that change no metric.
@@ -63,18 +64,21 @@ class Result:
 
 
 def find(directories: Iterable[str | os.PathLike]) -> tuple[list[Result], list[str]]:
-    """All evaluations below the directories, and a sentence for each file that cannot be read.
+    """All evaluations below the directories, and a sentence for each file that cannot be read, and
+    for each run that a sweep has given to a cluster and that is not done.
 
     Raises:
       InputError: a directory that does not exist, or no evaluation at all.
     """
     directories = list(directories)
     files: set[pathlib.Path] = set()
+    sweeps: set[pathlib.Path] = set()
     for directory in directories:
         directory = paths.folder(directory, "DIR", exists="a directory of runs")
         for pattern in (EVALUATION, f"{EVALUATIONS}/*.json"):
             files.update(directory.resolve().rglob(pattern))
-    results, skipped = [], []
+        sweeps.update(path.parent for path in directory.resolve().rglob(submitted.FILE))
+    results, skipped = [], [line for out in sorted(sweeps) for line in submitted.unfinished(out)]
     for path in sorted(files):
         try:
             results.append(_read(path))

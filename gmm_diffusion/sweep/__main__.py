@@ -17,6 +17,12 @@ only the settings of sampling differ; what is printed goes to OUT/STAGE/seed0.lo
   --parallel=N      runs at a time, each on its share of the processors, which small networks use
                     better alone
   --dry_run         prints the plan and its time, and runs nothing
+  --cluster=slurm   gives the runs to SLURM, an array job a stage, and ends; typed again, the same
+                    command says how they are and submits those that have ended and are not done.
+                    --parallel is how many of a stage run at a time, --cluster=local a trial
+                    without SLURM. For each run, as sbatch takes them:
+    --time=4:00:00  after which it is saved and goes back into the queue, as when it is preempted
+    --gpus=N --cpus=N --memory=GB --partition= --account= --qos= --constraint=
 
 The plan comes first, with the time it takes: as measured in this sweep, or as declared, or guessed
 from a short run. Exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 after Ctrl-C or
@@ -33,7 +39,7 @@ from gmm_diffusion import command_line, paths, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import main as main_lib
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.sweep import assignments, plan, probe, runner, times
+from gmm_diffusion.sweep import assignments, cluster, plan, probe, runner, times
 from gmm_diffusion.sweep.jobs import check_workdirs, is_done
 
 
@@ -60,7 +66,7 @@ def _run(jobs, arguments, interrupt):
     store = arguments.out / "sweep.json"
     records, log = times.read(store), arguments.out / "probe.log"
     left = [job for job in jobs if not is_done(job)]
-    if not arguments.dry_run:
+    if not arguments.dry_run and not arguments.cluster:
         for stage in dict.fromkeys(job.stage for job in left):
             mine = [job for job in jobs if job.stage == stage]
             known = [times.estimate(job, records) for job in mine if job in left]
@@ -70,9 +76,11 @@ def _run(jobs, arguments, interrupt):
             records += probe.probe(mine, lambda line: runner.command(line, log, interrupt))
             interrupt.check()
             times.write(store, records)
-    print(times.table(jobs, left, records, arguments.parallel), flush=True)
+    print(times.table(jobs, left, records, arguments.parallel or 1), flush=True)
     if arguments.dry_run:
         return 0
+    if arguments.cluster:
+        return _submit(left, arguments, interrupt)
     outcome = runner.run(
         jobs,
         records,
@@ -80,13 +88,30 @@ def _run(jobs, arguments, interrupt):
         interrupt,
         lambda records: times.write(store, records),
         lambda line: print(line, flush=True),
-        parallel=arguments.parallel,
+        parallel=arguments.parallel or 1,
     )
     for job in outcome.failed:
         print(f"Failed: {job.title}, see {job.log}", file=sys.stderr)
     if outcome.left_out:
         print(f"Left out after a failure: {len(outcome.left_out)} evaluations", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _submit(left, arguments, interrupt):
+    """The exit status; that of SLURM's jobs is not known yet."""
+    cluster.submit(
+        left,
+        arguments.out,
+        arguments.cluster,
+        arguments.settings,
+        arguments.parallel,
+        interrupt,
+        lambda line: print(line, flush=True),
+    )
+    failed = [] if arguments.cluster == "slurm" else [job for job in left if not is_done(job)]
+    for job in failed:
+        print(f"Failed: {job.title}, see {job.log}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _parse(argv):
@@ -98,16 +123,28 @@ def _parse(argv):
     parser.add_argument("--out")
     parser.add_argument("--config")
     parser.add_argument("--minutes")
-    parser.add_argument("--parallel", default="1")
+    parser.add_argument("--parallel")
+    parser.add_argument("--cluster")
+    for flag in cluster.FLAGS:
+        parser.add_argument(f"--{flag}")
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.out:
         raise InputError("--out is missing; it must name the directory of the sweep.")
     arguments.out = paths.folder(arguments.out, "--out")
-    if not arguments.parallel.isdecimal() or int(arguments.parallel) < 1:
-        raise InputError(f"--parallel is {arguments.parallel!r}; valid is an integer from 1.")
-    arguments.parallel = int(arguments.parallel)
+    if arguments.parallel is not None:
+        if not arguments.parallel.isdecimal() or int(arguments.parallel) < 1:
+            raise InputError(f"--parallel is {arguments.parallel!r}; valid is an integer from 1.")
+        arguments.parallel = int(arguments.parallel)
+    given = {f: getattr(arguments, f) for f in cluster.FLAGS if getattr(arguments, f) is not None}
+    if arguments.cluster is not None:
+        arguments.settings = cluster.parameters(given)
+        cluster.check(arguments.cluster)
+        # Elsewhere the current directory may be another.
+        arguments.out = pathlib.Path(paths.absolute(arguments.out, "--out"))
+    elif given:
+        raise InputError(f"--{next(iter(given))} is for a cluster; add --cluster=slurm.")
     arguments.files = [text for text in arguments.rest if "=" not in text and text.endswith(".py")]
     rest = [text for text in arguments.rest if text not in arguments.files]
     arguments.assignments = dict(assignments.parse(text) for text in rest)

@@ -32,13 +32,49 @@ def shares(parallel: int) -> list[list[int]]:
     return [cores[i::parallel] or [cores[i % len(cores)]] for i in range(parallel)]
 
 
+def start(arguments: list[str], log: pathlib.Path, ignored: Sequence[int] = ()) -> subprocess.Popen:
+    """Starts `gmm_diffusion.main`, whose output is appended to `log`.
+
+    It is in a group of its own, because a Ctrl-C on a terminal would otherwise reach it twice, and
+    a second one kills.
+
+    Args:
+      arguments: of the command line.
+      log: file for what is printed.
+      ignored: signals that do nothing to it and to what it starts.
+    """
+
+    def ignore():
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+
+    line = [sys.executable, "-m", "gmm_diffusion.main", *arguments]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        print(f"$ {shlex.join(line)}", file=file, flush=True)
+        return subprocess.Popen(
+            line,
+            env=os.environ | {"PYTHONPATH": python_path()},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            preexec_fn=ignore if ignored else None,
+        )
+
+
+def python_path() -> str:
+    """`PYTHONPATH` with which a clone that is not installed is found from any directory."""
+    root = str(pathlib.Path(gmm_diffusion.__file__).parents[1])
+    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+
+
 def command(
     arguments: list[str], log: pathlib.Path, interrupt: Interrupt, cores: Sequence[int] = ()
 ) -> int:
-    """Runs `gmm_diffusion.main`; output is appended to `log`. Returns the exit status.
+    """Runs `gmm_diffusion.main`, see `start`, and returns the exit status.
 
-    A signal to this process is passed on, and waited for. The command is in a group of its own,
-    because a Ctrl-C on a terminal would otherwise reach it twice, and a second one kills.
+    A signal to this process is passed on, and waited for.
 
     Args:
       arguments: of the command line.
@@ -46,37 +82,23 @@ def command(
       interrupt: says whether a signal has arrived.
       cores: the processors to run on; all, if empty.
     """
-    line = [sys.executable, "-m", "gmm_diffusion.main", *arguments]
-    # A clone that is not installed is found from any directory.
-    root = str(pathlib.Path(gmm_diffusion.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        print(f"$ {shlex.join(line)}", file=file, flush=True)
-        child = subprocess.Popen(
-            line,
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        if cores:
-            os.sched_setaffinity(child.pid, cores)
-        passed_on = False
-        try:
-            while child.poll() is None:
-                if interrupt.received is not None and not passed_on:
-                    child.send_signal(interrupt.received)
-                    passed_on = True
-                if interrupt.repeated:  # Only the main thread gets a KeyboardInterrupt.
-                    raise KeyboardInterrupt
-                time.sleep(_POLL_SECONDS)
-        except KeyboardInterrupt:  # The second Ctrl-C.
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
-        return child.returncode
+    child = start(arguments, log)
+    if cores:
+        os.sched_setaffinity(child.pid, cores)
+    passed_on = False
+    try:
+        while child.poll() is None:
+            if interrupt.received is not None and not passed_on:
+                child.send_signal(interrupt.received)
+                passed_on = True
+            if interrupt.repeated:  # Only the main thread gets a KeyboardInterrupt.
+                raise KeyboardInterrupt
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:  # The second Ctrl-C.
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        raise
+    return child.returncode
 
 
 @dataclasses.dataclass
