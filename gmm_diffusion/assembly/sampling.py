@@ -35,6 +35,7 @@ def sample(
     seed: int,
     guidance: Iterable[Guidance] = (),
     poll: Poll | None = None,
+    first: int = 0,
 ) -> Samples:
     """`Model.sample` as `model.config.sample` says."""
     group = model.config.sample
@@ -47,6 +48,7 @@ def sample(
         guidance=guidance,
         batch_size=group.batch_size,
         component=group.component,
+        first=first,
         poll=poll,
     )
 

@@ -14,7 +14,8 @@ from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import Dataset, Split
 from gmm_diffusion.data.dataset import evenly_spaced
-from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation.drawn import Drawn
 from gmm_diffusion.evaluation.images import ImageScores, stored_statistics
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
@@ -56,6 +57,7 @@ def evaluate(
     path: pathlib.Path,
     guidance: Iterable[Guidance] = (),
     poll: Poll | None = None,
+    partial: pathlib.Path | None = None,
 ) -> dict:
     """All metrics that the dataset allows, as the groups `sample` and `evaluation` say.
 
@@ -70,6 +72,7 @@ def evaluate(
       path: of the judges, which are kept in its folder `evaluation.judge_dir`.
       guidance: of the samples.
       poll: called before each batch of samples; what it raises ends the evaluation.
+      partial: folder in which samples are kept, for an evaluation that is stopped and made again.
 
     Returns:
       {"metrics": {name: {"value", "blocks", "floor"}}, ...} and how they were computed. Metrics of
@@ -100,18 +103,7 @@ def evaluate(
         unseen = _unseen(data, conditioner, num)
     if images and unseen:
         floor |= images.attributes("unseen_", unseen.split.x, unseen.attributes)
-    blocks, infos = [], []
-
-    def sample(asked, seed, count, tick):
-        # The first process may have trained judges, or scored.
-        processes.meet()
-        samples = assembly.sample(model, count, asked, seed, guidance, tick)
-        if samples.info is not None:
-            infos.append(samples.info)
-        if not np.isfinite(samples.x).all():
-            raise RunError("Samples are not finite; the model cannot be evaluated.")
-        return samples.images() if data.is_image else samples.x
-
+    blocks, drawn = [], Drawn(model, guidance, partial)
     batches = -(-num // config.sample.batch_size)
     if unseen:
         batches += -(-len(unseen.split) // config.sample.batch_size)
@@ -123,13 +115,14 @@ def evaluate(
             if asked is not None:
                 label = asked.label if labelled and asked.label.min() >= 0 else None
                 attributes = asked.attributes if named else None
-            x = sample("train" if asked is None else asked, seed, num, tick)
+            x = drawn.sample(num, "train" if asked is None else asked, seed, tick)
             scores = score(x, label, attributes)
             if unseen:
-                x = sample(unseen.request, seed, len(unseen.split), tick)
+                x = drawn.sample(len(unseen.split), unseen.request, seed, tick)
                 if images:
                     scores |= images.attributes("unseen_", x, unseen.attributes)
             blocks.append(scores)
+    infos = drawn.infos
     metrics = {name: _metric([block[name] for block in blocks], floor[name]) for name in blocks[0]}
     for name, metric in metrics.items():
         if images and name.startswith("coverage_"):

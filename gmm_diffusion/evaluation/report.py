@@ -1,6 +1,7 @@
 """The evaluation of a run, written and printed, with what the model costs."""
 
 import pathlib
+import shutil
 from collections.abc import Iterable
 
 import jax
@@ -30,16 +31,18 @@ def evaluate_and_report(
 
     Of several processes, which evaluate together, the first one writes, and all return the same.
 
+    One that was stopped goes on from the samples that it drew.
     The result is `evaluation.json`, or with `evaluation.name` `evaluations/NAME.json`. Beside the
     metrics it holds the settings that it was made with, and what the model costs.
     """
     config = model.config
     evaluate, as_text = EVALUATIONS[config.training.task]
-    scores = evaluate(model, data, path, guidance, poll)
-    return processes.of_first(lambda: _report(model, path, guidance, scores, as_text))
+    partial = workdir.evaluation_path(path, config.evaluation.name).with_suffix(".partial")
+    scores = evaluate(model, data, path, guidance, poll, partial)
+    return processes.of_first(lambda: _report(model, path, guidance, scores, as_text, partial))
 
 
-def _report(model, path, guidance, scores, as_text):
+def _report(model, path, guidance, scores, as_text, partial):
     config = model.config
     taken = scores.pop("parallel", {})
     result = {
@@ -51,6 +54,7 @@ def _report(model, path, guidance, scores, as_text):
     file = workdir.evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
     workdir.write_json(file, result)
+    shutil.rmtree(partial, ignore_errors=True)
     print(as_text(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")
@@ -118,8 +122,8 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _evaluate_classifier(model, data, path, guidance, poll):
-    del guidance  # A classifier is not sampled.
+def _evaluate_classifier(model, data, path, guidance, poll, partial):
+    del guidance, partial  # A classifier is not sampled.
     return classifier_evaluation.evaluate(
         model.config, data, model.fitted, model.params, path, poll
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from gmm_diffusion import assembly, signals
 from gmm_diffusion.assembly import conditioners
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import evaluate, train
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import storage
 from gmm_diffusion.training import state
@@ -250,3 +251,39 @@ def test_a_signal_during_the_evaluation_loses_no_training(make_config, tmp_path,
     result = train.train(config, tmp_path / "run")
     assert result["step"] == STEPS
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == result
+
+
+def test_an_evaluation_that_is_stopped_half_way_ends_as_the_whole(make_config, tmp_path, monkeypatch):
+    config = unconditional(make_config)
+    config.evaluation.blocks, config.sample.batch_size = 2, 20  # Each of five portions.
+    whole = train.train(config, tmp_path / "run")
+    folder = tmp_path / "run" / "evaluation.partial"
+    assert not folder.exists()
+    calls, stops, original = [], [True], assembly.sample
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if stops and len(calls) == 8:  # In the second block.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(assembly, "sample", interrupted)
+    (tmp_path / "run" / "evaluation.json").unlink()
+    with pytest.raises(signals.Interrupted):
+        evaluate.evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    stops.clear()
+    kept = sorted(folder.iterdir())
+    assert len(kept) == 7
+    # One of them is damaged, and drawn again.
+    kept[0].write_bytes(kept[0].read_bytes()[:-200])
+    shutil.copytree(folder, tmp_path / "kept")
+    assert evaluate.evaluate(config, tmp_path / "run") == whole
+    assert len(calls) == 8 + 10 - (7 - 1)
+    assert not folder.exists()
+    # With another sampler none of them is taken.
+    shutil.copytree(tmp_path / "kept", folder)
+    calls.clear()
+    config.sample.steps = 3
+    assert evaluate.evaluate(config, tmp_path / "run")["metrics"] != whole["metrics"]
+    assert len(calls) == 10

@@ -50,7 +50,7 @@ def score(monkeypatch):
     def run(parts, path, samples, labels):
         config, data, fitted = parts
 
-        def sample(model, num, condition, seed, guidance, poll):
+        def sample(model, num, condition, seed, guidance, poll, first):
             assert num == len(samples)
             return Samples(samples)
 
