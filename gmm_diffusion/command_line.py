@@ -20,6 +20,9 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths, shipped_configs, standard_streams
 from gmm_diffusion.errors import InputError, RunError
 
+# Of XLA_FLAGS; XLA for the CPU takes it and needs it not.
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
 
 class Parsed(NamedTuple):
     """What a command line says.
@@ -217,6 +220,23 @@ def _flag_cause(error):
         kind = type(config_lib.fields(config_lib.default())[value[1]]).__name__
         return f"{value[1]} is {value[2]!r}; it must be of type {kind}."
     return f"{error}.".replace(" ?.", "?")
+
+
+def make_deterministic() -> None:
+    """Tells XLA to take on GPUs only operations that give the same bits each time.
+
+    Raises:
+      InputError: JAX has found its devices in this process already, and no longer listens.
+    """
+    if "jax" in sys.modules:
+        from jax._src import xla_bridge  # No public name says so.
+
+        if xla_bridge.backends_are_initialized():
+            raise InputError(
+                "--deterministic comes too late, since JAX runs in this process already; set "
+                f"XLA_FLAGS={_DETERMINISTIC} before it starts."
+            )
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
 
 
 def prepare_jax() -> None:

@@ -15,6 +15,8 @@ Several processes, on one machine or many, do the same together when each is sta
 HOST being where process 0 runs and PORT any free one there, or by srun, mpirun or on all workers
 of a TPU slice without these. --processes=1 asks for none.
 
+  --deterministic  the same bits each time on GPUs, too, at some cost of speed
+
 Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
 saved after Ctrl-C or SIGTERM; a reader of the output that leaves, as in `| head`, changes none of
 it.
@@ -48,12 +50,14 @@ class Command(NamedTuple):
       workdir: directory of the run.
       config: its settings.
       group: the processes that do it.
+      deterministic: whether GPUs are to give the same bits each time.
     """
 
     mode: str
     workdir: str
     config: ConfigDict
     group: ProcessGroup
+    deterministic: bool = False
 
 
 def parse(argv: list[str]) -> Command:
@@ -73,12 +77,13 @@ def parse(argv: list[str]) -> Command:
         flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
         flags.DEFINE_integer("process", None, "Which this one is.", flag_values=values)
         flags.DEFINE_integer("wait", 300, "Seconds to wait for the others.", flag_values=values)
+        flags.DEFINE_boolean("deterministic", False, "The same bits.", flag_values=values)
 
     path, config, overrides, values = command_line.parse(argv, define)
     workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir"))
     group = ProcessGroup(values.coordinator, values.processes, values.process, values.wait)
     config = _merge(values.mode, workdir, path, config, overrides)
-    return Command(values.mode, workdir, config, group)
+    return Command(values.mode, workdir, config, group, values.deterministic)
 
 
 def _workdir(given, config):
@@ -133,6 +138,8 @@ def run(argv: list[str]) -> int:
 def _work(argv):
     command = parse(argv)
     config_lib.validate(command.config)
+    if command.deterministic:
+        command_line.make_deterministic()
     # Imported late: a bad flag should be refused before jax has loaded.
     from gmm_diffusion import processes
 

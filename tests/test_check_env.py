@@ -69,6 +69,11 @@ def test_floors_are_those_of_setup(monkeypatch):
     assert [str(r) for r in check_env.requirements()] == given["install_requires"]
 
 
+def test_no_package_is_held_back():
+    """Installing us may not replace a newer JAX or NumPy that is in use, as on Colab."""
+    assert {s.operator for r in check_env.requirements() for s in r.specifier} == {">="}
+
+
 def test_floors_of_a_wheel(monkeypatch, tmp_path):
     noted = ["jax>=0.10.2", "numpy>=2.3", 'tensorflow-cpu>=2.20; extra == "data"']
     monkeypatch.setattr(extras, "ROOT", tmp_path)
@@ -175,6 +180,10 @@ def test_a_tpu_that_another_process_holds(monkeypatch, tmp_path):
     assert check_env.tpu_holders(tmp_path / "proc") == [77, 123]
     assert check_env.tpu_holders() == []
     monkeypatch.setattr(check_env, "tpu_holders", lambda: [77, 123])
+    # JAX may go to the CPU without a word.
+    (sentence,) = off("--expect=tpu")
+    assert "--expect is tpu, and JAX finds cpu only" in sentence
+    assert sentence.endswith("; process 77 holds it; process 123 holds it.")
     monkeypatch.setattr(jax, "devices", taken)
     (sentence,) = off("--expect=tpu")
     assert "backend 'tpu': ABORTED: in use" in sentence

@@ -12,9 +12,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax._src import xla_bridge
 from PIL import Image
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import main as main_lib
 from gmm_diffusion.assembly import training
 from gmm_diffusion.assembly.load import load_params, load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
@@ -183,6 +185,21 @@ def test_missing_arguments(refused, tmp_path):
         f"--config={tmp_path / 'absent.py'}", f"--workdir={tmp_path / 'run'}"
     )
     assert "which is not a file" in refused(f"--config={tmp_path}", f"--workdir={tmp_path / 'run'}")
+
+
+def test_bits_that_are_the_same_on_gpus(refused, run_main, monkeypatch):
+    """XLA reads its flags when JAX looks for devices, which is after this."""
+    seen = []
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    monkeypatch.setattr(main_lib, "do", lambda command: seen.append(os.environ["XLA_FLAGS"]) or 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
+        assert run_main("--config=tiny", "--workdir=new", "--deterministic")[0] == 0
+    assert seen == ["--xla_dump_to=here --xla_gpu_deterministic_ops=true"]
+    jax.devices()
+    sentence = refused("--config=tiny", "--workdir=new", "--deterministic")
+    assert "--deterministic comes too late" in sentence
+    assert "XLA_FLAGS=--xla_gpu_deterministic_ops=true" in sentence
 
 
 def test_help_explains_the_modes(run_main):

@@ -253,7 +253,7 @@ def test_a_signal_during_the_evaluation_loses_no_training(make_config, tmp_path,
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == result
 
 
-def test_an_evaluation_that_is_stopped_half_way_ends_as_the_whole(make_config, tmp_path, monkeypatch):
+def test_an_evaluation_stopped_half_way_ends_as_the_whole(make_config, tmp_path, monkeypatch):
     config = unconditional(make_config)
     config.evaluation.blocks, config.sample.batch_size = 2, 20  # Each of five portions.
     whole = train.train(config, tmp_path / "run")

@@ -65,6 +65,19 @@ def test_vectors_and_reproducibility():
     assert judge.fit_judge(data, seed=4, **options).hash != a.hash
 
 
+def test_a_signal_ends_the_training():
+    calls = []
+
+    def poll():
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge.fit_judges(_blobs(), 2, num_epochs=1, batch_size=32, poll=poll)
+    assert calls == [0, 1, 2]
+
+
 def test_judges_differ_in_their_seed_alone():
     data, options = _blobs(), {"num_epochs": 1, "batch_size": 32}
     made = judge.fit_judges(data, 3, seed=5, **options)

@@ -452,7 +452,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     executed = []
 
     def command(arguments, log, interrupt, cores):
-        mode, workdir, config, _ = main_lib.parse(["main", *arguments])
+        mode, workdir, config, *_ = main_lib.parse(["main", *arguments])
         executed.append((mode, pathlib.Path(workdir).relative_to(tmp_path).as_posix()))
         finish(jobs.Job("", mode, pathlib.Path(workdir), "", {}, config))
         return 0
