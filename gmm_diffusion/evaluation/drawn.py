@@ -115,8 +115,8 @@ class Drawn:
 
 
 def _rows(asked, rows):
-    attributes = None if asked.attributes is None else asked.attributes[rows]
-    return Request(asked.weights[rows], asked.label[rows], attributes)
+    given = {name: array for name, array in asked._asdict().items() if array is not None}
+    return asked._replace(**{name: array[rows] for name, array in given.items()})
 
 
 def _arrays(info):
