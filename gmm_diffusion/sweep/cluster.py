@@ -194,7 +194,7 @@ def submit(
       out: directory of the sweep, absolute.
       cluster: one of `CLUSTERS`.
       settings: see `parameters`.
-      parallel: runs of a stage at a time; None leaves it to SLURM, and is one for "local".
+      parallel: runs of a stage at a time; None is what SLURM has room for, and one for "local".
       interrupt: asked while waiting.
       say: prints a line.
 
@@ -228,7 +228,8 @@ def submit(
             say(f"{stage}: submitted {len(batch)} runs, job {number}, logs in {out / stage}")
             if cluster == "local":
                 _wait(tasks, interrupt)
-        before += [known[run].job.split("_")[0] for run in runs]
+        mine = [known[run] for run in runs if known[run].cluster == "slurm"]
+        before += [run.job.split("_")[0] for run in mine]
 
 
 def _batches(runs, size):

@@ -1,6 +1,6 @@
 """The runs of a sweep that were given to a cluster, and what has become of them.
 
-OUT/jobs.json has the newest job of each. SLURM is asked for what is queued or running, and the disk
+OUT/sweep_jobs.json has the newest job of each. SLURM is asked for what is queued or running, and the disk
 for what is done.
 """
 
@@ -14,7 +14,7 @@ from gmm_diffusion.errors import RunError, printable
 from gmm_diffusion.runs.workdir import write_json
 from gmm_diffusion.sweep import runner
 
-FILE = "jobs.json"
+FILE = "sweep_jobs.json"
 # Of submitit's own files; no stage has this name.
 FOLDER = ".submitit"
 

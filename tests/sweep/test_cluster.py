@@ -221,7 +221,7 @@ def test_slurm_that_does_not_answer_or_refuses(slurm, capsys):
     _, err = capsys.readouterr()
     assert "squeue does not say which jobs are queued: slurm_load_jobs error: Unable to" in err
     (slurm / "down").unlink()
-    (slurm / "out" / "jobs.json").write_text('{"runs": [{"ru')
+    (slurm / "out" / "sweep_jobs.json").write_text('{"runs": [{"ru')
     assert sweep.run(LINE) == 1
     _, err = capsys.readouterr()
     assert "jobs.json cannot be read" in err
