@@ -81,6 +81,9 @@ class Drawn:
         file = self._file(first, count, asked, seed)
         kept = None if file is None else _read(file)
         if processes.of_first(lambda: kept is not None):
+            if poll is not None:  # It counts the batches, too.
+                for _ in range(0, count, self.model.config.sample.batch_size):
+                    poll()
             # The others only help to draw.
             arrays = kept or {"x": np.zeros((count, *self.model.shape), np.float32)}
         else:
@@ -95,8 +98,6 @@ class Drawn:
     def _draw(self, first, count, asked, seed, poll):
         # The first process may have trained judges, or scored.
         processes.meet()
-        if poll is not None:
-            poll()
         samples = assembly.sample(self.model, count, asked, seed, self.guidance, poll, first)
         if not np.isfinite(samples.x).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
