@@ -1,7 +1,7 @@
 """The runs of a sweep that were given to a cluster, and what has become of them.
 
-OUT/sweep_jobs.json has the newest job of each. SLURM is asked for what is queued or running, and the
-disk for what is done.
+OUT/sweep_jobs.json has the newest job of each. SLURM is asked for what is queued or running, and
+the disk for what is done.
 """
 
 import dataclasses
