@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -101,6 +102,27 @@ def make_config():
             config.network.name = "mlp"
             config.network.width = 8
         return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_conditioner():
+    """`(labels [N]) -> Conditioner` of two classes, by a learned table."""
+
+    def make(label):
+        from gmm_diffusion import conditioning
+
+        return conditioning.create(
+            conditioning.lay_out(2),
+            None,
+            np.arange(2),
+            np.eye(2, dtype=np.float32)[label],
+            np.asarray(label),
+            2,
+            embedding_name="table",
+            semantics="example",
+        )
 
     return make
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion import conditioning
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model import guidance as guidances
@@ -58,18 +57,8 @@ def _count(name, rows):
 
 
 @pytest.fixture(scope="module")
-def conditioner():
-    weights = np.eye(2, dtype=np.float32)[np.repeat([0, 1], [1, 3])]
-    made = conditioning.create(
-        conditioning.lay_out(2),
-        None,
-        np.arange(2),
-        weights,
-        weights.argmax(axis=1),
-        2,
-        embedding_name="table",
-        semantics="example",
-    )
+def conditioner(make_conditioner):
+    made = make_conditioner(np.repeat([0, 1], [1, 3]))
     np.testing.assert_allclose(made.base, BASE)
     return made
 

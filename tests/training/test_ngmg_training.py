@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion import assembly, conditioning, devices, signals
+from gmm_diffusion import assembly, devices, signals
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import sample, train
@@ -335,7 +335,7 @@ class Shrink:
         return self.factor * x
 
 
-def test_the_pull_of_a_classifier_by_hand():
+def test_the_pull_of_a_classifier_by_hand(make_conditioner):
     # One Euler step to noise level 0 is one evaluation: the denoised data themselves.
     a, b, strength, highest = 0.6, 1.5, 0.3, 4.0
     centers = np.array([[1.0, 2.0], [-3.0, 0.5]], np.float32)
@@ -347,16 +347,7 @@ def test_the_pull_of_a_classifier_by_hand():
             return jnp.sum((params * x - weights @ centers) ** 2, axis=1) / 2
 
     weights = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1]]
-    conditioner = conditioning.create(
-        conditioning.lay_out(2),
-        None,
-        np.arange(2),
-        weights,
-        weights.argmax(axis=1),
-        2,
-        embedding_name="table",
-        semantics="example",
-    )
+    conditioner = make_conditioner([0, 1, 1, 0, 1])
     transform = batches.Transform(np.zeros(2, np.float32))
     fitted = FittedStatistics(transform, np.float32(1), conditioner)
     classifier = Squares()
