@@ -97,6 +97,16 @@ def unreplicate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
 
 
+def is_finite(tree: PyTree) -> bool:
+    """Whether all of the first device's copy of a replicated pytree is finite; it stays there."""
+    return bool(_all_finite([x.addressable_data(0) for x in jax.tree.leaves(tree)]))
+
+
+@jax.jit
+def _all_finite(leaves):
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
 def make_train_steps(
     train_step: TrainStep, num_devices: int | None = None
 ) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:

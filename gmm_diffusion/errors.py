@@ -1,9 +1,14 @@
 """The two ways in which a run ends other than well, and when it is not a file's fault."""
 
 import os
+import re
 
 # Of a message. What is left out of a longer one is its middle: a value that it quotes.
 _MOST = 2000
+_MOST_OF_CAUSE = 200
+_REFUSED = re.compile(
+    "^RESOURCE_EXHAUSTED|Cannot allocate memory|failed to map segment|can't start new thread"
+)
 
 
 class InputError(ValueError):
@@ -30,6 +35,21 @@ def _cut(text):
     if len(text) <= _MOST:
         return text
     return f"{text[: _MOST // 2]} [{len(text) - _MOST} characters] {text[-_MOST // 2 :]}"
+
+
+def out_of_memory(error: BaseException) -> RunError | None:
+    """What a person reads where memory was refused; None for every other error.
+
+    Python and NumPy raise MemoryError, JAX and TensorFlow an error of their own with a word in
+    front, and a library that finds no room for itself is an ImportError.
+    """
+    if isinstance(error, (InputError, RunError)):
+        return None  # Its sentence is there, and may quote such words.
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or _REFUSED.search(text):
+        detail = f" ({text[:_MOST_OF_CAUSE].rstrip('.')})" if text else ""
+        return RunError(f"There is not enough memory{detail}; smaller batches need less.")
+    return None
 
 
 def read_fault(path: str | os.PathLike) -> OSError | None:

@@ -140,6 +140,7 @@ def _work(argv):
     config_lib.validate(command.config)
     if command.deterministic:
         command_line.make_deterministic()
+    command_line.check_address_space()
     # Imported late: a bad flag should be refused before jax has loaded.
     from gmm_diffusion import processes
 

@@ -23,7 +23,7 @@ from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset, batches
-from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.errors import InputError, RunError, out_of_memory
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import from_arrays, to_arrays
@@ -69,11 +69,13 @@ def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict
             raise RunError(
                 f"The run was stopped by an error: {cause}. {_standing(run_dir)}"
             ) from error
-        except MemoryError as error:
-            raise RunError(f"There is not enough memory. {_standing(run_dir)}") from error
         except KeyboardInterrupt:
             log.warning("Stopped at once, without saving. %s", _standing(run_dir))
             raise
+        except Exception as error:
+            if (refused := out_of_memory(error)) is None:
+                raise
+            raise RunError(f"{refused} {_standing(run_dir)}") from error
 
 
 def _standing(run_dir):
@@ -304,6 +306,9 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
                 metrics_log.write(step, {"output_failed": 1})
             crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
             if crossed(config.training.log_every):
+                # The loss tells nothing of averages, nor of moments too large to move anything.
+                if not devices.is_finite(state):
+                    raise _spoilt(step)
                 metrics_log.write(step, window.flush(step, config.training.batch_size))
             # Before the checkpoint: a run that resumes from it does not come by here again.
             if first and crossed(config.checkpoint.snapshot_every):
@@ -358,11 +363,15 @@ def _on_host(step, tree):
     """The first device's copy, which must be finite to be written anywhere."""
     tree = devices.unreplicate(tree)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
-        raise RunError(
-            f"The parameters or their averages are not finite at step {step}, and are not saved; "
-            "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
-        )
+        raise _spoilt(step)
     return tree
+
+
+def _spoilt(step):
+    return RunError(
+        f"The parameters or their averages are not finite at step {step}, and are not saved; "
+        "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
+    )
 
 
 def _save(parts, store, lock, window, step, state):

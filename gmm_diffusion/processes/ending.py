@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.errors import InputError, RunError, out_of_memory
 from gmm_diffusion.processes import agreeing
 
 _FAILED = "gmm_diffusion/failed"
@@ -79,7 +79,10 @@ def together() -> Iterator[None]:
 
 def _tell(error):
     """Tells the others of an error; returns it, or what was behind it in another process."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    refused = out_of_memory(error)
+    if refused is not None:
+        error = refused
+    elif isinstance(error, jax.errors.JaxRuntimeError):
         note = _news(_NEWS_SECONDS)
         if note is None:
             cause = str(error).splitlines()[0][:_MOST].rstrip(".")

@@ -56,6 +56,8 @@ def _raise(error):
 
 def cause(error: Exception) -> str:
     """The words for an error that a person can act on, as the end of a sentence."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory."
     text = first_line(error)
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""

@@ -1,11 +1,16 @@
 """The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
 
-N kills (a quarter of them while a checkpoint is being written), and each file of the newest
-checkpoint damaged in each way. It prints the figures of docs/reliability.md.
+N kills (a quarter of them while a checkpoint is being written), N/4 processes that get no more
+memory, and each file of the newest checkpoint damaged in each way. It prints the figures of
+docs/reliability.md.
 """
 
+import collections
+import contextlib
 import os
+import pathlib
 import random
+import resource
 import shutil
 import subprocess
 import time
@@ -60,6 +65,49 @@ def test_kills(straight, tmp_path):
         survived += 1
         shutil.rmtree(workdir)
     print(f"\n{NUMBER} kills, {alive} before the end, {saving} in a save: {survived} survived")
+
+
+def refuse_memory(workdir, seconds, spare):
+    """Starts the run, whose memory may after a while grow by `spare` bytes only; its status."""
+    process = subprocess.Popen(
+        runs.command(workdir),
+        cwd=runs.REPOSITORY,
+        env=runs.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        pages = pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[0]
+        most = int(pages) * os.sysconf("SC_PAGE_SIZE") + spare
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (most, most))
+    try:
+        _, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+        return "hung", errors
+    return process.returncode, errors
+
+
+def test_memory_that_is_refused(straight, tmp_path):
+    draw = random.Random(1)
+    start = time.monotonic()
+    runs.finish(runs.command(tmp_path / "timed"))
+    whole = time.monotonic() - start
+    outcomes = collections.Counter()
+    for number in range(-(-NUMBER // 4)):
+        workdir = tmp_path / str(number)
+        seconds, spare = draw.uniform(0, whole), draw.choice((0, 2**20, 2**24, 2**27))
+        status, errors = refuse_memory(workdir, seconds, spare)
+        said = status == 1 and "Traceback" not in errors and "not enough memory" in errors
+        outcomes["a sentence" if said else f"status {status}"] += 1
+        result = runs.finish(runs.command(workdir))
+        assert result.returncode == 0, result.stderr
+        runs.assert_same(workdir, straight)
+        shutil.rmtree(workdir)
+    print(f"\nno more memory: {dict(outcomes)}; {sum(outcomes.values())} survived")
 
 
 def flip(path):

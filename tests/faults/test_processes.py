@@ -1,6 +1,7 @@
 """What a user sees when something happens to a run: exit status, one sentence, nothing lost."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -141,3 +142,12 @@ def test_a_platform_that_is_not_there(straight, tmp_path):
     assert result.stderr.splitlines()[-1].startswith("Error: JAX_PLATFORMS is 'tpu'")
     assert "Traceback" not in result.stderr
     assert {p: p.stat().st_mtime_ns for p in straight.rglob("*")} == before
+
+
+def test_an_address_space_in_which_nothing_starts(tmp_path):
+    # Left alone, OpenBLAS asks for its buffers for ever.
+    arguments = ["sh", "-c", 'ulimit -v 819200; exec "$@"', "sh", *runs.command(tmp_path / "run")]
+    result = runs.finish(arguments)
+    assert result.returncode == 1
+    assert re.fullmatch(r"Failed: .*limited to 0\.78 GiB \(ulimit -v\).*\.\n", result.stderr)
+    assert not (tmp_path / "run").exists()

@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -13,21 +14,8 @@ import runs
 from gmm_diffusion import pictures, signals
 from gmm_diffusion.commands import train
 from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import metrics_log, storage
-
-
-@pytest.fixture
-def config(make_config, monkeypatch):
-    present = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: present)
-    return runs.configure(make_config("tiny"))
-
-
-@pytest.fixture
-def whole(config, tmp_path):
-    """The run of `config` that nothing happened to."""
-    train.train(config, tmp_path / "whole")
-    return tmp_path / "whole"
 
 
 def at_step(monkeypatch, step, act):
@@ -50,6 +38,37 @@ def test_stops_at_awkward_steps_leave_no_trace_in_the_log(config, tmp_path, monk
                 train.train(config, tmp_path / "run")
     train.train(config, tmp_path / "run")
     runs.assert_same(tmp_path / "run", whole)
+
+
+def no_memory_in_jax():
+    jnp.zeros(2**46).block_until_ready()  # 256 TiB are in no address space.
+
+
+def no_memory_in_numpy():
+    np.zeros(2**46)
+
+
+@pytest.mark.parametrize("ask", [no_memory_in_jax, no_memory_in_numpy])
+def test_memory_that_is_refused(config, tmp_path, monkeypatch, whole, ask):
+    with monkeypatch.context() as patch:
+        at_step(patch, 14, ask)
+        refused = r"not enough memory \(.*allocat.*less\. The last checkpoint is that of step 14\."
+        with pytest.raises(RunError, match=refused):
+            train.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
+    runs.assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("mode", ["sample", "evaluate"])
+@pytest.mark.parametrize("ask", [no_memory_in_jax, no_memory_in_numpy])
+def test_memory_that_is_refused_after_training(straight, monkeypatch, run_main, mode, ask):
+    before = {p: p.read_bytes() for p in straight.rglob("*") if p.is_file()}
+    monkeypatch.setattr(Model, "sample", lambda *args, **kwargs: ask())
+    status, _, errors = run_main(f"--workdir={straight}", f"--mode={mode}")
+    assert status == 1
+    last = errors.splitlines()[-1]
+    assert re.fullmatch(r"Failed: There is not enough memory \(.*\); smaller batches.*", last), last
+    assert {p: p.read_bytes() for p in straight.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("part", ["line", "sheet"])
@@ -88,27 +107,6 @@ def test_an_error_in_the_loop_saves_what_was_good(config, tmp_path, monkeypatch,
     assert storage.steps(tmp_path / "run" / "checkpoints") == [8, 14]
     train.train(config, tmp_path / "run")
     runs.assert_same(tmp_path / "run", whole)
-
-
-def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path, monkeypatch):
-    original = train.devices.make_train_steps
-
-    def poisoned(step):
-        run = original(step)
-
-        def steps(state, batches, key):
-            state, metrics = run(state, batches, key)
-            if int(np.asarray(state.step).max()) >= 12:
-                state = state.replace(ema=jax.tree.map(lambda x: x * np.nan, state.ema))
-            return state, metrics
-
-        return steps
-
-    monkeypatch.setattr(train.devices, "make_train_steps", poisoned)
-    with pytest.raises(RunError, match=r"not finite at step 16.* checkpoint is that of step 8\."):
-        train.train(config, tmp_path / "run")
-    assert storage.steps(tmp_path / "run" / "checkpoints") == [8]
-    assert not list((tmp_path / "run" / "snapshots").glob("*_step_16*"))
 
 
 def test_a_checkpoint_that_cannot_be_read_is_kept(config, tmp_path, whole):
