@@ -12,7 +12,6 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "gmm_diffusion/__init__.py"
 
 CORE = [
     "absl-py>=2.3",
-    "chex>=0.1.92",
     "clu>=0.0.12",
     "flax>=0.12.8",
     "jax>=0.10.2",

@@ -1,6 +1,7 @@
-"""Advice in messages can be followed."""
+"""What setup.py asks for is what the code imports, and advice in messages can be followed."""
 
 import ast
+import importlib.metadata
 import pathlib
 import re
 import shlex
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from gmm_diffusion import extras
 from gmm_diffusion.data import Dataset, Split
@@ -19,8 +22,8 @@ from gmm_diffusion.metrics.features import make_extractor
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
-def extras_of_setup():
-    """Extra -> requirements, read from setup.py without running it."""
+def setup_of():
+    """The body of setup.py, and its lists of requirements by their names, without running it."""
     tree = ast.parse((REPOSITORY / "setup.py").read_text())
     values = {}
     for node in tree.body:
@@ -30,11 +33,49 @@ def extras_of_setup():
                 for e in node.value.elts
             ]
             values[node.targets[0].id] = [text for item in items for text in item]
+    return tree, values
+
+
+def extras_of_setup():
+    """Extra -> requirements."""
+    tree, values = setup_of()
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     (call,) = [node for node in calls if ast.unparse(node.func) == "setup"]
     (given,) = [k.value for k in call.keywords if k.arg == "extras_require"]
     pairs = zip(given.keys, given.values, strict=True)
     return {key.value: values[value.id] for key, value in pairs}
+
+
+def distributions(requirements):
+    return {canonicalize_name(Requirement(text).name): Requirement(text) for text in requirements}
+
+
+def test_the_core_is_what_the_package_imports():
+    imported = set()
+    for path in REPOSITORY.glob("gmm_diffusion/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "gmm_diffusion"}
+    owners = importlib.metadata.packages_distributions()
+    found = {canonicalize_name(owner) for name in imported for owner in set(owners[name])}
+    # An extra names it, and only what needs it imports it.
+    assert found - {"flatbuffers"} == set(distributions(setup_of()[1]["CORE"]))
+
+
+def test_constraints_are_of_what_is_asked_for():
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pinned = {k: r.specifier for k, r in distributions(lines[1:]).items()}
+    _, lists = setup_of()
+    wanted = distributions(lists["CORE"] + lists["TEST"])
+    for name in wanted.keys() - {"setuptools", "wheel"}:  # Which `pip freeze` leaves out.
+        asked = wanted[name]
+        if asked.marker is None or asked.marker.evaluate():
+            (pin,) = pinned[name]
+            assert pin.operator == "=="
+            assert asked.specifier.contains(pin.version), f"{name}: {pin} and {asked.specifier}"
 
 
 def test_the_command_names_this_clone():
