@@ -118,6 +118,18 @@ def test_a_run_that_is_kept_goes_on(vectors, tmp_path):
         assembly.dataset(made.config)
 
 
+def test_the_law_of_noise_follows_the_data(vectors, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fit_lib, "_fit", lambda config, *_: asked.append(config.diffusion.law))
+    gd.fit(vectors)
+    gd.fit(gd.data.from_arrays(np.zeros((20, 4, 4, 1), np.uint8)))
+    gd.fit(vectors, law="given")
+    # A run of an earlier version goes on as it was.
+    (tmp_path / "config.json").write_text(config_lib.default().to_json_best_effort())
+    gd.fit(vectors, workdir=tmp_path)
+    assert asked == ["auto", "given", "given", "given"]
+
+
 def test_parts_that_do_not_fit_are_refused(vectors):
     with pytest.raises(InputError, match=r"network\.name is 'unet'; data of shape \(2,\) need mlp"):
         gd.fit(vectors, network=gd.networks.UNetSettings(8), steps=2)

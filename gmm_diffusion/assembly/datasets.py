@@ -11,7 +11,11 @@ from gmm_diffusion import paths
 from gmm_diffusion.assembly import exact
 from gmm_diffusion.assembly.kind import kind
 from gmm_diffusion.data import DATASETS, Dataset
-from gmm_diffusion.data.dataset import combination_classes, with_validation
+from gmm_diffusion.data.dataset import (
+    EXAMPLES_A_COMBINATION,
+    combination_classes,
+    with_validation,
+)
 from gmm_diffusion.errors import InputError
 
 
@@ -132,9 +136,18 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
         )
     needs_labels = own is not None and own.needs_labels(conditioning.per_class)
     if needs_labels and not data.num_classes:
+        need = f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class}"
+        if data.attribute_names:
+            shown = len(np.unique(np.asarray(data.train.attributes), axis=0))
+            raise InputError(
+                f"{need} needs classes, and the {len(data.train)} training examples of {data.name} "
+                f"show {shown} combinations of attributes, which are classes only where there are "
+                f"{EXAMPLES_A_COMBINATION} examples of each on average; use more examples, fewer "
+                "data.attributes, or kind attributes."
+            )
         raise InputError(
-            f"conditioning.kind {conditioning.kind!r} with per_class {conditioning.per_class} "
-            f"needs labels, and {data.name} has none; use kind gmm with per_class False, or none."
+            f"{need} needs labels, and {data.name} has none; use kind gmm with per_class False, or "
+            "none."
         )
     if needs_labels:
         labels = np.unique(np.asarray(data.train.label))

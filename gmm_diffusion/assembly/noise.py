@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 # Enough points to see parts that hold a twentieth of the data.
 _POINTS = 8192
 _COMPONENTS = (8, 32)
+# With fewer points a component and dimension it is thin along some direction by chance.
+_POINTS_A_DIMENSION = 10
 # So much of the data lies in parts as thin as tau: a few copies of one point are no detail.
 _SHARE = 0.05
 
@@ -34,8 +36,10 @@ def fit(config: ConfigDict, x: np.ndarray) -> NoiseLaw | None:
     if config.diffusion.law == "given":
         return None
     x = x[np.random.default_rng(0).permutation(len(x))[:_POINTS]]
+    most = len(x) // (_POINTS_A_DIMENSION * x.shape[1])
+    counts = [count for count in _COMPONENTS if count <= most] or [1]
     curve = selection.fit_curve(
-        jax.random.key(0), x, _COMPONENTS, "full", max_iterations=100, allow_degenerate=True
+        jax.random.key(0), x, counts, "full", max_iterations=100, allow_degenerate=True
     )
     tau = selection.smallest_std(curve.best("bic").mixture, _SHARE)
     covariance = np.atleast_2d(np.cov(x, rowvar=False, dtype=np.float64))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import tempfile
 
 from gmm_diffusion import config as config_lib
@@ -11,6 +12,7 @@ from gmm_diffusion.conditioning.settings import KINDS, ConditioningSettings, Fit
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.networks.settings import MLPSettings, UNetSettings
+from gmm_diffusion.runs import workdir as workdir_lib
 
 
 def fit(
@@ -23,6 +25,7 @@ def fit(
     learning_rate: float = 1e-2,
     seed: int = 0,
     flip: bool = False,
+    law: str | None = None,
     workdir: str | os.PathLike | None = None,
 ) -> Model:
     """A new model, trained as `train` trains it; all other settings are those of `config.default`.
@@ -37,6 +40,8 @@ def fit(
       learning_rate: its peak.
       seed: of parameters, noise and the order of examples.
       flip: whether images are mirrored with probability 1/2.
+      law: `diffusion.law`, of the noise in training; None takes "auto" for vectors and "given" for
+        images, and in a run that is gone on with its own.
       workdir: directory of the run, created if absent; resumed if it holds the same run. None keeps
         nothing on disk.
 
@@ -58,6 +63,7 @@ def fit(
     training = config.training
     training.num_steps, training.batch_size, training.seed = steps, batch_size, seed
     config.optimizer.learning_rate = learning_rate
+    config.diffusion.law = law or _usual_law(data, workdir)
     config.evaluation.at_end = False
     if workdir is not None:
         return _fit(config, data, workdir)
@@ -71,6 +77,12 @@ def fit(
 def _fit(config, data, workdir):
     train(config, os.fspath(workdir), data)
     return load_lib.load_run(workdir)
+
+
+def _usual_law(data, workdir):
+    if workdir is not None and (pathlib.Path(workdir) / workdir_lib.CONFIG).exists():
+        return workdir_lib.read_config(workdir).diffusion.law
+    return "given" if data.is_image else "auto"
 
 
 def _usual_conditioning(data):

@@ -114,6 +114,10 @@ class Dataset:
         return self.heldout if self.validation is None else self.validation
 
 
+# Classes with fewer training examples each, on average, would be names of single examples.
+EXAMPLES_A_COMBINATION = 10
+
+
 def combination_classes(data: Dataset) -> Dataset:
     """Data with attributes and no classes -> each combination in the training split is a class.
 
@@ -134,7 +138,7 @@ def combination_classes(data: Dataset) -> Dataset:
         )
     assert data.train.attributes is not None
     combinations, label = np.unique(data.train.attributes, axis=0, return_inverse=True)
-    if 10 * len(combinations) > len(label):
+    if EXAMPLES_A_COMBINATION * len(combinations) > len(label):
         return data
     number = {row.tobytes(): i for i, row in enumerate(combinations)}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import assembly, conditioning
-from gmm_diffusion.data import DATASETS, Dataset, Split, digits, to_float
+from gmm_diffusion.data import DATASETS, Dataset, Split, digits, faces, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.fitted import to_arrays
 from gmm_diffusion.sampling.parallel import picard
@@ -163,6 +163,15 @@ def test_mirror_images_count_where_training_mirrors(tiny):
     assert weights.shape == (2, len(data.heldout), 10)
     for view in weights:
         np.testing.assert_array_equal(view, np.eye(10)[data.heldout.label])
+
+
+def test_too_many_combinations_are_no_classes(make_config):
+    config = make_config("tiny")
+    config.conditioning.kind = "class"
+    config.data.update(name="faces", num_train=60, num_heldout=5, resolution=16)
+    shown = {tuple(row) for row in faces.draw_attributes(0, np.arange(60))}
+    with pytest.raises(InputError, match=rf"60 training .* show {len(shown)} combinations of attr"):
+        assembly.dataset(config)
 
 
 def test_a_mixture_over_all_classes_needs_no_labels(toy, monkeypatch):
