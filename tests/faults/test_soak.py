@@ -1,0 +1,76 @@
+"""Hours of training, and many calls, in one process, whose memory, files and threads stay as many.
+
+`GMM_DIFFUSION_SOAK=10800 python -m pytest -n 0 -s tests/faults/test_soak.py`: so many seconds, and
+a tenth as many calls of `Model.sample`. It prints the figures of docs/reliability.md.
+"""
+
+import gc
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+import runs
+
+from gmm_diffusion import signals
+from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.commands import train
+
+NUMBER = int(os.environ.get("GMM_DIFFUSION_SOAK", "0"))
+pytestmark = pytest.mark.skipif(not NUMBER, reason="GMM_DIFFUSION_SOAK is not set")
+PARTS = 10
+
+
+def measure():
+    """Megabytes of memory, open files and threads."""
+    gc.collect()
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    counts = [len(list(pathlib.Path("/proc/self", name).iterdir())) for name in ("fd", "task")]
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, *counts
+
+
+def assert_flat(what, seen):
+    # Caches fill and pools start in the first parts.
+    memory, files, threads = zip(*seen[PARTS // 3 :], strict=True)
+    print(f"\n{what}: memory {memory[0]:.0f} to {memory[-1]:.0f} MiB, {files[-1]} files, ", end="")
+    print(f"{threads[-1]} threads")
+    assert max(memory) < 1.02 * memory[0]
+    assert max(files) <= files[0] + 1  # One may be open at the moment, for a checkpoint.
+    assert max(threads) <= threads[0] + 1
+
+
+def test_training(config, tmp_path, monkeypatch):
+    config.training.num_steps = 10**8
+    config.training.heldout_every = 2000
+    config.training.log_every = config.checkpoint.every = 200
+    config.checkpoint.snapshot_every = 10**6
+    config.sample.num, config.sample.steps = 16, 2
+    seen, start = [], []
+
+    class Progress(train.Progress):
+        def update(self, done, loss, examples):
+            super().update(done, loss, examples)
+            if not start:
+                start.append(time.monotonic())
+            if time.monotonic() > start[0] + NUMBER * (len(seen) + 1) / PARTS:
+                seen.append(measure())
+                if len(seen) == PARTS:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train, "Progress", Progress)
+    with pytest.raises(signals.Interrupted):
+        train.train(config, tmp_path / "run")
+    done = runs.newest(tmp_path / "run")[0]
+    assert_flat(f"{NUMBER} s of training, {done} updates", seen)
+
+
+def test_samples(config, tmp_path):
+    train.train(config, tmp_path / "run")
+    model = load_lib.load_run(tmp_path / "run")
+    seen, calls = [], -(-NUMBER // 10 // PARTS)
+    for part in range(PARTS):
+        for call in range(calls):
+            model.sample(4 + call % 3, seed=part * calls + call, steps=2)
+        seen.append(measure())
+    assert_flat(f"{calls * PARTS} calls", seen)
