@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "gmm_diffusion/__init__.py"
 CORE = [
     "absl-py>=2.3",
     "clu>=0.0.12",
+    "etils[epath]>=1.15",
     "flax>=0.12.8",
     "jax>=0.10.2",
     "matplotlib>=3.10",
@@ -40,11 +41,14 @@ DATA = [
 FEATURES = ["flatbuffers>=25.9"]
 # Sweeps on SLURM.
 CLUSTER = ["submitit>=1.5"]
+# Runs in a bucket of Google Cloud Storage; orbax asks it by google-cloud-storage.
+GCS = ["fsspec>=2026.9", "gcsfs>=2026.9", "google-cloud-storage>=3.14"]
 # setuptools and wheel: a test builds the wheel with what is here. The tests execute the notebooks.
 TEST = [
     *DATA,
     *FEATURES,
     *CLUSTER,
+    *GCS,
     "hypothesis>=6.140",
     "ipykernel>=7",
     "ipywidgets>=8.1",
@@ -100,6 +104,7 @@ setup(
         "data": DATA,
         "features": FEATURES,
         "cluster": CLUSTER,
+        "gcs": GCS,
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

@@ -14,6 +14,7 @@ off, each in a sentence on standard error.
 import ast
 import contextlib
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -21,8 +22,6 @@ import re
 import shutil
 import statistics
 import sys
-import tempfile
-import threading
 import time
 
 import numpy as np
@@ -32,6 +31,7 @@ from packaging.version import Version
 
 from gmm_diffusion import command_line, extras, paths
 from gmm_diffusion.errors import InputError, printable
+from gmm_diffusion.process_group import ProcessGroup
 
 PLATFORMS = ("tpu", "gpu", "cpu")
 # How to get JAX for them; the plain package is that for the CPU.
@@ -74,7 +74,7 @@ def _work(argv):
         raise InputError(f"{error}.") from error
     if len(rest) > 1:
         raise InputError(f"Unexpected argument {rest[1]!r}; --help shows the flags.")
-    workdir = paths.folder(values.workdir, "--workdir")
+    workdir = paths.folder(values.workdir, "--workdir", bucket=True)
     report = _Report()
     _versions(report)
     _plugins(report)
@@ -206,17 +206,17 @@ def _place(report, name, path, setting):
     if path is None:
         report.found(name, "none: each start compiles all programs")
         return
-    there = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+    there, free = path, math.inf
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(8192))
-            file.flush()
-        free = shutil.disk_usage(there).free / _GIB
+        if not paths.in_bucket(path):
+            there = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+            free = shutil.disk_usage(there).free / _GIB
+        paths.write_trial(there)
     except OSError as error:
         report.found(name, f"{path}, not writable")
         report.off(f"{setting} is {path}, which cannot be written ({error.strerror}).")
         return
-    report.found(name, f"{path}, writable, {free:.1f} GiB free")
+    report.found(name, f"{path}, writable, {free:.1f} GiB free".removesuffix(", inf GiB free"))
     if free < _LEAST / _GIB:
         report.off(f"{setting} is {path} with {free:.2f} GiB free; a run needs at least 1 GiB.")
 
@@ -224,15 +224,19 @@ def _place(report, name, path, setting):
 def _devices(report, values):
     expected = values.expect
     try:
-        _join(values)
-        command_line.prepare_jax()
+        with _joined(values):
+            command_line.prepare_jax()
+            _use(report, values)
     except (InputError, ImportError, RuntimeError) as error:  # A jaxlib that jax cannot use.
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         report.found("devices", "none")
         report.off(f"{cause}{_advice(expected)}.")
-        return
+
+
+def _use(report, values):
     import jax
 
+    expected = values.expect
     devices, count = jax.devices(), jax.process_count()
     kind = devices[0].platform
     report.found("devices", f"{len(devices)} x {kind} ({devices[0].device_kind})")
@@ -252,38 +256,22 @@ def _devices(report, values):
     _step(report, devices)
 
 
-def _join(values):
+def _joined(values):
     """Meets the other processes, where there are to be some."""
-    import jax
+    from gmm_diffusion import processes
 
-    if values.processes == 1:
-        return
-
-    def give_up():
-        sentence = f"--processes is {values.processes}, and after {values.wait} s not all have met."
-        print(f"Error: {sentence}", file=sys.stderr, flush=True)
-        os._exit(2)
-
-    # Where its own patience ends, JAX aborts the process.
-    timer = threading.Timer(values.wait, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        jax.distributed.initialize(
-            values.coordinator,
-            # Without a coordinator the environment says all three.
-            values.processes if values.coordinator else None,
-            values.process,
-            initialization_timeout=values.wait + 60,
-        )
-    except (RuntimeError, ValueError) as error:
-        cause = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    count, index, place = values.processes, values.process, values.coordinator
+    if count > 1 and index is None and place is None:
+        group = ProcessGroup(wait=values.wait)  # The environment says who they are.
+    else:
+        group = ProcessGroup(place or "", count, index, values.wait)
+    if group.alone and count > 1:
         raise InputError(
-            f"--processes is {values.processes}, and they cannot find each other ({cause}); give "
-            "--coordinator=HOST:PORT of process 0 and --process=I."
-        ) from error
-    finally:
-        timer.cancel()
+            f"--processes is {count}, and they cannot find each other (this one was "
+            "started alone); give --coordinator=HOST:PORT of process 0 and --process=I."
+        )
+    late = f"--processes is {count}, and after {values.wait} s not all have met."
+    return processes.joined(group, late, quiet=False)
 
 
 def _advice(expected):

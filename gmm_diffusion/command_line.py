@@ -102,8 +102,9 @@ def _run(argv, source, work):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # orbax and TFDS log through it; what a person needs of that is in our own messages.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # orbax prints pages of what went wrong in its threads; its cause is in the error it raises.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # orbax and gcsfs print pages of what went wrong in their threads; its cause is in their errors.
+    for silent in ("asyncio", "gcsfs"):
+        logging.getLogger(silent).setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
     try:
         return work(argv) or 0
@@ -294,7 +295,7 @@ def compilation_cache() -> pathlib.Path | None:
     """
     name = "JAX_COMPILATION_CACHE_DIR"
     if name in os.environ:
-        return paths.expand(os.environ[name], name) if os.environ[name] else None
+        return paths.expand(os.environ[name], name, bucket=True) if os.environ[name] else None
     try:
         return paths.expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache", name) / "gmm_diffusion"
     except InputError:

@@ -693,7 +693,9 @@ def with_paths(config: ConfigDict) -> ConfigDict:
     if kind == "file" and path:
         evaluation.features = f"file:{paths.absolute(path, 'evaluation.features')}"
     if evaluation.judge_dir:
-        evaluation.judge_dir = str(paths.expand(evaluation.judge_dir, "evaluation.judge_dir"))
+        evaluation.judge_dir = str(
+            paths.expand(evaluation.judge_dir, "evaluation.judge_dir", bucket=True)
+        )
     return config
 
 

@@ -1,7 +1,9 @@
 """The two ways in which a run ends other than well, and when it is not a file's fault."""
 
 import os
+import pathlib
 import re
+from typing import Any
 
 # Of a message. What is left out of a longer one is its middle: a value that it quotes.
 _MOST = 2000
@@ -57,8 +59,10 @@ def read_fault(path: str | os.PathLike) -> OSError | None:
 
     What cannot be read may be good, and is neither damaged nor to be written over.
     """
+    # One that is a path already opens itself: it need not be on a disk.
+    place: Any = path if isinstance(path, pathlib.PurePath) else pathlib.Path(path)
     try:
-        with open(path, "rb") as file:
+        with place.open("rb") as file:
             while file.read(1 << 24):
                 pass
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

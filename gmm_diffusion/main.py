@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> Command:
         flags.DEFINE_boolean("deterministic", False, "The same bits.", flag_values=values)
 
     path, config, overrides, values = command_line.parse(argv, define)
-    workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir"))
+    workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir", bucket=True))
     group = ProcessGroup(values.coordinator, values.processes, values.process, values.wait)
     config = _merge(values.mode, workdir, path, config, overrides)
     return Command(values.mode, workdir, config, group, values.deterministic)
@@ -108,7 +108,7 @@ def _merge(mode, workdir, path, config, overrides):
 
     if mode == "train" and path is not None:
         return config
-    if mode == "train" and not (pathlib.Path(workdir) / CONFIG).exists():
+    if mode == "train" and not (paths.of(workdir) / CONFIG).exists():
         raise InputError(
             "--config is missing; it must name a config, for example configs/digits_gmm.py."
         )

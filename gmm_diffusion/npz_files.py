@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 from flax import traverse_util
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import RunError, read_fault
 
 
@@ -24,8 +25,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       Damaged: it is another file, or a damaged one.
       RunError: it cannot be read, and may be good.
     """
+    path = paths.of(path)
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
                 for member in archive.infolist():
                     if member.compress_type != zipfile.ZIP_STORED:

@@ -3,15 +3,23 @@
 `~` and `~user` are the home directories of the system. A relative path is relative to the current
 directory; only `evaluation.judge_dir` is relative to the run. What is stored with a run is absolute
 (`config.with_paths`), so that it means the same from any directory.
+
+A run may live in a bucket, `gs://BUCKET/FOLDER`. Its paths are a `buckets.BucketPath`, whose
+interface is that of `pathlib.Path` as far as is used, and whose errors are those of a disk. What
+the two cannot do alike is here: making files whole, trying whether one can be written, finding.
 """
 
 import contextlib
 import errno
 import os
 import pathlib
+import re
+import secrets
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import IO, cast
 
 from gmm_diffusion.errors import InputError, RunError
 
@@ -27,17 +35,40 @@ _REASONS = {
 }
 
 
-def expand(text: str | os.PathLike, name: str) -> pathlib.Path:
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether it is in a bucket, and not on a disk."""
+    return os.fspath(path).startswith("gs://")
+
+
+def of(path: str | os.PathLike) -> pathlib.Path:
+    """The path that text or another path means, which `expand` has let through."""
+    if not in_bucket(path):
+        return pathlib.Path(path)
+    from gmm_diffusion.buckets import BucketPath  # Who has no bucket waits for no gcsfs.
+
+    return cast(pathlib.Path, BucketPath(os.fspath(path)))
+
+
+def within(directory: pathlib.Path, path: str) -> pathlib.Path:
+    """A path relative to a directory; one that is absolute or in a bucket as it is."""
+    return of(path) if in_bucket(path) or os.path.isabs(path) else directory / path
+
+
+def expand(text: str | os.PathLike, name: str, bucket: bool = False) -> pathlib.Path:
     """`~/x` -> `/home/me/x`; other paths stay as they are. Looks at no file.
 
     Args:
       text: the path.
       name: the flag or the setting that it comes from, for the message.
+      bucket: whether it may be in a bucket.
 
     Raises:
-      InputError: there is no such home, or no file can have this name.
+      InputError: there is no such home, no file can have this name, or it may not be in a bucket.
     """
     text = os.fspath(text)
+    address = re.match(r"([a-z0-9]+):/(/?)", text)
+    if address and (address[2] or address[1] == "gs"):
+        return _expand_address(text, name, bucket)
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
         user = text.split("/")[0]
@@ -57,9 +88,30 @@ def expand(text: str | os.PathLike, name: str) -> pathlib.Path:
     return pathlib.Path(expanded)
 
 
+def _expand_address(text, name, bucket):
+    if text.startswith("gs:/") and not in_bucket(text):
+        raise InputError(
+            f"{name} is {_short(text)}; write gs://BUCKET/FOLDER as text: a pathlib.Path loses one "
+            "of the slashes."
+        )
+    if not in_bucket(text):
+        raise InputError(
+            f"{name} is {_short(text)}; it must be on a disk, or in a bucket of Google Cloud "
+            "Storage, gs://BUCKET/FOLDER."
+        )
+    if not bucket:
+        raise InputError(
+            f"{name} is {_short(text)}, in a bucket; it must be on a disk of this machine: only "
+            "runs, sweeps and reports may be in a bucket."
+        )
+    from gmm_diffusion import buckets
+
+    return cast(pathlib.Path, buckets.parse(text, name))
+
+
 def absolute(text: str | os.PathLike, name: str) -> str:
     """`expand`, and a relative path from the current directory; raises as `expand`."""
-    path = expand(text, name)
+    path = expand(text, name, bucket=True)
     try:
         # Not `resolve`: a link to the newest run, say, stays one.
         return str(path if path.is_absolute() else pathlib.Path.cwd() / path)
@@ -69,18 +121,22 @@ def absolute(text: str | os.PathLike, name: str) -> str:
         ) from error
 
 
-def folder(text: str | os.PathLike, name: str, exists: str = "") -> pathlib.Path:
+def folder(
+    text: str | os.PathLike, name: str, exists: str = "", bucket: bool = False
+) -> pathlib.Path:
     """`expand` of a directory.
 
     Args:
       text: the path.
       name: the flag or the setting that it comes from.
       exists: what must be there already, in words; empty if nothing must.
+      bucket: whether it may be in a bucket.
 
     Raises:
-      InputError: as `expand`; a file, a link to nothing, or a place without permission.
+      InputError: as `expand`; a file, a link to nothing, a place without permission, or a bucket
+        that is not there.
     """
-    path = expand(text, name)
+    path = expand(text, name, bucket)
     mode = _mode(path, text, name)
     if mode is None and exists:
         raise InputError(f"{name} is {_short(text)}, which is no folder; it must be {exists}.")
@@ -134,10 +190,104 @@ def check_writable(path: pathlib.Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".trial") as trial:
-            # Enough for a block of its own, which a full disk does not have.
-            trial.write(bytes(8192))
-            trial.flush()
+        write_trial(path.parent)
+
+
+def write_trial(directory: pathlib.Path) -> None:
+    """Writes a file there, which is gone again afterwards.
+
+    Raises:
+      OSError: that is not possible.
+    """
+    content = bytes(8192)  # Enough for a block of its own, which a full disk does not have.
+    if in_bucket(directory):
+        trial = directory / f".trial{secrets.token_hex(8)}"
+        trial.write_bytes(content)
+        trial.unlink()
+        return
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".trial") as file:
+        file.write(content)
+        file.flush()
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path, ending: str = ".tmp") -> Iterator[pathlib.Path]:
+    """Yields the name of a file on a disk to write to; at the end `path` is that, and whole.
+
+    Args:
+      path: a file in a directory that exists; it is still the old one until then.
+      ending: of the temporary file's name, which is otherwise that of `path`.
+    """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="gmm_diffusion_") as directory:
+            temporary = pathlib.Path(directory) / path.name
+            yield temporary
+            path.write_bytes(temporary.read_bytes())
+        return
+    temporary = path.with_name(path.name + ending)
+    yield temporary
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def appending(path: pathlib.Path) -> Iterator[IO[str]]:
+    """A file on a disk for text behind that of `path`; in a bucket it comes there at the end."""
+    if not in_bucket(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        try:
+            yield file
+        finally:
+            file.seek(0)
+            before = path.read_text(errors="replace") if path.exists() else ""
+            path.write_text(before + file.read())
+
+
+def files(directory: pathlib.Path) -> Iterable[pathlib.Path]:
+    """All files below, in all folders.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    if in_bucket(directory):
+        return directory.files()  # type: ignore[attr-defined]
+    return (
+        pathlib.Path(place) / name
+        for place, _, names in os.walk(directory, onerror=_raise)
+        for name in names
+    )
+
+
+def find(directory: pathlib.Path, pattern: str) -> Iterable[pathlib.Path]:
+    """The files below that match a pattern such as `evaluations/*.json`, in all folders."""
+    if in_bucket(directory):
+        return (file for file in files(directory) if file.match(pattern))
+    return directory.resolve().rglob(pattern)
+
+
+def remove_folder(directory: pathlib.Path, ignore_errors: bool = False) -> None:
+    """With all that is in it."""
+    if not in_bucket(directory):
+        shutil.rmtree(directory, ignore_errors)
+        return
+    with contextlib.suppress(*[OSError] if ignore_errors else []):
+        directory.rmtree()  # type: ignore[attr-defined]
+
+
+def move_into(directory: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves the files of a folder on a disk to places of the same names below `target`."""
+    for file in files(directory):
+        place = target / file.relative_to(directory)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    shutil.rmtree(directory)
+
+
+def _raise(error):
+    raise error
 
 
 @contextlib.contextmanager
@@ -147,15 +297,21 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       RunError: it could not be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            yield temporary
 
 
 def _mode(path, text, name):
     """The type of what is there, or None; through links."""
+    if in_bucket(path):
+        from gmm_diffusion import buckets
+
+        buckets.check(path, name)
+        if path.is_dir():
+            return stat.S_IFDIR
+        return stat.S_IFREG if path.exists() else None
     try:
         return path.stat().st_mode
     except FileNotFoundError:

@@ -114,7 +114,7 @@ def load_classifier(
 def _load_classifier(workdir, field, ours):
     """A run with a classifier of the same data and mixture."""
     name = f"{field} is {str(workdir)!r}"
-    if not paths.expand(workdir, field).is_dir():
+    if not paths.expand(workdir, field, bucket=True).is_dir():
         raise InputError(
             f"{name}; it must be the directory of a run with a classifier. (A judge takes no part "
             "in training or guidance.)"

@@ -72,7 +72,7 @@ def params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatistics)
 
 def _run(config):
     workdir = config.training.init_from
-    paths.folder(workdir, "training.init_from", exists="the workdir of a run")
+    paths.folder(workdir, "training.init_from", exists="the workdir of a run", bucket=True)
     run = load_lib.load_run(workdir)
     ours, theirs = (config_lib.plain_fields(c, _SHARED) for c in (config, run.config))
     different = [

@@ -1,11 +1,12 @@
 """What a person watches while a run trains: losses and accuracy on held-out data, and sheets."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
-from gmm_diffusion import pictures, processes
+from gmm_diffusion import paths, pictures, processes
 from gmm_diffusion.assembly import averages
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import to_uint8
@@ -51,7 +52,8 @@ class _ClassifierMonitor:
         if not processes.is_first():
             return
         image = pictures.grid(to_uint8(2 * shares - 1)[None, :, :, None], scale=16)
-        pictures.save_png(_sheet_path(self.parts, step), image)
+        with _sheet(self.parts, step) as path:
+            pictures.save_png(path, image)
         self.metrics_log.write(step, scores)
         self.metrics_log.write_images(step, {"confusion": image})
 
@@ -78,14 +80,13 @@ class _Monitor:
             return
         # Nothing is written before the last poll, and the line last: where it is missing, a resumed
         # run does it all again.
-        path = _sheet_path(self.parts, step)
-        path.parent.mkdir(exist_ok=True)
-        if self.parts.data.is_image:
-            image = pictures.grid(to_uint8(samples), scale=4)
-            pictures.save_png(path, image)
-            self.metrics_log.write_images(step, {"samples": image})
-        else:
-            pictures.scatter(samples, None, path)
+        with _sheet(self.parts, step) as path:
+            if self.parts.data.is_image:
+                image = pictures.grid(to_uint8(samples), scale=4)
+                pictures.save_png(path, image)
+                self.metrics_log.write_images(step, {"samples": image})
+            else:
+                pictures.scatter(samples, None, path)
         self.metrics_log.write(step, losses)
 
 
@@ -96,5 +97,10 @@ MONITORS: dict[str, Callable[[Parts, MetricsLog], Monitor]] = {
 }
 
 
-def _sheet_path(parts, step):
-    return parts.path / workdir.SAMPLES / f"step_{step}.png"
+@contextlib.contextmanager
+def _sheet(parts, step):
+    """The file on a disk to draw the sheet of a step to."""
+    path = parts.path / workdir.SAMPLES / f"step_{step}.png"
+    path.parent.mkdir(exist_ok=True)
+    with paths.whole(path) as temporary:
+        yield temporary

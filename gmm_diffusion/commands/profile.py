@@ -2,8 +2,11 @@
 
 import logging
 import pathlib
+import tempfile
 
 import jax
+
+from gmm_diffusion import paths
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +23,15 @@ class Profile:
 
     def __init__(self, workdir: pathlib.Path, number: int):
         self._workdir, self._number, self._tracing = workdir, number, False
+        self._directory = workdir  # On a disk.
 
     def begin(self, step: int, num: int) -> None:
         """Before a call that makes `num` updates after the first `step` ones."""
         if step < self._number <= step + num:
             try:
-                jax.profiler.start_trace(str(self._workdir))
+                if paths.in_bucket(self._workdir):
+                    self._directory = pathlib.Path(tempfile.mkdtemp(prefix="gmm_diffusion_"))
+                jax.profiler.start_trace(str(self._directory))
                 self._tracing = True
             except (OSError, RuntimeError) as error:
                 log.warning("No trace of step %d: %s", self._number, error)
@@ -37,6 +43,8 @@ class Profile:
         self._tracing = False
         try:
             jax.profiler.stop_trace()
+            if self._directory != self._workdir:
+                paths.move_into(self._directory, self._workdir)
             log.info("The trace of step %d is in %s.", self._number, self._workdir / "plugins")
         except (OSError, RuntimeError) as error:
             log.warning("No trace of step %d: %s", self._number, error)

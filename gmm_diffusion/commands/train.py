@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 import time
 from typing import Any, TextIO, cast
 
@@ -14,7 +13,15 @@ from clu.parameter_overview import get_parameter_overview
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from gmm_diffusion import __version__, assembly, devices, processes, signals, standard_streams
+from gmm_diffusion import (
+    __version__,
+    assembly,
+    devices,
+    paths,
+    processes,
+    signals,
+    standard_streams,
+)
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
@@ -81,7 +88,7 @@ def train(config: ConfigDict, run_dir: str, data: Dataset | None = None) -> dict
 def _standing(run_dir):
     """What a run that failed can go on from, in a sentence."""
     try:
-        step = storage.last_complete_step(pathlib.Path(run_dir) / workdir.CHECKPOINTS)
+        step = storage.last_complete_step(paths.of(run_dir) / workdir.CHECKPOINTS)
     except (RunError, OSError):
         return "The checkpoints cannot be read now."
     if step is None:
@@ -94,7 +101,7 @@ def _train(config, run_dir, given, started, streams):
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
-    path, first = pathlib.Path(run_dir), processes.is_first()
+    path, first = paths.of(run_dir), processes.is_first()
     # All have looked before the first one writes.
     processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
@@ -280,7 +287,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     silent = cast(TextIO, standard_streams.Unfailing(None))
     progress = Progress(num_steps, step, None if first else silent)
     window = _Window(step, window)
-    save = functools.partial(_save, parts, store, lock, window)
+    save = functools.partial(_save, parts, store, metrics_log, lock, window)
     sound = step  # The newest step whose updates are known to have been good.
     noted = False
     profile = Profile(parts.path, config.training.profile)
@@ -374,13 +381,14 @@ def _spoilt(step):
     )
 
 
-def _save(parts, store, lock, window, step, state):
+def _save(parts, store, metrics_log, lock, window, step, state):
     """Saves unless this step is stored already, or another process does it."""
     if store is None:
         return
     lock.check()
     if store.latest_step() == step:
         return
+    metrics_log.flush()
     arrays, settings = to_arrays(parts.fitted)
     meta = {
         "settings": settings,

@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable
 
-from gmm_diffusion import processes
+from gmm_diffusion import paths, processes
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import classifier, denoiser
@@ -44,8 +44,9 @@ def evaluate(
     if workdir is None:
         with tempfile.TemporaryDirectory() as folder:
             return _scores(model, data, pathlib.Path(folder), guidance)
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    return _scores(model, data, pathlib.Path(workdir), guidance)
+    path = paths.folder(workdir, "workdir", bucket=True)
+    path.mkdir(parents=True, exist_ok=True)
+    return _scores(model, data, path, guidance)
 
 
 def _scores(model, data, path, guidance):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import stages
+from gmm_diffusion import paths, stages
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import judge as judges
@@ -28,7 +28,7 @@ def panel_of(
     Each is kept as soon as it is trained: work that is stopped goes on with the next one.
     """
     group = config.evaluation
-    file = path / group.judge_dir / JUDGE
+    file = paths.within(path, group.judge_dir) / JUDGE
     file.parent.mkdir(parents=True, exist_ok=True)
     options = {"num_epochs": group.judge_epochs}
     settings = [judges.identity(data, group.judge_seed + i, **options) for i in range(group.judges)]
@@ -41,7 +41,7 @@ def panel_of(
                 return found if [j.settings for j in found] == settings[: len(found)] else ()
             except InputError as error:
                 aside = file.with_name(f"judge_damaged_{os.getpid()}_{time.time_ns()}.npz")
-                os.rename(file, aside)
+                file.rename(aside)
                 log.warning("%s They are trained again; the file is now %s.", error, aside)
         return ()
 

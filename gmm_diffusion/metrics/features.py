@@ -85,7 +85,7 @@ def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
 
 def _file(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     del judge
-    file = paths.expand(path, "evaluation.features")
+    file = paths.expand(path, "evaluation.features", bucket=True)
     if not file.is_file():
         raise InputError(
             f"features 'file:{path}' names no file; valid is a serialized jax.export function."

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from gmm_diffusion import npz_files
+from gmm_diffusion import npz_files, paths
 from gmm_diffusion.data import batches
 from gmm_diffusion.data.dataset import Dataset, Split, joined, to_float
 from gmm_diffusion.errors import InputError
@@ -300,10 +300,8 @@ def save(judges: Sequence[Judge], path: str | os.PathLike) -> None:
     arrays = traverse_util.flatten_dict(
         {f"params{i}": judge.params for i, judge in enumerate(judges)}, sep="/"
     )
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as f:
+    with paths.whole(paths.of(path), f".{os.getpid()}.tmp") as temporary, temporary.open("wb") as f:
         np.savez(f, header=np.array(json.dumps(header)), **arrays)
-    os.replace(temporary, path)
 
 
 def load(path: str | os.PathLike) -> tuple[Judge, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from gmm_diffusion.errors import RunError
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.process_group import ProcessGroup
 from gmm_diffusion.processes import agreeing, ending
 
@@ -21,25 +21,31 @@ _SHUTDOWN_SECONDS = 60
 
 
 @contextlib.contextmanager
-def joined(group: ProcessGroup) -> Iterator[None]:
+def joined(group: ProcessGroup, late: str = "", quiet: bool = True) -> Iterator[None]:
     """Within the block this process is one of a group, if there is one; before any use of JAX.
 
     All leave it together. One that fails tells the others why, and they end, too.
 
+    Args:
+      group: may be this process alone.
+      late: where it is bad input that the others do not come in time, what to say of it.
+      quiet: whether the first process speaks for all.
+
     Raises:
       RunError: the others do not answer, or one is lost.
+      InputError: the others do not answer, and that is bad input.
     """
     if group.alone:
         yield
         return
-    with _patience(group):
-        _connect(group)
-    with ending.together(), _quiet():
+    with _patience(group, late):
+        _connect(group, InputError if late else RunError)
+    with ending.together(), _quiet() if quiet else contextlib.nullcontext():
         yield
         agreeing.meet()
 
 
-def _connect(group):
+def _connect(group, kind):
     # It would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -52,7 +58,7 @@ def _connect(group):
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ending.at_once(
-            RunError(f"The other processes cannot be found: {cause.rstrip('.')}.")
+            kind(f"The other processes cannot be found: {cause.rstrip('.')}.")
         ) from error
 
 
@@ -75,7 +81,7 @@ def _who(group) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _patience(group):
+def _patience(group, late):
     """Ends the process if the others have not come in time."""
     where = f" at {group.coordinator}" if group.coordinator else ""
     what = (
@@ -84,7 +90,8 @@ def _patience(group):
         else f"the coordinator{where} does not answer, or waits for other processes"
     )
     message = f"Failed: After {group.wait} seconds {what}."
-    timer = threading.Timer(group.wait, ending.end, (message, 1))
+    end = (f"Error: {late}", 2) if late else (message, 1)
+    timer = threading.Timer(group.wait, ending.end, end)
     timer.daemon = True
     timer.start()
     try:

@@ -47,7 +47,7 @@ def _report(arguments):
         rows = [field for field in differing if field not in left_out]
     fields = list(dict.fromkeys([*rows, *axes]))
     groups = summary.group(found, fields, [field for field in differing if field not in fields])
-    out = paths.folder(arguments.out or f"{arguments.directories[0]}/report", "--out")
+    out = paths.folder(arguments.out or f"{arguments.directories[0]}/report", "--out", bucket=True)
     text = table.markdown(groups, fields, metrics, left_out, arguments.against)
     with paths.replacing(out / "report.md") as temporary:
         # Names from a file system may hold what no encoding has.
@@ -57,14 +57,15 @@ def _report(arguments):
         having = [group for group in groups if metric in group.metrics]
         files.append(out / f"{_kind(arguments)}_{metric}.png")
         # A dollar in a setting is no mathematics.
-        with rc_context({"text.parse_math": False}), paths.writing(files[-1]):
+        plain = rc_context({"text.parse_math": False})
+        with plain, paths.replacing(files[-1]) as temporary:
             if arguments.heatmap:
                 figure = plots.heatmap(having, fields, metric, arguments.heatmap)
             elif arguments.x:
                 figure = plots.curves(having, fields, metric, arguments.x)
             else:
                 figure = plots.bars(having, fields, metric)
-            plots.save(figure, files[-1])
+            plots.save(figure, temporary)
     print(text)
     for line in skipped:
         print(line, file=sys.stderr)

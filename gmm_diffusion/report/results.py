@@ -74,10 +74,10 @@ def find(directories: Iterable[str | os.PathLike]) -> tuple[list[Result], list[s
     files: set[pathlib.Path] = set()
     sweeps: set[pathlib.Path] = set()
     for directory in directories:
-        directory = paths.folder(directory, "DIR", exists="a directory of runs")
+        directory = paths.folder(directory, "DIR", exists="a directory of runs", bucket=True)
         for pattern in (EVALUATION, f"{EVALUATIONS}/*.json"):
-            files.update(directory.resolve().rglob(pattern))
-        sweeps.update(path.parent for path in directory.resolve().rglob(submitted.FILE))
+            files.update(paths.find(directory, pattern))
+        sweeps.update(path.parent for path in paths.find(directory, submitted.FILE))
     results, skipped = [], [line for out in sorted(sweeps) for line in submitted.unfinished(out)]
     for path in sorted(files):
         try:

@@ -1,15 +1,15 @@
 """One step read from disk by orbax and verified, and how it fits what a run expects."""
 
 import os
-import pathlib
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import checkpoint_record
-from gmm_diffusion.runs.checkpoint_files import COMPLETE, is_complete, passable
+from gmm_diffusion.runs.checkpoint_files import is_complete, last_file, passable
 from gmm_diffusion.runs.faults import WRONG_CONTENT, Damaged, cause, first_line, unreadable
 from gmm_diffusion.types import PyTree
 
@@ -21,7 +21,7 @@ def read(directory: str | os.PathLike, step: int) -> tuple[dict, dict, dict]:
       Damaged: what could be read is wrong.
       RunError: it could not be read.
     """
-    path = pathlib.Path(directory).absolute() / str(step)
+    path = paths.of(directory).absolute() / str(step)
     try:
         try:
             return _read_once(path)
@@ -51,7 +51,7 @@ def alone() -> ocp.options.MultiprocessingOptions:
 
 def _read_once(path):
     if not is_complete(path):
-        raise Damaged(f"it is incomplete, without {COMPLETE}")
+        raise Damaged(f"it is incomplete, without {last_file(path)}")
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone())
     )

@@ -9,12 +9,12 @@ decodes and resizes with other rounding. The checksum of all bytes is kept for a
 import json
 import logging
 import os
-import pathlib
 import zlib
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from gmm_diffusion import paths
 from gmm_diffusion.data import Dataset, Split
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs.workdir import DATA, write_json
@@ -76,7 +76,7 @@ def check(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None
     Raises:
       InputError: they are others.
     """
-    path = pathlib.Path(workdir)
+    path = paths.of(workdir)
     stored = _read(path)
     if stored is None:
         return
@@ -104,7 +104,7 @@ def keep(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None:
     Raises:
       InputError: as `check`, or `workdir` cannot be written.
     """
-    path = pathlib.Path(workdir)
+    path = paths.of(workdir)
     if _read(path) is not None:
         check(config, data, path)
         return

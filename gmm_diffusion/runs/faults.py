@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import read_fault
 
 # What orbax raises for files that are there and hold something else than they should. tensorstore
@@ -43,15 +44,7 @@ def unreadable(path: pathlib.Path, error: Exception) -> Exception | None:
     if isinstance(error, ValueError) and str(error).startswith(_NOT_CONTENT):
         return error
     # Orbax says of some files that it cannot open that they are not there, or empty.
-    for folder, _, names in os.walk(path, onerror=_raise):
-        for name in names:
-            if fault := read_fault(os.path.join(folder, name)):
-                return fault
-    return None
-
-
-def _raise(error):
-    raise error
+    return next(filter(None, map(read_fault, paths.files(path))), None)
 
 
 def cause(error: Exception) -> str:

@@ -11,6 +11,12 @@ watches for two dozen seconds whether it is touched. Only that its time changes 
 time it is: clocks may differ, and be set back. What neither way can notice is a process of another
 machine, without locks between them, that stands still for so long; when it goes on it finds
 another name in the file, and stops before it saves.
+
+In a bucket there are no locks, but what is done to an object on a condition is done at once. The
+file is made if there is none, and marked every few seconds instead of touched. One that nobody
+marks for two dozen seconds is removed, if it is still the same then. So after a kill the next run
+waits for so long, and only a process that was cut off from the bucket for longer can find another
+name in the file; it stops before it saves.
 """
 
 import contextlib
@@ -26,6 +32,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, RunError
 
 log = logging.getLogger(__name__)
@@ -64,8 +71,12 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
     Raises:
       InputError: another process trains there, or the directory cannot be written.
     """
-    folder = pathlib.Path(workdir)
+    folder = paths.of(workdir)
     path = folder / NAME
+    if paths.in_bucket(path):
+        with _hold_object(path, workdir) as lock:
+            yield lock
+        return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +92,8 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
             raise InputError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
         lock = Lock(path, token)
         lock.check()  # Where there are no locks another may have come at the same moment.
-        threading.Thread(target=_touch, args=(path, stop), daemon=True).start()
+        touch = (lambda: os.utime(path), stop)
+        threading.Thread(target=_touch, args=touch, daemon=True).start()
         yield lock
     finally:
         stop.set()
@@ -93,19 +105,50 @@ def hold(workdir: str | os.PathLike) -> Iterator[Lock]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _hold_object(path, workdir):
+    token = secrets.token_hex(8)
+    try:
+        generation = _create(path, token)
+    except OSError as error:
+        raise InputError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+    stop = threading.Event()
+    try:
+        touch = (lambda: path.mark(generation, secrets.token_hex(8)), stop)
+        threading.Thread(target=_touch, args=touch, daemon=True).start()
+        yield Lock(path, token)
+    finally:
+        stop.set()
+        with contextlib.suppress(OSError):
+            path.unlink_generation(generation)
+
+
+def _create(path, token):
+    """Makes the object; returns its generation."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return path.create(_text(token))
+        # Its owner may remove it meanwhile, or another process take it over.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            generation, _ = path.version()
+            _watch(path, path.version)
+            path.unlink_generation(generation)
+
+
 def see(workdir: str | os.PathLike, token: str) -> None:
     """Waits a little for the lock of another process of the same run to appear.
 
     Raises:
       InputError: it does not: the directory is another one there.
     """
-    path = pathlib.Path(workdir) / NAME
+    path = paths.of(workdir) / NAME
     end = time.monotonic() + _APPEAR_SECONDS
     while _owner(path).get("token") != token:
         if time.monotonic() > end:
             raise InputError(
                 f"--workdir {workdir} is not the same directory for all processes: what the first "
-                "one wrote there does not appear; it must be on a disk that all share."
+                "one wrote there does not appear; it must be on a disk that all share, or in a "
+                "bucket."
             )
         with contextlib.suppress(OSError):
             os.listdir(path.parent)  # NFS looks again.
@@ -150,12 +193,17 @@ def _refuse_if_touched(path, locked):
     owner = _owner(path)
     if not owner or (locked and owner.get("boot") == _boot()):
         return
-    log.info("%s left %s; waiting to see whether it lives.", _name(owner), path)
-    first = _time_of(path)
+    _watch(path, lambda: _time_of(path))
+
+
+def _watch(path, state):
+    """Refuses the file of a process that lives: its state changes."""
+    log.info("%s left %s; waiting to see whether it lives.", _name(_owner(path)), path)
+    first = state()
     end = time.monotonic() + _WATCH_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1.0, _WATCH_SECONDS / 10))
-        if _time_of(path) != first:
+        if state() != first:
             raise _taken(path)
 
 
@@ -166,6 +214,11 @@ def _time_of(path):
 
 
 def _write(descriptor, token):
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, _text(token), 0)
+
+
+def _text(token):
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     owner = {
         "pid": os.getpid(),
@@ -174,14 +227,13 @@ def _write(descriptor, token):
         "boot": _boot(),
         "token": token,
     }
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+    return json.dumps(owner).encode()
 
 
-def _touch(path, stop):
+def _touch(once, stop):
     while not stop.wait(_TOUCH_SECONDS):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            once()
 
 
 def _owner(path):

@@ -1,5 +1,6 @@
 """Metrics of a run: lines of JSON always, TensorBoard events where TensorFlow is installed."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -8,23 +9,28 @@ import os
 import pathlib
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gmm_diffusion import lazy_tensorflow
+from gmm_diffusion import lazy_tensorflow, paths
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.runs.workdir import METRICS
 
 log = logging.getLogger(__name__)
+
+# A longer log takes longer to write again, and an object may change once a second.
+_REWRITE_SECONDS = 10.0
 
 
 class MetricsLog:
     """Writes metrics into a run's directory; use it in a `with` block.
 
     `metrics.jsonl` has one JSON object a line: `step` and the metrics. Numbers that JSON lacks
-    are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` reads.
+    are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` reads. Each line is on
+    disk when `write` returns; in a bucket, where nothing can be appended to, see `flush`.
 
     TensorBoard events go to the same directory. A thread imports TensorFlow, which takes seconds,
     at the first write, and does all writing of events; where that fails, the log says so once and
@@ -36,15 +42,23 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
-        self._workdir = pathlib.Path(workdir)
+        self._workdir = paths.of(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
+        self._path = self._workdir / METRICS
+        self._lines = (_Rewritten if paths.in_bucket(self._path) else _Appended)(self._path)
         self._events = _Events(self._workdir) if tensorboard and _installed() else None
 
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except RunError as late:
+            # What ended the run matters more than what then failed to be written.
+            if error is None:
+                raise
+            log.error("%s", late)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line of numbers, which may be 0-d arrays.
@@ -54,14 +68,29 @@ class MetricsLog:
         """
         values = {name: np.asarray(value).item() for name, value in scalars.items()}
         line = json.dumps({"step": int(step)} | {k: _valid(v) for k, v in values.items()})
-        path = self._workdir / METRICS
-        try:
-            with path.open("a") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise RunError(f"Metrics could not be written to {path}: {error}") from error
+        with self._writing():
+            self._lines.append(line + "\n")
         if self._events is not None:
             self._events.put("write_scalars", step, values)
+
+    def flush(self) -> None:
+        """Returns when all lines are in the file, as they must be before a checkpoint is saved.
+
+        In a bucket the whole file is written again, here, at the end and every ten seconds. A kill
+        takes the lines since, which are all of steps that the resumed run makes again.
+
+        Raises:
+          RunError: they could not be written.
+        """
+        with self._writing():
+            self._lines.flush()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"Metrics could not be written to {self._path}: {error}") from error
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Shows uint8 images `[H, W, C]` in TensorBoard, if it is written at all."""
@@ -70,16 +99,24 @@ class MetricsLog:
 
     def truncate(self, step: int) -> None:
         """`truncate` in this log's directory."""
+        self.flush()
         truncate(self._workdir, step)
+        self._lines.forget()
 
     def has(self, step: int, name: str) -> bool:
         """`has` in this log's directory."""
+        self.flush()
         return has(self._workdir, step, name)
 
     def close(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns when everything is on disk.
+
+        Raises:
+          RunError: as `flush`.
+        """
         if self._events is not None:
             self._events.close()
+        self.flush()
 
 
 class NoLog:
@@ -92,7 +129,10 @@ class NoLog:
         pass
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Does nothing, as does the next."""
+        """Does nothing, as do the next."""
+
+    def flush(self) -> None:
+        """Does nothing."""
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Does nothing."""
@@ -104,7 +144,7 @@ def truncate(workdir: str | os.PathLike, step: int) -> None:
     Lines that are cut short by a crash or otherwise not of ours go too, with one warning. The file
     changes as a whole or not at all.
     """
-    path = pathlib.Path(workdir) / METRICS
+    path = paths.of(workdir) / METRICS
     lines = _lines(path)
     rows = [_row(line) for line in lines]
     kept = [line for line, row in zip(lines, rows, strict=True) if row and row["step"] <= step]
@@ -113,14 +153,13 @@ def truncate(workdir: str | os.PathLike, step: int) -> None:
     broken = rows.count(None)
     if broken:
         log.warning("Dropping %d lines of %s that are not of ours or not whole.", broken, path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    with paths.whole(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
 
 
 def has(workdir: str | os.PathLike, step: int, name: str) -> bool:
     """Whether a line of this step has the metric `name`."""
-    rows = map(_row, _lines(pathlib.Path(workdir) / METRICS))
+    rows = map(_row, _lines(paths.of(workdir) / METRICS))
     return any(row and row["step"] == step and name in row for row in rows)
 
 
@@ -129,7 +168,7 @@ def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | Non
 
     The rates stand in the log itself, so that a resumed run counts no step twice.
     """
-    path = pathlib.Path(workdir) / METRICS
+    path = paths.of(workdir) / METRICS
     try:
         lines = _lines(path)
     except OSError as error:
@@ -149,6 +188,49 @@ def training_seconds(workdir: str | os.PathLike, batch_size: int) -> float | Non
     if broken:
         log.warning("Passing over %d lines of %s that cannot be read.", broken, path)
     return seconds or None
+
+
+class _Appended:
+    """The lines of a file on a disk."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+
+    def append(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(line)
+
+    def flush(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+
+class _Rewritten:
+    """The lines of a file in a bucket, which are kept here to be written as a whole."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._content: bytearray | None = None
+        self._whole, self._written = True, -math.inf
+
+    def append(self, line: str) -> None:
+        if self._content is None:
+            self._content = bytearray(b"".join(_lines(self._path)))
+        self._content += line.encode()
+        self._whole = False
+        if time.monotonic() - self._written > _REWRITE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._whole:
+            self._path.write_bytes(bytes(self._content or b""))
+            self._whole, self._written = True, time.monotonic()
+
+    def forget(self) -> None:
+        """What is in the file may be other than what was written."""
+        self._content = None
 
 
 class _Events:

@@ -1,14 +1,13 @@
 """Parameters as plain `.npz` files, readable with NumPy alone."""
 
 import os
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
 
-from gmm_diffusion import npz_files
+from gmm_diffusion import npz_files, paths
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import PyTree
 
@@ -18,17 +17,15 @@ def export_params(params: PyTree, path: str | os.PathLike) -> None:
 
     bfloat16, which numpy cannot store, becomes float32. The file appears complete or not at all.
     """
-    path = pathlib.Path(path)
+    path = paths.of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(jax.device_get(params), sep="/").items():
         value = np.asarray(value)
         arrays[name] = value.astype(np.float32) if value.dtype == jax.numpy.bfloat16 else value
-    temporary = path.with_name(path.name + ".tmp")
     # A file object, because numpy would add a suffix to the name.
-    with temporary.open("wb") as file:
+    with paths.whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(temporary, path)
 
 
 def load_params(path: str | os.PathLike) -> PyTree:

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import pathlib
-import shutil
+import secrets
 import tempfile
 
 import numpy as np
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.runs import storage
 from gmm_diffusion.runs.checkpoint_reading import read
@@ -24,14 +25,14 @@ def check_saving(directory: str | os.PathLike) -> None:
     Raises:
       RunError: it could not be saved, or not be read.
     """
-    path = pathlib.Path(directory).absolute()
+    path = paths.of(directory).absolute()
     probe = {"probe": np.arange(3, dtype=np.float32)}
     made, folder = not path.exists(), None
     try:
         path.mkdir(parents=True, exist_ok=True)
         for left in path.glob(f"{PROBE_PREFIX}*"):
-            shutil.rmtree(left)  # By a run that was killed here.
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=PROBE_PREFIX, dir=path))
+            paths.remove_folder(left)  # By a run that was killed here.
+        folder = _new_folder(path)
         with storage.open(folder) as store:
             store.save(1, probe, {}, {})
         state, _, _ = read(folder, 1)
@@ -44,7 +45,13 @@ def check_saving(directory: str | os.PathLike) -> None:
         ) from error
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if made:
+            paths.remove_folder(folder, ignore_errors=True)
+        if made and not paths.in_bucket(path):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _new_folder(path):
+    if paths.in_bucket(path):
+        return path / f"{PROBE_PREFIX}{secrets.token_hex(8)}"
+    return pathlib.Path(tempfile.mkdtemp(prefix=PROBE_PREFIX, dir=path))

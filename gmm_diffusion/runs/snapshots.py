@@ -7,12 +7,12 @@ read later for post-hoc EMA (`posthoc_ema.py`) or as a guide.
 import dataclasses
 import logging
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs.param_files import export_params, load_params
 from gmm_diffusion.training import posthoc_ema
@@ -62,7 +62,7 @@ def write(
     """
     for width, average in zip(widths, averages, strict=True):
         try:
-            export_params(average, pathlib.Path(directory) / file_name(width, step))
+            export_params(average, paths.of(directory) / file_name(width, step))
         except OSError as error:
             raise RunError(
                 f"The snapshot of step {step} could not be written to {directory}: "
@@ -155,7 +155,7 @@ def _report(made):
 
 def _files(directory):
     """`(step, width, path)` of every snapshot, by step and width; what else lies there is none."""
-    path = pathlib.Path(directory)
+    path = paths.of(directory)
     found = []
     for file in path.iterdir() if path.is_dir() else ():
         match = _NAME.fullmatch(file.name)

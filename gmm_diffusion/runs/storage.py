@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import checkpoint_record
 from gmm_diffusion.runs.checkpoint_files import last_complete_step, move_aside, passable, steps
@@ -231,7 +232,7 @@ def open(directory: str | os.PathLike, keep: int = 3, asynchronous: bool = True)
       RunError: the directory cannot be made or read.
     """
     # Orbax takes a relative path here and fails on it later, in its thread.
-    path = pathlib.Path(directory).absolute()
+    path = paths.of(directory).absolute()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=asynchronous,

@@ -46,7 +46,7 @@ def directory(workdir: str | os.PathLike, name: str = "--workdir") -> pathlib.Pa
       InputError: as `paths.folder`; a file where the run has a folder, or the reverse; a name that
         checkpoints cannot have.
     """
-    path = paths.folder(workdir, name)
+    path = paths.folder(workdir, name, bucket=True)
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
@@ -146,7 +146,7 @@ def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Raises:
       InputError: if it cannot be written.
     """
-    path = pathlib.Path(workdir)
+    path = paths.of(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, json.loads(config.to_json_best_effort()))
@@ -160,20 +160,20 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     Raises:
       InputError: if there is none, or it cannot be read.
     """
-    return _read(paths.folder(workdir, "--workdir"), config_lib.from_dict)
+    return _read(paths.folder(workdir, "--workdir", bucket=True), config_lib.from_dict)
 
 
 def as_written(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """`config.as_written` for the run in `workdir`, with paths that are absolute."""
     config = config_lib.with_paths(config)
-    if not (pathlib.Path(workdir) / CONFIG).exists():
+    if not (paths.of(workdir) / CONFIG).exists():
         return config
     return _read(workdir, lambda stored: config_lib.as_written(config, stored))
 
 
 def _read(workdir, use):
     """`use(stored)` of the config stored in `workdir`, as plain values."""
-    path = pathlib.Path(workdir) / CONFIG
+    path = paths.of(workdir) / CONFIG
     if not path.exists():
         raise InputError(
             f"--workdir {workdir} holds no {CONFIG}; it must be the directory of a run."
@@ -190,12 +190,11 @@ def _read(workdir, use):
 
 def evaluation_path(workdir: str | os.PathLike, name: str = "") -> pathlib.Path:
     """The file of the evaluation with this `evaluation.name`."""
-    path = pathlib.Path(workdir)
+    path = paths.of(workdir)
     return path / EVALUATIONS / f"{name}.json" if name else path / EVALUATION
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON so that `path` is either the old file or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    with paths.whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -132,7 +132,7 @@ def _parse(argv):
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.out:
         raise InputError("--out is missing; it must name the directory of the sweep.")
-    arguments.out = paths.folder(arguments.out, "--out")
+    arguments.out = paths.folder(arguments.out, "--out", bucket=True)
     if arguments.parallel is not None:
         if not arguments.parallel.isdecimal() or int(arguments.parallel) < 1:
             raise InputError(f"--parallel is {arguments.parallel!r}; valid is an integer from 1.")
@@ -141,6 +141,11 @@ def _parse(argv):
     if arguments.cluster is not None:
         arguments.settings = cluster.parameters(given)
         cluster.check(arguments.cluster)
+        if paths.in_bucket(arguments.out):
+            raise InputError(
+                f"--out is {arguments.out}, in a bucket; with --cluster it must be on a disk that "
+                "all nodes share."
+            )
         # Elsewhere the current directory may be another.
         arguments.out = pathlib.Path(paths.absolute(arguments.out, "--out"))
     elif given:

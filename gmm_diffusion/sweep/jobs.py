@@ -10,6 +10,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs import workdir as workdir_lib
+from gmm_diffusion.runs.checkpoint_files import last_complete_step
 
 # What says where a result goes, and not how it was made.
 _NOT_COMPARED = ("evaluation.name", "evaluation.at_end")
@@ -104,11 +105,10 @@ def _as_stored(field, value):
 
 def fraction_left(job: Job) -> float:
     """The share of a training's steps that is not in a checkpoint yet."""
-    done = 0
-    checkpoints = job.workdir / workdir_lib.CHECKPOINTS
-    if (job.workdir / workdir_lib.CONFIG).exists() and checkpoints.is_dir():
-        done = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
-    return max(0.0, 1 - done / job.steps)
+    done = None
+    if (job.workdir / workdir_lib.CONFIG).exists():
+        done = last_complete_step(job.workdir / workdir_lib.CHECKPOINTS)
+    return max(0.0, 1 - (done or 0) / job.steps)
 
 
 def check_workdirs(jobs: list[Job]) -> None:

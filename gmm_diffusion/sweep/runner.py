@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import gmm_diffusion
+from gmm_diffusion import paths
 from gmm_diffusion.signals import Interrupt
 from gmm_diffusion.sweep import times
 from gmm_diffusion.sweep.jobs import Job, fraction_left, is_done
@@ -40,27 +41,30 @@ def start(arguments: list[str], log: pathlib.Path, ignored: Sequence[int] = ()) 
 
     Args:
       arguments: of the command line.
-      log: file for what is printed.
+      log: file for what is printed, on a disk.
       ignored: signals that do nothing to it and to what it starts.
     """
 
+    with paths.appending(log) as file:
+        return _start(arguments, file, ignored)
+
+
+def _start(arguments, file, ignored=()):
     def ignore():
         for signum in ignored:
             signal.signal(signum, signal.SIG_IGN)
 
     line = [sys.executable, "-m", "gmm_diffusion.main", *arguments]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        print(f"$ {shlex.join(line)}", file=file, flush=True)
-        return subprocess.Popen(
-            line,
-            env=os.environ | {"PYTHONPATH": python_path()},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            preexec_fn=ignore if ignored else None,
-        )
+    print(f"$ {shlex.join(line)}", file=file, flush=True)
+    return subprocess.Popen(
+        line,
+        env=os.environ | {"PYTHONPATH": python_path()},
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+        preexec_fn=ignore if ignored else None,
+    )
 
 
 def python_path() -> str:
@@ -82,23 +86,24 @@ def command(
       interrupt: says whether a signal has arrived.
       cores: the processors to run on; all, if empty.
     """
-    child = start(arguments, log)
-    if cores:
-        os.sched_setaffinity(child.pid, cores)
-    passed_on = False
-    try:
-        while child.poll() is None:
-            if interrupt.received is not None and not passed_on:
-                child.send_signal(interrupt.received)
-                passed_on = True
-            if interrupt.repeated:  # Only the main thread gets a KeyboardInterrupt.
-                raise KeyboardInterrupt
-            time.sleep(_POLL_SECONDS)
-    except KeyboardInterrupt:  # The second Ctrl-C.
-        child.send_signal(signal.SIGINT)
-        child.wait()
-        raise
-    return child.returncode
+    with paths.appending(log) as file:
+        child = _start(arguments, file)
+        if cores:
+            os.sched_setaffinity(child.pid, cores)
+        passed_on = False
+        try:
+            while child.poll() is None:
+                if interrupt.received is not None and not passed_on:
+                    child.send_signal(interrupt.received)
+                    passed_on = True
+                if interrupt.repeated:  # Only the main thread gets a KeyboardInterrupt.
+                    raise KeyboardInterrupt
+                time.sleep(_POLL_SECONDS)
+        except KeyboardInterrupt:  # The second Ctrl-C.
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+        return child.returncode
 
 
 @dataclasses.dataclass
