@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib.util
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -125,6 +126,39 @@ def make_conditioner():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def storage_service():
+    """Address and `Storage` of a stand-in for the service that keeps buckets."""
+    name = "gmm_diffusion_storage_server"
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tests" / "storage_server.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.serve() as served:
+        yield served
+
+
+_buckets = itertools.count()
+
+
+@pytest.fixture
+def bucket(storage_service, monkeypatch):
+    """`(storage, name)`: a bucket that is new and empty, for this process and its children."""
+    address, storage = storage_service
+    for variable, value in {
+        "STORAGE_EMULATOR_HOST": address,  # gcsfs, google-cloud-storage
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
+        # It would ask for the kind of the bucket by another protocol, and for three seconds.
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    pytest.importorskip("gcsfs")
+    name = f"pail-{next(_buckets)}"
+    storage.buckets[name] = {}
+    yield storage, name
+    del storage.buckets[name]
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import urllib.parse
 
 import google_crc32c
 
+RIGHTS = ("buckets.get", *(f"objects.{act}" for act in ("list", "get", "create", "delete")))
 OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)")
 
 
@@ -35,25 +36,24 @@ class Storage:
     """Buckets: name -> key -> object.
 
     Attributes:
-      rights: bucket -> what may be done there, of "list", "get", "create" and "delete".
-      requests: `(method, key)` of every change, in order.
+      rights: bucket -> what may be done there, of `RIGHTS`; all where it says nothing.
+      before_put: called with bucket and key before anything is written.
     """
 
     def __init__(self):
-        self.buckets, self.rights, self.requests = {}, {}, []
+        self.buckets, self.rights = {}, {}
+        self.before_put = lambda bucket, key: None
         self.lock, self.numbers = threading.RLock(), itertools.count(1)
         self.uploads = {}
 
     def bucket(self, name, right):
         if name not in self.buckets:
             raise Refused(404, "The specified bucket does not exist.")
-        if right not in self.rights.get(name, ("list", "get", "create", "delete")):
-            raise Refused(
-                403, f"me@example.com does not have storage.objects.{right} access to the bucket."
-            )
+        if right not in self.rights.get(name, RIGHTS):
+            raise Refused(403, f"me@example.com does not have storage.{right} access to it.")
         return self.buckets[name]
 
-    def found(self, bucket, key, query, right="get"):
+    def found(self, bucket, key, query, right="objects.get"):
         objects = self.bucket(bucket, right)
         if key not in objects:
             raise Refused(404, f"No such object: {bucket}/{key}")
@@ -63,13 +63,14 @@ class Storage:
         return objects[key]
 
     def put(self, bucket, key, content, query):
-        objects = self.bucket(bucket, "create")
+        self.before_put(bucket, key)
+        objects = self.bucket(bucket, "objects.create")
         wanted = query.get("ifGenerationMatch")
         there = objects[key]["generation"] if key in objects else "0"
         if wanted is not None and wanted != there:
             raise Refused(412, "conditionNotMet")
         if key in objects:
-            self.bucket(bucket, "delete")  # Which writing over is, too.
+            self.bucket(bucket, "objects.delete")  # Which writing over is, too.
         now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
         crc = struct.pack(">I", google_crc32c.value(content))
         objects[key] = {
@@ -86,11 +87,10 @@ class Storage:
             "md5Hash": base64.b64encode(hashlib.md5(content).digest()).decode(),
             "crc32c": base64.b64encode(crc).decode(),
         }
-        self.requests.append(("put", key))
         return described(objects[key])
 
     def listed(self, bucket, query):
-        objects = self.bucket(bucket, "list")
+        objects = self.bucket(bucket, "objects.list")
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
         start, end = query.get("startOffset", ""), query.get("endOffset")
         items, prefixes = [], set()
@@ -155,7 +155,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.upload(urllib.parse.unquote(match[1]), query, content)
         elif match := re.fullmatch(OBJECT.pattern + r"/moveTo/o/([^/]+)", path):
             bucket, key, new = map(urllib.parse.unquote, match.groups())
-            moved = storage.found(bucket, key, {}, "delete")
+            moved = storage.found(bucket, key, {}, "objects.delete")
             self.answer(body=storage.put(bucket, new, moved["content"], {}))
             del storage.buckets[bucket][key]
         elif match := re.fullmatch(OBJECT.pattern, path):
@@ -163,7 +163,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif match := re.fullmatch(r"/storage/v1/b/([^/]+)/o", path):
             self.answer(body=storage.listed(match[1], query))
         elif (match := re.fullmatch(r"/storage/v1/b/([^/]+)", path)) and method == "GET":
-            storage.bucket(match[1], "list")
+            storage.bucket(match[1], "buckets.get")
             self.answer(body={"kind": "storage#bucket", "name": match[1], "id": match[1]})
         else:
             raise Refused(501, f"{method} {path} is not in the stand-in.")
@@ -188,12 +188,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Content_Range"] = f"bytes {first}-{last}/{len(octets)}"
             self.answer(206, octets[first : last + 1], **headers)
         elif method == "DELETE":
-            storage.found(bucket, key, query, "delete")
+            storage.found(bucket, key, query, "objects.delete")
             del storage.buckets[bucket][key]
-            storage.requests.append(("delete", key))
             self.answer(204)
         elif method == "PATCH":
-            stored = storage.found(bucket, key, query, "create")
+            stored = storage.found(bucket, key, query, "objects.create")
             stored["metadata"] = json.loads(content).get("metadata")
             stored["metageneration"] = str(int(stored["metageneration"]) + 1)
             self.answer(body=described(stored))
@@ -212,7 +211,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             octets = octets[: octets.rindex(b"\n--" + boundary.encode() + b"--")]
             self.answer(body=storage.put(bucket, about["name"], octets, query))
         elif "upload_id" not in query:
-            storage.bucket(bucket, "create")
+            storage.bucket(bucket, "objects.create")
             name = query.get("name") or json.loads(content)["name"]
             number = str(next(storage.numbers))
             storage.uploads[number] = (name, query, b"")
