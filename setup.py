@@ -42,7 +42,7 @@ FEATURES = ["flatbuffers>=25.9"]
 # Sweeps on SLURM.
 CLUSTER = ["submitit>=1.5"]
 # Runs in a bucket of Google Cloud Storage; orbax asks it by google-cloud-storage.
-GCS = ["fsspec>=2026.9", "gcsfs>=2026.9", "google-cloud-storage>=3.14"]
+GCS = ["fsspec>=2026.9", "gcsfs>=2026.10", "google-cloud-storage>=3.17"]
 # setuptools and wheel: a test builds the wheel with what is here. The tests execute the notebooks.
 TEST = [
     *DATA,

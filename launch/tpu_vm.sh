@@ -6,7 +6,7 @@
 #   install  copies this checkout to all its workers, and sets up and checks an environment there
 #   run      starts a run with ARGUMENTS, those of gmm_diffusion.main, on all workers
 #   watch    shows its output until it ends, and ends with its exit status
-#   fetch    copies runs/ from the first worker into runs/NAME here
+#   fetch    copies runs/ from the first worker into runs/NAME here; what is in a bucket stays there
 #   delete   gives the TPU back; what was not fetched or copied to a bucket is gone
 #   all      all of these, and anew after each preemption until the run is done or has failed
 # OPTIONS
@@ -14,7 +14,7 @@
 #   --bucket=gs://B/PATH  keeps a copy of runs/ there every 5 minutes, from which a run goes on after
 #                         a preemption; for one worker only
 #   --workers=N           how many the type has, 1 unless it is said: ARGUMENTS must then name a
-#                         --workdir on a disk that all of them share
+#                         --workdir in a bucket, gs://B/PATH, or on a disk that all of them share
 #   --version=VERSION     of the TPU's software, if not the usual one of the type
 #   --project=PROJECT     if not the one that gcloud is set to
 #   --dry-run             prints the commands and does nothing
@@ -62,7 +62,7 @@ RUN=("$@")
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || refuse "--workers is '$WORKERS'; it must be 1 or more."
 [[ -z $BUCKET || $BUCKET == gs://?* ]] || refuse "--bucket is '$BUCKET'; it must be gs://BUCKET/PATH."
 [[ -z $BUCKET || $WORKERS == 1 ]] ||
-  refuse "--bucket is of one worker; with --workers=$WORKERS the run needs a disk that all share."
+  refuse "--bucket is of one worker; with --workers=$WORKERS the run needs a --workdir in a bucket or on a disk that all share."
 
 if [[ -z $VERSION ]]; then
   case $TYPE in
@@ -139,7 +139,7 @@ install() {
     --command="mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER"
   on all "python3 -m pip install --quiet --user uv"
   on all "{ [ -x .venv/bin/python ] || python3 -m uv venv --python 3.12 .venv; }"
-  on all "python3 -m uv pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data]'"
+  on all "python3 -m uv pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data,gcs]'"
   # On all at once: the workers of a pod wait for each other.
   on all ".venv/bin/python -m gmm_diffusion.check_env --expect=tpu --processes=$WORKERS"
 }

@@ -12,6 +12,7 @@ from gmm_diffusion import assembly, buckets, check_env, paths
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import lock, metrics_log, param_files, saving_probe, storage
 from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.sweep import __main__ as sweep
 
 
 @pytest.fixture
@@ -168,6 +169,15 @@ def test_the_check_of_a_machine(bucket, monkeypatch, capsys):
     assert check_env.run(["check_env", f"--workdir=gs://{name}/run"]) == 2
     error = capsys.readouterr().err
     assert f"--workdir is gs://{name}/run, which cannot be written (permission denied (" in error
+
+
+def test_a_sweep_is_planned_there(bucket, place, capsys):
+    arguments = ["--config=tiny", f"--out={place}", "training.seed=1,2", "--dry_run"]
+    assert sweep.run(arguments) == 0
+    assert "2 of 2 to do" in capsys.readouterr().out
+    (place / "tiny" / "seed2" / "config.json").write_text("{}")
+    assert sweep.run(arguments) == 2
+    assert f"seed2: --workdir {place}/tiny/seed2 holds a run with" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -113,7 +113,9 @@ def test_all_workers_are_set_up_and_checked():
     assert copy[6:] == ["cifar:gmm_diffusion.tar.gz", "--zone=us-central1-a", "--worker=all"]
     workers, commands = zip(*map(remote, lines), strict=True)
     assert set(workers) == {"all"}
-    assert "pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data]'" in commands[-2]
+    assert "pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data,gcs]'" in (
+        commands[-2]
+    )
     assert commands[-1] == ".venv/bin/python -m gmm_diffusion.check_env --expect=tpu --processes=4"
 
 
@@ -146,7 +148,7 @@ def test_watching_fetching_and_deleting():
         (["create", "--name=a", "--type=v4-8"], "--zone is missing"),
         (["create", "--name=a", "--zone=z"], "--type is missing"),
         (["run", *TPU, "--bucket=/b"], "--bucket is '/b'; it must be gs://BUCKET/PATH."),
-        (["run", *TPU, "--bucket=gs://b/x", "--workers=2"], "the run needs a disk that all share"),
+        (["run", *TPU, "--bucket=gs://b/x", "--workers=2"], "--workdir in a bucket or"),
         (["run", *TPU, "--workers=0"], "--workers is '0'; it must be 1 or more."),
     ],
 )

@@ -114,9 +114,11 @@ class MetricsLog:
         Raises:
           RunError: as `flush`.
         """
-        if self._events is not None:
-            self._events.close()
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            if self._events is not None:
+                self._events.close()
 
 
 class NoLog:
