@@ -1,7 +1,6 @@
 """`--mode=sample`: samples of a trained run, in files."""
 
 import itertools
-import os
 import re
 import zlib
 from typing import Any
@@ -110,4 +109,4 @@ def _free_names(*files):
 
 def _move(file, name):
     if file.exists():
-        os.rename(file, name)
+        file.rename(name)

@@ -80,12 +80,16 @@ def test_a_run_that_is_killed_goes_on(killed, run_main, monkeypatch, tmp_path):
     drawn = []
     for root in (killed, straight):
         few = [f"--config.sample.{setting}" for setting in ("num=5", "steps=2", "ema=0.07")]
-        status, _, err = run_main(f"--workdir={root}", "--mode=sample", *few)
+        command_line = [f"--workdir={root}", "--mode=sample", "--config.sample.name=few", *few]
+        status, _, err = run_main(*command_line)
         assert status == 0, err
-        with (root / "samples" / "samples.npz").open("rb") as file:
+        with (root / "samples" / "few.npz").open("rb") as file:
             drawn.append(np.load(file)["x"])
     np.testing.assert_array_equal(*drawn)
-    assert (killed / "samples" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert (killed / "samples" / "few.png").read_bytes().startswith(b"\x89PNG")
+    assert run_main(*command_line[1:], f"--workdir={killed}", "--config.sample.num=3")[0] == 0
+    assert len(np.load((killed / "samples" / "few.npz").open("rb"))["x"]) == 3
+    assert len(np.load((killed / "samples" / "few-1.npz").open("rb"))["x"]) == 5
 
     status, _, err = run_main(
         f"--workdir={killed}", "--mode=evaluate", "--config.evaluation.name=again"
