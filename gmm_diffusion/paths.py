@@ -41,12 +41,17 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 def of(path: str | os.PathLike) -> pathlib.Path:
-    """The path that text or another path means, which `expand` has let through."""
+    """The path that text or another path means, on a disk or in a bucket.
+
+    Raises:
+      InputError: nothing in a bucket can have this name, or gcsfs is not installed.
+    """
     if not in_bucket(path):
         return pathlib.Path(path)
-    from gmm_diffusion.buckets import BucketPath  # Who has no bucket waits for no gcsfs.
+    from gmm_diffusion import buckets  # Who has no bucket waits for no gcsfs.
 
-    return cast(pathlib.Path, BucketPath(os.fspath(path)))
+    known = isinstance(path, buckets.BucketPath)
+    return cast(pathlib.Path, path if known else buckets.parse(os.fspath(path), "The path"))
 
 
 def within(directory: pathlib.Path, path: str) -> pathlib.Path:

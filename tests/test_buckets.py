@@ -5,10 +5,13 @@ import pathlib
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
+import gmm_diffusion as gd
 from gmm_diffusion import assembly, buckets, check_env, paths
+from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.runs import lock, metrics_log, param_files, saving_probe, storage
 from gmm_diffusion.runs.metrics_log import MetricsLog
@@ -119,6 +122,10 @@ def test_without_gcsfs(monkeypatch):
     monkeypatch.setattr(buckets.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs gcsfs, and that is not installed; `pip .*gcs\]"):
         paths.folder("gs://pail/run", "--workdir", bucket=True)
+    with pytest.raises(InputError, match=r"is gs://pail/run, in a bucket, which needs gcsfs"):
+        gd.load("gs://pail/run")
+    with pytest.raises(InputError, match=r"The path is gs://pail/p\.npz, in a bucket, which needs"):
+        param_files.load_params("gs://pail/p.npz")
 
 
 RIGHTS = {
@@ -272,6 +279,22 @@ def test_the_log_is_written_again_as_a_whole(bucket, place, monkeypatch):
         with pytest.raises(RunError, match=r"could not be written to gs://.*permission denied"):
             log.write(9, {})
         del bucket[0].rights[bucket[1]]
+
+
+def test_a_trace_comes_there(bucket, place, monkeypatch):
+    made = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda text: made.append(pathlib.Path(text)))
+
+    def stop():
+        (made[0] / "plugins" / "profile").mkdir(parents=True)
+        (made[0] / "plugins" / "profile" / "trace").write_bytes(b"traced")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+    profile = Profile(place, 2)
+    profile.begin(0, 4)
+    profile.end()
+    assert content(bucket, "a/run/plugins/profile/trace") == b"traced"
+    assert not made[0].exists()
 
 
 def test_checkpoints(bucket, place):
