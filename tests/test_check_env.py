@@ -18,6 +18,7 @@ import pytest
 import setuptools
 
 from gmm_diffusion import check_env, command_line, extras
+from gmm_diffusion.processes import ending
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 GIB = 2**30
@@ -208,6 +209,28 @@ def test_a_step_that_goes_wrong(monkeypatch):
 def test_bad_flags(arguments):
     (sentence,) = off(*arguments)
     assert arguments[0].strip("-").split("=")[0] in sentence
+
+
+def test_a_task_of_slurm_has_all_devices_of_its_node(monkeypatch):
+    given = {}
+
+    def initialize(**options):
+        given.update(options)
+        raise RuntimeError("that is enough")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(ending, "at_once", lambda error: error)  # It would end these tests.
+    for name, value in {
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        "SLURM_GPUS_ON_NODE": "8",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (sentence,) = off("--processes=2")
+    assert "The other processes cannot be found: that is enough." in sentence
+    assert given["local_device_ids"] == list(range(8))
 
 
 def test_processes():
