@@ -2,10 +2,10 @@
 
 import dataclasses
 import os
-import pathlib
 import tempfile
 
 from gmm_diffusion import config as config_lib
+from gmm_diffusion import paths
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands.train import train
 from gmm_diffusion.conditioning.settings import KINDS, ConditioningSettings, Fitted, Unconditional
@@ -80,7 +80,7 @@ def _fit(config, data, workdir):
 
 
 def _usual_law(data, workdir):
-    if workdir is not None and (pathlib.Path(workdir) / workdir_lib.CONFIG).exists():
+    if workdir is not None and (paths.of(workdir) / workdir_lib.CONFIG).exists():
         return workdir_lib.read_config(workdir).diffusion.law
     return "given" if data.is_image else "auto"
 

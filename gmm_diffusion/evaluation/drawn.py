@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterable
 
 import jax
 import numpy as np
 
-from gmm_diffusion import assembly, devices, npz_files, processes
+from gmm_diffusion import assembly, devices, npz_files, paths, processes
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.errors import RunError
@@ -135,7 +134,5 @@ def _write(file, arrays):
     # A disk that is full ends no evaluation before its result is written.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
+        with paths.whole(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
-        os.replace(temporary, file)

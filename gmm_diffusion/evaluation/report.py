@@ -1,13 +1,12 @@
 """The evaluation of a run, written and printed, with what the model costs."""
 
 import pathlib
-import shutil
 from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, processes
+from gmm_diffusion import assembly, paths, processes
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
@@ -54,7 +53,7 @@ def _report(model, path, guidance, scores, as_text, partial):
     file = workdir.evaluation_path(path, config.evaluation.name)
     file.parent.mkdir(exist_ok=True)
     workdir.write_json(file, result)
-    shutil.rmtree(partial, ignore_errors=True)
+    paths.remove_folder(partial, ignore_errors=True)
     print(as_text(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")
