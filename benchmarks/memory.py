@@ -6,8 +6,7 @@ The network of configs/cifar_gmm.py at 32x32x3 and that of configs/celeba_gmm.py
 other channels, in heads of 32, unconditional, in float32 and bfloat16. The update of one device is
 compiled ahead of time and never run; no parameter is made. What it needs is arguments + temporaries
 + outputs - aliased of the compiler's own `memory_analysis()`: parameters, Adam's moments, two
-averages, gradients, activations and a batch. Channels are multiples of 32, found by bisection, where
-a power law through what was compiled before says which to try next.
+averages, gradients, activations and a batch. Channels are multiples of 32, found by bisection.
 
 The figures are of the compiler of the device that JAX finds. That of a CPU fuses less than that of
 an accelerator, pads nothing, and computes bfloat16 in float32: its figures are a proxy.
@@ -35,6 +34,9 @@ from gmm_diffusion.types import Batch
 
 CONFIGS = {32: "cifar_gmm", 64: "celeba_gmm"}
 STEP = 32
+# Channels near which each search ends with 16 GiB, so that few programs are compiled: plain,
+# rematerialised, in microbatches.
+STARTS = {32: (224, 352, 320), 64: (64, 192, 160)}
 # How long the compiler works on the machine's instructions does not change what it allocates.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -86,27 +88,35 @@ def needed(config, size, batch):
     return held + found.temp_size_in_bytes, num_params
 
 
-def largest(measure, limit, first):
+def largest(measure, limit, start):
     """The most channels whose `measure(channels)[0]` stays within `limit`; 0 if none does.
+
+    Memory grows as a power of the channels between 1 (activations) and 2 (parameters). So what is
+    too large by the first of them is not compiled, and a power law says what to try next.
+
+    Args:
+      measure: `(channels) -> (bytes, what else is wanted)`.
+      limit: in bytes.
+      start: the channels to try first.
 
     Returns:
       `(channels, what was measured of them)`.
     """
     tried = {}
-    low, high, guess = 0, math.inf, first
+    low, high, guess = 0, math.inf, start
     while high - low > STEP:
         tried[guess] = measure(guess)
         if tried[guess][0] <= limit:
             low = guess
+            too_large = math.floor(low * limit / tried[low][0] / STEP + 1) * STEP
+            high = min(high, too_large)
         else:
             high = guess
-        # Memory grows as a power of the channels between 1 (activations) and 2 (parameters).
         near = sorted(tried, key=lambda c: abs(math.log(tried[c][0] / limit)))[:2]
         power = 1.5
         if len(near) == 2:
             power = math.log(tried[near[0]][0] / tried[near[1]][0]) / math.log(near[0] / near[1])
         wanted = near[0] * (limit / tried[near[0]][0]) ** (1 / min(max(power, 1), 2))
-        # The one below what is predicted first, then its neighbours.
         guess = min(max(int(wanted) // STEP * STEP, low + STEP), high - STEP)
     return low, tried.get(low)
 
@@ -124,17 +134,14 @@ def main() -> None:
         "plain": (0, False),
         "rematerialize": (0, True),
         f"microbatch {arguments.microbatch}": (arguments.microbatch, False),
-        "both": (arguments.microbatch, True),
     }
     print("| images | dtype | training | channels | parameters | GiB | compiled | s |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for size in map(int, arguments.sizes.split(",")):
         for dtype in arguments.dtypes.split(","):
-            first = 128
-            for name, (microbatch, rematerialize) in ways.items():
+            for start, (name, settings) in zip(STARTS[size], ways.items(), strict=True):
                 config = load(size, dtype)
-                config.training.microbatch = microbatch
-                config.training.rematerialize = rematerialize
+                config.training.microbatch, config.training.rematerialize = settings
                 begin, compiles = time.perf_counter(), []
 
                 def measure(channels, config=config, size=size, compiles=compiles):
@@ -142,8 +149,7 @@ def main() -> None:
                     compiles.append(channels)
                     return needed(config, size, arguments.batch)
 
-                channels, found = largest(measure, arguments.gib * 2**30, first)
-                first = channels or STEP
+                channels, found = largest(measure, arguments.gib * 2**30, start)
                 taken, millions = (found[0] / 2**30, found[1] / 1e6) if found else (0, 0)
                 print(
                     f"| {size}x{size}x3 | {dtype} | {name} | {channels} | {millions:.0f} M | "

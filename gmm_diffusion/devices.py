@@ -144,9 +144,12 @@ def make_train_steps(
         steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
     )
 
+    # In one program: a network of many blocks has many metrics.
+    first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))
+
     def run(state, batches, key):
         state, metrics = mapped(state, split_batches(batches, num_here), key)
-        return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
+        return state, first(jax.tree.map(lambda x: x.addressable_data(0), metrics))
 
     return run
 

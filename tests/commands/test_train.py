@@ -155,6 +155,14 @@ def test_the_rate_is_of_training_alone_and_devices_memory_is_logged(
         assert row["device_memory/bytes_in_use"] == 5
 
 
+def test_a_microbatch_that_does_not_divide_a_devices_share_is_refused(config, tmp_path):
+    config.training.microbatch = 16
+    message = r"training\.microbatch is 16; it must divide the 8 examples that each of the 4"
+    with pytest.raises(InputError, match=message):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch, no_evaluation):
     with monkeypatch.context() as patch:
         poisoned(patch, {3})
