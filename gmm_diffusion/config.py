@@ -193,10 +193,10 @@ def default() -> ConfigDict:
     training.init_from = ""  # workdir of a run whose average and statistics this one starts from
     training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
-    # Two ways to save memory that change results by rounding alone: examples a device whose gradient
-    # is taken at once, 0 for all of them;
+    # Examples a device whose gradient is taken at once; 0 takes that of all. This and the next save
+    # memory, and change results by rounding alone.
     training.microbatch = 0
-    # and whether the gradient computes the activations in the network's blocks again.
+    # Whether the gradient computes the activations in the network's blocks again.
     training.rematerialize = False
     training.steps_per_call = 10  # updates in one compiled call
     training.ema_widths = (0.05, 0.10)  # relative widths of the parameter averages
