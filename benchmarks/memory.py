@@ -1,6 +1,7 @@
 """The largest U-Net whose training fits an accelerator's memory.
 
     JAX_PLATFORMS=cpu python benchmarks/memory.py [--gib 16] [--batch 32] [--microbatch 8]
+    JAX_PLATFORMS=cpu python benchmarks/memory.py --kept 96
 
 The network of configs/cifar_gmm.py at 32x32x3 and that of configs/celeba_gmm.py at 64x64x3 with
 other channels, in heads of 32, unconditional, in float32 and bfloat16. The update of one device is
@@ -9,7 +10,10 @@ compiled ahead of time and never run; no parameter is made. What it needs is arg
 averages, gradients, activations and a batch. Channels are multiples of 32, found by bisection.
 
 The figures are of the compiler of the device that JAX finds. That of a CPU fuses less than that of
-an accelerator, pads nothing, and computes bfloat16 in float32: its figures are a proxy.
+an accelerator, pads nothing, computes bfloat16 in float32, and takes away the barrier that keeps
+rematerialised activations until they are needed: its figures are a proxy, and show nothing of
+either. So `--kept` counts, for one number of channels and whatever the compiler, the activations
+that JAX keeps between the network's output and its gradient.
 """
 
 import argparse
@@ -88,6 +92,45 @@ def needed(config, size, batch):
     return held + found.temp_size_in_bytes, num_params
 
 
+def kept(config, size, batch):
+    """`(bytes, parameters)`: activations that wait for the gradient, without the parameters."""
+    network = assembly.network(config)
+    image, level = jnp.zeros((1, size, size, 3)), jnp.zeros(1)
+    params = jax.eval_shape(network.init, jax.random.key(0), image, level)["params"]
+
+    def pullback(params, x, c_noise):
+        return jax.vjp(lambda params: network.apply({"params": params}, x, c_noise), params)[1]
+
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    levels = jax.ShapeDtypeStruct((batch,), jnp.float32)
+    traced = jax.make_jaxpr(pullback)(params, images, levels).jaxpr
+    given = {id(variable) for variable in traced.invars}
+    # What several operations read waits once.
+    waiting = {id(variable): variable.aval for variable in traced.outvars}
+    num_bytes = sum(
+        aval.size * aval.dtype.itemsize for key, aval in waiting.items() if key not in given
+    )
+    return num_bytes, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def print_kept(sizes, dtypes, batch, channels):
+    """The table of `--kept`."""
+    print("| images | dtype | channels | parameters | kept GiB | rematerialised GiB |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for size in sizes:
+        for dtype in dtypes:
+            config = load(size, dtype)
+            config.network.channels = channels
+            plain, num_params = kept(config, size, batch)
+            config.training.rematerialize = True
+            sparing, _ = kept(config, size, batch)
+            print(
+                f"| {size}x{size}x3 | {dtype} | {channels} | {num_params / 1e6:.0f} M | "
+                f"{plain / 2**30:.2f} | {sparing / 2**30:.2f} |",
+                flush=True,
+            )
+
+
 def largest(measure, limit, start):
     """The most channels whose `measure(channels)[0]` stays within `limit`; 0 if none does.
 
@@ -129,7 +172,12 @@ def main() -> None:
     parser.add_argument("--microbatch", type=int, default=8)
     parser.add_argument("--sizes", default="32,64", help="heights, of 32 and 64")
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--kept", type=int, help="channels; counts activations, compiles nothing")
     arguments = parser.parse_args()
+    sizes, dtypes = [int(s) for s in arguments.sizes.split(",")], arguments.dtypes.split(",")
+    if arguments.kept:
+        print_kept(sizes, dtypes, arguments.batch, arguments.kept)
+        return
     ways = {
         "plain": (0, False),
         "rematerialize": (0, True),
@@ -137,8 +185,8 @@ def main() -> None:
     }
     print("| images | dtype | training | channels | parameters | GiB | compiled | s |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    for size in map(int, arguments.sizes.split(",")):
-        for dtype in arguments.dtypes.split(","):
+    for size in sizes:
+        for dtype in dtypes:
             for start, (name, settings) in zip(STARTS[size], ways.items(), strict=True):
                 config = load(size, dtype)
                 config.training.microbatch, config.training.rematerialize = settings

@@ -149,7 +149,7 @@ def test_the_rate_is_of_training_alone_and_devices_memory_is_logged(
     train.train(config, tmp_path / "run")
     rows = lines(tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert now[0] > 6000
+    assert now[0] > 5000  # Three checkpoints and two snapshots.
     for row in rows:
         assert row["steps_per_second"] > 2 / 100
         assert row["device_memory/bytes_in_use"] == 5
