@@ -193,6 +193,11 @@ def default() -> ConfigDict:
     training.init_from = ""  # workdir of a run whose average and statistics this one starts from
     training.num_steps = 1200  # updates in all
     training.batch_size = 128  # examples an update, over all devices
+    # Examples a device whose gradient is taken at once; 0 takes that of all. This and the next save
+    # memory, and change results by rounding alone.
+    training.microbatch = 0
+    # Whether the gradient computes the activations in the network's blocks again.
+    training.rematerialize = False
     training.steps_per_call = 10  # updates in one compiled call
     training.ema_widths = (0.05, 0.10)  # relative widths of the parameter averages
     training.max_nonfinite = 0  # skipped updates in a row that are allowed
@@ -406,6 +411,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "training.seed": _seed(),
     "training.num_steps": _range(1),
     "training.batch_size": _range(1, 1_000_000),
+    "training.microbatch": _range(0, 1_000_000),
     "training.steps_per_call": _range(1, 1_000_000),
     "training.ema_widths": (
         lambda v: len(v) > 0 and all(0 < w < 0.28 for w in v) and len(set(v)) == len(v),
@@ -566,6 +572,7 @@ def validate(config: ConfigDict) -> None:
     _check_task(config, refuse)
     _check_classifier(config, refuse)
     _check_contrastive(config, refuse)
+    _check_microbatch(config, refuse)
     _check_target(config, refuse)
     for i, mult in enumerate(config.network.channel_mult):
         channels = config.network.channels * mult
@@ -617,6 +624,21 @@ def _check_contrastive(config: ConfigDict, refuse: Callable) -> None:
         )
     if config.diffusion.law == "given":
         check_zeta(config, config.diffusion.sigma_log_mean, config.diffusion.sigma_log_std)
+
+
+def _check_microbatch(config: ConfigDict, refuse: Callable) -> None:
+    group = config.training
+    if not group.microbatch:
+        return
+    if group.batch_size % group.microbatch:
+        refuse("training.microbatch", f"it must divide training.batch_size {group.batch_size}")
+    every = group.batch_size // config.contrastive.points
+    if config.contrastive.weight and group.microbatch % every:
+        refuse(
+            "training.microbatch",
+            f"contrastive.points {config.contrastive.points} of training.batch_size "
+            f"{group.batch_size} examples need a multiple of {every}",
+        )
 
 
 def check_zeta(config: ConfigDict, log_mean: float, log_std: float) -> None:

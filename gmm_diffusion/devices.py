@@ -35,6 +35,16 @@ def found() -> list[jax.Device]:
     return sorted(jax.devices(), key=lambda device: device.process_index)
 
 
+def memory() -> dict[str, int]:
+    """Bytes in use now and at most since the start, the highest of this process's devices.
+
+    JAX's names and values; empty where the platform does not count them, as a CPU.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    names = ("bytes_in_use", "peak_bytes_in_use")
+    return {name: max(s[name] for s in stats) for name in names if all(name in s for s in stats)}
+
+
 def own(size: int) -> slice:
     """This process's part of `size` things that are divided among all devices in their order."""
     everywhere, here = found(), jax.process_index()
@@ -134,9 +144,12 @@ def make_train_steps(
         steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
     )
 
+    # In one program: a network of many blocks has many metrics.
+    first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))
+
     def run(state, batches, key):
         state, metrics = mapped(state, split_batches(batches, num_here), key)
-        return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
+        return state, first(jax.tree.map(lambda x: x.addressable_data(0), metrics))
 
     return run
 

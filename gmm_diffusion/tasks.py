@@ -35,7 +35,12 @@ TASKS = {
     "classifier": Task(
         "classifier_loss",
         ("classifier",),
-        {"ngmg.weight": 0, "contrastive.weight": 0, "training.target": "data"},
+        {
+            "ngmg.weight": 0,
+            "contrastive.weight": 0,
+            "training.target": "data",
+            "training.rematerialize": False,
+        },
         samples=False,
     ),
 }

@@ -168,7 +168,10 @@ class TrainStep(Protocol):
 
 
 class LossFn(Protocol):
-    """Losses that keep the batch axis; only the train step takes a mean."""
+    """Losses that keep the batch axis; only the train step takes a mean.
+
+    No loss depends on the other examples, so that a batch can be spread over devices and time.
+    """
 
     def __call__(self, params: PyTree, batch: Batch, keys: Array) -> tuple[Array, dict[str, Array]]:
         """`keys [B]` -> (`[B]` losses, a dict of `[B]` diagnostics)."""

@@ -160,6 +160,7 @@ EDGES = [
     ("training.task", ["sampler"], ["classifier"]),
     ("training.target", ["score", "exact"], ["data"]),
     ("training.num_steps", [0], [1]),
+    ("training.microbatch", [-1], [0, 1]),
     ("training.batch_size", [0], [1]),
     ("training.ema_widths", [(), (0.0,), (0.28,), (0.05, 0.05)], [(0.05, 0.27)]),
     ("training.max_nonfinite", [-1], [0]),
@@ -214,6 +215,14 @@ def test_the_edges_of_rules(field, refused, allowed):
         ({"contrastive__weight": 1.0, "training__task": "classifier"}, r"contrastive\.weight"),
         ({"contrastive__weight": 1.0, "contrastive__points": 48}, r"contrastive\.points is 48"),
         ({"contrastive__weight": 1.0, "contrastive__zeta": (0.1, 9.0)}, r"contrastive\.zeta"),
+        (
+            {"training__microbatch": 48},
+            r"training\.microbatch is 48; it must divide training\.batch_size 128",
+        ),
+        (
+            {"training__microbatch": 2, "contrastive__weight": 1.0},
+            r"training\.microbatch is 2; contrastive\.points 32 of .* need a multiple of 4",
+        ),
         (
             {"sample__parallel_window": 4, "sample__sampler": "dpmpp_2m"},
             r"sample\.parallel_window is 4; sample\.sampler dpmpp_2m",
@@ -295,6 +304,9 @@ def test_a_file_of_another_version_is_refused():
 def test_differences_name_what_matters():
     theirs = config_lib.default()
     ours = changed(training__num_steps=7, sample__steps=3, checkpoint__every=1)
+    assert config_lib.differences(ours, theirs) == []
+    # What bounds memory.
+    ours = changed(training__microbatch=8, training__rematerialize=True)
     assert config_lib.differences(ours, theirs) == []
     ours = changed(network__width=7, training__seed=3)
     assert config_lib.differences(ours, theirs) == [

@@ -1,5 +1,7 @@
 """Spreading steps and examples over devices: one program, any number of examples."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,20 @@ def test_steps_are_traced_and_compiled_once(caplog):
     # Logged for every lowering, whether or not the compiler finds it in its cache.
     compiled = [m for m in caplog.messages if m.startswith("Compiling") and "float32[4,2,2]" in m]
     assert len(compiled) == 1, compiled
+
+
+def test_memory_is_the_fullest_device_of_this_process(monkeypatch):
+    def local(*stats):
+        found = [types.SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+        monkeypatch.setattr(jax, "local_devices", lambda: found)
+
+    one = {"bytes_in_use": 5, "peak_bytes_in_use": 70, "bytes_limit": 100}
+    local(one, one | {"bytes_in_use": 6, "peak_bytes_in_use": 60})
+    assert devices.memory() == {"bytes_in_use": 6, "peak_bytes_in_use": 70}
+    local({"bytes_in_use": 5})
+    assert devices.memory() == {"bytes_in_use": 5}
+    local(None, None)
+    assert devices.memory() == {}
 
 
 def test_a_batch_that_cannot_be_split_is_refused():

@@ -52,7 +52,8 @@ def test_it_goes_on_as_it_did_then(run_dir):
     train.train(config, run_dir)
     now = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     then = json.loads((run_dir / "resumed.jsonl").read_text())
-    assert now.keys() == then.keys()
+    # Later versions log more.
+    assert then.keys() < now.keys()
     for name in then.keys() - {"images_per_second"}:
         # Rounding, as above, through four updates.
         assert now[name] == pytest.approx(then[name], rel=1e-3), name

@@ -154,6 +154,7 @@ ARRAYS = (
     "model.denoiser",
     "model.classifier",
     "training.step",
+    "training.accumulation",
     "training.loss",
     "training.classifier_loss",
     "training.contrastive_term",

@@ -37,7 +37,12 @@ def test_a_classifier_is_trained_whatever_ngmg_names(make_config):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("ngmg.weight", 1.0), ("contrastive.weight", 0.5), ("training.target", "exact")],
+    [
+        ("ngmg.weight", 1.0),
+        ("contrastive.weight", 0.5),
+        ("training.target", "exact"),
+        ("training.rematerialize", True),
+    ],
 )
 def test_a_classifier_refuses_the_terms_of_a_denoiser(make_config, field, value):
     config = make_config("toy")

@@ -14,7 +14,7 @@ from gmm_diffusion.assembly.networks import denoise, init_params, model, network
 from gmm_diffusion.assembly.noise import fit as fit_noise_law
 from gmm_diffusion.assembly.noise import law as noise_law
 from gmm_diffusion.assembly.sampling import evaluations, parallel_cost, sample, sampler
-from gmm_diffusion.assembly.training import loss_fn, optimizer, train_step_fn
+from gmm_diffusion.assembly.training import learning_rates, loss_fn, optimizer, train_step_fn
 
 __all__ = [
     "classify",
@@ -27,6 +27,7 @@ __all__ = [
     "has_classifier",
     "init_params",
     "kind",
+    "learning_rates",
     "loss_fn",
     "model",
     "network",

@@ -25,9 +25,9 @@ from gmm_diffusion.types import PyTree
 def network(config: ConfigDict) -> nn.Module:
     """The network of the denoiser."""
     group = config.network
-    dtype = jnp.dtype(group.dtype)
+    dtype, rematerialize = jnp.dtype(group.dtype), config.training.rematerialize
     if group.name == "mlp":
-        return NETWORKS["mlp"](group.width, group.num_blocks, group.dropout, dtype)
+        return NETWORKS["mlp"](group.width, group.num_blocks, group.dropout, dtype, rematerialize)
     return NETWORKS["unet"](
         group.channels,
         tuple(group.channel_mult),
@@ -37,6 +37,7 @@ def network(config: ConfigDict) -> nn.Module:
         group.head_channels,
         group.dropout,
         dtype,
+        rematerialize,
     )
 
 

@@ -1,6 +1,7 @@
 """The loss, the optimisers and the train step."""
 
 import functools
+from collections.abc import Callable
 
 import optax
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from gmm_diffusion.training import classifier_loss, contrastive_term
 from gmm_diffusion.training import loss as loss_lib
 from gmm_diffusion.training.optimizer import learning_rate, make_optimizer, make_sgd
 from gmm_diffusion.training.step import train_step
-from gmm_diffusion.types import LossFn, TrainStep
+from gmm_diffusion.types import Array, LossFn, TrainStep
 
 
 def _term(config, fitted):
@@ -96,22 +97,29 @@ LOSSES = {"denoiser": _denoiser_loss, "classifier": _classifier_loss}
 
 def optimizer(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
     """One optimiser for each part of the parameters."""
-    group = config.classifier
-    usual = ("adam", config.optimizer.learning_rate)
-    own = {"classifier": (group.optimizer, group.learning_rate)}
-    return {part: _optimizer(config, *own.get(part, usual)) for part in trained_parts(config)}
+    schedules = learning_rates(config)
+    return {part: _optimizer(config, part, schedule) for part, schedule in schedules.items()}
 
 
-def _optimizer(config, name, peak):
+def learning_rates(config: ConfigDict) -> dict[str, Callable[[Array | int], Array]]:
+    """The schedule of each part of the parameters: `[]` updates already made -> `[]` rate."""
     group = config.optimizer
-    schedule = learning_rate(
-        group.schedule,
-        peak,
-        group.warmup_steps,
-        group.decay_steps,
-        config.training.num_steps,
-    )
-    if name == "sgd":
+    peaks = {"classifier": config.classifier.learning_rate}
+    return {
+        part: learning_rate(
+            group.schedule,
+            peaks.get(part, group.learning_rate),
+            group.warmup_steps,
+            group.decay_steps,
+            config.training.num_steps,
+        )
+        for part in trained_parts(config)
+    }
+
+
+def _optimizer(config, part, schedule):
+    group = config.optimizer
+    if part == "classifier" and config.classifier.optimizer == "sgd":
         return make_sgd(schedule, config.classifier.momentum, group.clip_norm)
     return make_optimizer(schedule, group.beta1, group.beta2, group.epsilon, group.clip_norm)
 
@@ -123,4 +131,5 @@ def train_step_fn(config: ConfigDict, fitted: FittedStatistics) -> TrainStep:
         loss_fn=loss_fn(config, fitted),
         optimizer=optimizer(config),
         ema_widths=tuple(config.training.ema_widths),
+        microbatch=config.training.microbatch,
     )

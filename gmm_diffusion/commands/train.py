@@ -219,6 +219,12 @@ def _check_devices(config):
             f"training.batch_size is {config.training.batch_size}; it must be a multiple of the "
             f"{count} devices."
         )
+    share = config.training.batch_size // count
+    if config.training.microbatch and share % config.training.microbatch:
+        raise InputError(
+            f"training.microbatch is {config.training.microbatch}; it must divide the {share} "
+            f"examples that each of the {count} devices has of training.batch_size."
+        )
     if config.contrastive.weight and config.contrastive.points % count:
         raise InputError(
             f"contrastive.points is {config.contrastive.points}; it must be a multiple of the "
@@ -316,7 +322,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
                 # The loss tells nothing of averages, nor of moments too large to move anything.
                 if not devices.is_finite(state):
                     raise _spoilt(step)
-                metrics_log.write(step, window.flush(step, config.training.batch_size))
+                metrics_log.write(step, window.flush(step, config))
             # Before the checkpoint: a run that resumes from it does not come by here again.
             if first and crossed(config.checkpoint.snapshot_every):
                 with window.paused():
@@ -397,7 +403,8 @@ def _save(parts, store, metrics_log, lock, window, step, state):
         "jax": jax.__version__,
         "window": window.stored(),
     }
-    store.save(step, _on_host(step, state), arrays, meta)
+    with window.paused():
+        store.save(step, _on_host(step, state), arrays, meta)
 
 
 def _check_finite(config, step, metrics):
@@ -476,15 +483,21 @@ class _Window:
     def add(self, metrics):
         self._rows.append(metrics)
 
-    def flush(self, step, batch_size):
-        seconds = time.monotonic() - self._time
+    def flush(self, step, config):
+        rate = (step - self._last) / (time.monotonic() - self._time)
         means = {
             name: float(np.concatenate([row[name] for row in self._rows]).mean())
             for name in self._rows[0]
             if not name.startswith("nonfinite")
         }
-        means["nonfinite"] = int(self._rows[-1]["nonfinite"][-1])
-        means["images_per_second"] = (step - self._last) * batch_size / seconds
+        means["nonfinite"] = skipped = int(self._rows[-1]["nonfinite"][-1])
+        means["images_per_second"] = rate * config.training.batch_size
+        means["steps_per_second"] = rate
+        # Of the last update that was made.
+        count = max(step - skipped - 1, 0)
+        for part, schedule in assembly.learning_rates(config).items():
+            means[f"learning_rate/{part}"] = float(schedule(count))
+        means |= {f"device_memory/{name}": value for name, value in devices.memory().items()}
         self._rows, self._last, self._time = [], step, time.monotonic()
         return means
 

@@ -41,12 +41,14 @@ class MLP(nn.Module):
       num_blocks: residual blocks of two layers each.
       dropout_rate: dropout in the residual branches while training.
       dtype: of the computation; parameters stay float32.
+      rematerialize: as in `unet.UNet`.
     """
 
     width: int
     num_blocks: int
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -56,8 +58,9 @@ class MLP(nn.Module):
         embedding = NoiseAndCondition(self.width, self.width, name="embed")(c_noise, cond)
         x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=-1)
         x = MPLinear(self.width, self.dtype, name="linear_in")(x)
+        make_block = nn.remat(ResidualBlock) if self.rematerialize else ResidualBlock
         for i in range(self.num_blocks):
-            block = ResidualBlock(self.dropout_rate, self.dtype, name=f"block_{i}")
+            block = make_block(self.dropout_rate, self.dtype, name=f"block_{i}")
             x = block(x, embedding, fold_in(keys, i))
         gain = self.param("out_gain", nn.initializers.zeros, ())
         return MPLinear(dim, self.dtype, name="linear_out")(x, gain).astype(jnp.float32)

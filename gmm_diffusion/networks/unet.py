@@ -114,6 +114,8 @@ class UNet(nn.Module):
       head_channels: channels of one attention head.
       dropout_rate: dropout in the residual branches while training.
       dtype: of the computation; parameters stay float32.
+      rematerialize: whether a gradient computes the activations inside each block again, from the
+        block's input, instead of keeping them (Chen et al. 2016, arXiv 1604.06174).
     """
 
     model_channels: int
@@ -124,6 +126,7 @@ class UNet(nn.Module):
     head_channels: int = 64
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -133,6 +136,7 @@ class UNet(nn.Module):
         out_channels = x.shape[-1]
         embedding = NoiseAndCondition(max(channels), channels[0], name="embed")(c_noise, cond)
 
+        make_block = nn.remat(Block) if self.rematerialize else Block
         number = 0
 
         def listed(x):
@@ -141,7 +145,7 @@ class UNet(nn.Module):
         def block(x, features, flavor, name, resample="keep", attention=False):
             nonlocal number
             number += 1
-            return Block(
+            return make_block(
                 features,
                 flavor,
                 resample,

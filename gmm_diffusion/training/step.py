@@ -1,5 +1,7 @@
 """One training step, a pure function; `devices.py` puts it on devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,6 +9,7 @@ from jax import lax
 
 from gmm_diffusion.networks import normalize_weights
 from gmm_diffusion.training import ema
+from gmm_diffusion.training.accumulation import accumulated
 from gmm_diffusion.training.state import TrainState
 from gmm_diffusion.types import Array, Batch, LossFn
 
@@ -19,6 +22,7 @@ def train_step(
     loss_fn: LossFn,
     optimizer: dict[str, optax.GradientTransformation],
     ema_widths: tuple[float, ...] = (0.05, 0.10),
+    microbatch: int = 0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update of every part, with forced weight normalisation and EMAs.
@@ -35,12 +39,17 @@ def train_step(
       loss_fn: `(params, batch, keys [B]) -> ([B] losses, dict of [B] diagnostics)`.
       optimizer: one for each part of `state.params`.
       ema_widths: relative widths of the averages (arXiv 2312.02696, section 3.1).
+      microbatch: examples of `batch` whose gradient is taken at once; 0 takes that of all.
       axis_name: of the device axis, or None for a single device.
 
     Returns:
-      The state after, and scalar metrics: "loss", "gradient_norm", "nonfinite",
-      "nonfinite_in_a_row" and the mean of each diagnostic; with a classifier beside other parts
-      also its own "classifier_gradient_norm".
+      The state after, and scalar metrics: "loss", "gradient_norm", "parameter_norm" after the
+      update, "nonfinite", "nonfinite_in_a_row", the mean of each diagnostic, and for each top-level
+      module of each part "gradient_norm/PART/MODULE"; with a classifier beside other parts also its
+      own "classifier_gradient_norm".
+
+    Raises:
+      InputError: `microbatch` does not divide the size of `batch`.
     """
 
     def total(x):
@@ -48,16 +57,18 @@ def train_step(
 
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(lambda index: jax.random.fold_in(step_key, index))(batch.index)
-    counted = batch.mask > 0
 
-    def masked_sum(x):
-        return jnp.sum(jnp.where(counted, x, 0.0))
+    def objective(params, batch, keys):
+        def masked_sum(x):
+            return jnp.sum(jnp.where(batch.mask > 0, x, 0.0))
 
-    def objective(params):
         losses, aux = loss_fn(params, batch, keys)
         return masked_sum(losses), jax.tree.map(masked_sum, aux)
 
-    (loss_sum, aux_sums), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    value_and_gradient = functools.partial(
+        jax.value_and_grad(objective, has_aux=True), state.params
+    )
+    (loss_sum, aux_sums), gradients = accumulated(value_and_gradient, microbatch, batch, keys)
     num_examples = total(jnp.sum(batch.mask))
     loss, aux, gradients = jax.tree.map(
         lambda x: total(x) / num_examples, (loss_sum, aux_sums, gradients)
@@ -90,10 +101,14 @@ def train_step(
     metrics = {
         "loss": loss,
         "gradient_norm": gradient_norm,
+        "parameter_norm": optax.tree.norm(params),
         "nonfinite": state.nonfinite,
         "nonfinite_in_a_row": state.nonfinite_in_a_row,
         **aux,
     }
     if "classifier" in gradients and len(gradients) > 1:
         metrics["classifier_gradient_norm"] = optax.tree.norm(gradients["classifier"])
+    for part, modules in gradients.items():
+        for name, gradient in modules.items():
+            metrics[f"gradient_norm/{part}/{name}"] = optax.tree.norm(gradient)
     return state, metrics

@@ -82,6 +82,7 @@ def lines(path):
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("images_per_second", None)
+        row.pop("steps_per_second", None)
     return rows
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+import types
 
 import jax
 import numpy as np
@@ -107,6 +108,7 @@ def test_each_line_of_metrics_is_the_mean_since_the_last(
 
     monkeypatch.setattr(train._Window, "add", add)
     config.training.log_every = 4
+    config.optimizer.schedule, config.optimizer.warmup_steps = "cosine", 0
     train.train(config, tmp_path / "run")
     rows = lines(tmp_path / "run")
     assert [row["step"] for row in rows] == [4, 6]
@@ -114,6 +116,51 @@ def test_each_line_of_metrics_is_the_mean_since_the_last(
     np.testing.assert_allclose(rows[1]["loss"], np.mean(losses[4:]), rtol=1e-5)
     assert {"denoising_loss", "gradient_norm", "nonfinite", "images_per_second"} <= rows[0].keys()
     assert rows[0]["images_per_second"] > 0
+    for row in rows:
+        examples = row["steps_per_second"] * config.training.batch_size
+        assert examples == pytest.approx(row["images_per_second"])
+        # Half a cosine from 0.01 to 0 in six updates.
+        rate = 0.005 * (1 + np.cos(np.pi * row["step"] / 6))
+        for part in ("network", "log_variance"):
+            assert row[f"learning_rate/{part}"] == pytest.approx(rate, abs=1e-9)
+    if jax.default_backend() == "cpu":
+        assert not any("memory" in name for name in rows[0])
+
+
+def test_the_rate_is_of_training_alone_and_devices_memory_is_logged(
+    config, tmp_path, monkeypatch, no_evaluation
+):
+    """By a clock that moves by 1 whenever it is read, and by 1000 for a checkpoint or snapshot."""
+    now = [0.0]
+
+    def monotonic():
+        now[0] += 1
+        return now[0]
+
+    original = train._on_host
+
+    def on_host(*args):
+        now[0] += 1000
+        return original(*args)
+
+    monkeypatch.setattr(train, "time", types.SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(train, "_on_host", on_host)
+    monkeypatch.setattr(train.devices, "memory", lambda: {"bytes_in_use": 5})
+    train.train(config, tmp_path / "run")
+    rows = lines(tmp_path / "run")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert now[0] > 5000  # Three checkpoints and two snapshots.
+    for row in rows:
+        assert row["steps_per_second"] > 2 / 100
+        assert row["device_memory/bytes_in_use"] == 5
+
+
+def test_a_microbatch_that_does_not_divide_a_devices_share_is_refused(config, tmp_path):
+    config.training.microbatch = 16
+    message = r"training\.microbatch is 16; it must divide the 8 examples that each of the 4"
+    with pytest.raises(InputError, match=message):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch, no_evaluation):

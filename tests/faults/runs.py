@@ -62,7 +62,8 @@ def finish(arguments, **options):
 def rows(workdir):
     """The lines of the log without what is a time."""
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in found]
+    times = ("images_per_second", "steps_per_second")
+    return [{k: v for k, v in row.items() if k not in times} for row in found]
 
 
 def newest(workdir):

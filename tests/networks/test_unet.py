@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gmm_diffusion.networks import UNet
+from gmm_diffusion.networks import MLP, UNet
 from gmm_diffusion.networks.initialisation import initialise
 from gmm_diffusion.networks.unet import Block, SelfAttention, downsample, upsample
 from gmm_diffusion.types import Condition
@@ -248,6 +248,26 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output():
     assert {leaf.dtype for leaf in blocks} == {jnp.dtype("bfloat16")}
     exact = small("vector")[1](params, x, c_noise, cond)
     assert rms(np.asarray(y) - np.asarray(exact)) < 0.05 * rms(exact)
+
+
+@pytest.mark.parametrize("model", [SMALL, MLP(16, 2)], ids=["unet", "mlp"])
+def test_rematerialisation_keeps_names_and_few_activations(model):
+    x = inputs()[0] if isinstance(model, UNet) else jnp.zeros((64, 3))
+    c_noise = jnp.zeros(len(x))
+    sparing = model.clone(rematerialize=True)
+    params = jax.eval_shape(model.init, jax.random.key(0), x, c_noise)["params"]
+    assert params == jax.eval_shape(sparing.init, jax.random.key(0), x, c_noise)["params"]
+
+    def waiting(model):
+        """Bytes between the output and its gradient."""
+
+        def pullback(params):
+            return jax.vjp(lambda params: model.apply({"params": params}, x, c_noise), params)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(pullback, params))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    assert waiting(sparing) < waiting(model) / 3
 
 
 def test_number_of_parameters_of_the_default():

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from gmm_diffusion import assembly, devices
+from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import train
@@ -87,10 +88,13 @@ def test_the_term_changes_what_is_learned_and_no_random_number(contrasted, plain
     assert jax.tree.map(np.shape, state.params) == jax.tree.map(np.shape, plain[0].params)
 
 
-def test_chunks_and_devices_change_nothing(make_config, contrasted):
+def test_chunks_microbatches_and_devices_change_nothing(make_config, contrasted):
     config = toy(make_config, contrastive__weight=0.5)
-    # Two points a device, of 16 rows each.
+    # Two points a device, each in a microbatch of its own, of 16 rows each.
     config.contrastive.chunk = 12
+    config.training.microbatch = 4
+    config.training.rematerialize = True
+    config_lib.validate(config)
     state, metrics = steps(config, num_devices=4)
     for ours, theirs in ((state.params, contrasted[0].params), (metrics, contrasted[1])):
         jax.tree.map(

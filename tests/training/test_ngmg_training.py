@@ -157,8 +157,9 @@ def test_a_term_that_teaches_no_denoiser_leaves_it_as_it_is(make_config, plain):
     assert np.abs(end - start).max() > 1e-3
 
 
-def test_one_and_four_devices_agree(make_config, beside):
-    four = steps(toy(make_config, ngmg__weight=1.0), num_devices=4)
+def test_microbatches_and_four_devices_agree(make_config, beside):
+    config = toy(make_config, ngmg__weight=1.0, training__microbatch=2)
+    four = steps(config, num_devices=4)
     near(beside[0].params, four[0].params, 1e-5)
     near(beside[1], four[1], 1e-4)
 

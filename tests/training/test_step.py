@@ -1,5 +1,6 @@
 """The train step: one law on any number of devices, whatever is masked, skipped or switched off."""
 
+import functools
 import re
 
 import jax
@@ -10,6 +11,7 @@ import scipy.optimize
 
 from gmm_diffusion import assembly, devices
 from gmm_diffusion.data import batches
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.training import state, step
 from gmm_diffusion.types import Batch
 
@@ -96,31 +98,37 @@ def five_steps(request):
     stacked = jax.tree.map(
         lambda *leaves: np.stack(leaves), *[parts.batch(i, padding=3) for i in range(5)]
     )
+    sparing = parts.config.copy_and_resolve_references()
+    # Of the 8 examples of the second device, the last 3 are padding.
+    sparing.training.microbatch = 4
+    sparing.training.rematerialize = True
+    sparing_step = assembly.train_step_fn(sparing, parts.fitted)
     start = parts.state()
     ends = []
-    for count in (1, 4):
-        run = devices.make_train_steps(parts.step, count)
+    for train_step, count in ((parts.step, 1), (parts.step, 4), (sparing_step, 2)):
+        run = devices.make_train_steps(train_step, count)
         end, metrics = run(devices.replicate(start, count), stacked, KEY)
         ends.append((end, jax.device_get(metrics)))
     return jax.device_get(start), ends
 
 
-def test_one_and_four_devices_agree(five_steps):
+def test_numbers_of_devices_and_ways_to_save_memory_agree(five_steps):
     start, ends = five_steps
-    (one, one_metrics), (four, four_metrics) = [
-        (devices.unreplicate(end), metrics) for end, metrics in ends
-    ]
-    assert one.step == four.step == 5
-    assert one.nonfinite == four.nonfinite == 0
-    assert largest_difference(one.params, four.params) < 1e-5
-    assert largest_difference(one.ema, four.ema) < 1e-5
-    assert largest_difference(one_metrics, four_metrics) < 1e-5
+    (one, one_metrics), *others = [(devices.unreplicate(end), metrics) for end, metrics in ends]
+    for other, metrics in others:
+        assert one.step == other.step == 5
+        assert one.nonfinite == other.nonfinite == 0
+        assert largest_difference(one.params, other.params) < 1e-5
+        assert largest_difference(one.ema, other.ema) < 1e-5
+        assert metrics.keys() == one_metrics.keys()
+        for name in metrics:
+            np.testing.assert_allclose(metrics[name], one_metrics[name], rtol=1e-5, atol=1e-5)
     # They agree because they learn the same, not because nothing is learned.
     assert largest_difference(one.params, start.params) > 1e-3
 
 
 def test_replicas_are_equal(five_steps):
-    _, ((_, _), (four, _)) = five_steps
+    _, ((_, _), (four, _), _) = five_steps
     for leaf in jax.tree.leaves((four.params, four.ema, four.opt_state)):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(copies) == 4
@@ -129,7 +137,7 @@ def test_replicas_are_equal(five_steps):
 
 
 def test_weights_keep_unit_rms(five_steps):
-    _, ((one, _), _) = five_steps
+    _, ((one, _), *_) = five_steps
     checked = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(devices.unreplicate(one.params)):
         if path[-1].key == "weight":
@@ -137,6 +145,44 @@ def test_weights_keep_unit_rms(five_steps):
             np.testing.assert_allclose(rms, 1.0, atol=5e-4)
             checked += 1
     assert checked >= 6
+
+
+def norm(tree):
+    return np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree)))
+
+
+def test_norms_are_those_of_the_gradient_by_module_and_of_the_parameters(toy, toy_step):
+    # The first step moves the gains that are zero at the start; weights keep their norms.
+    start, _ = toy_step(toy.state(), toy.batch(0), KEY)
+    network = start.params["network"] | {"out_gain": jnp.float32(3)}
+    start = start.replace(params=start.params | {"network": network})
+    batch = toy.batch(1)
+    after, metrics = toy_step(start, batch, KEY)
+    loss_fn = assembly.loss_fn(toy.config, toy.fitted)
+    step_key = jax.random.fold_in(KEY, 1)
+    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(batch.index)
+    mean_gradient = jax.jit(jax.grad(lambda params: loss_fn(params, batch, keys)[0].mean()))
+    gradient = jax.device_get(mean_gradient(start.params))
+    by_module = {
+        f"gradient_norm/{part}/{module}": norm(leaves)
+        for part, modules in gradient.items()
+        for module, leaves in modules.items()
+    }
+    found = {name: value for name, value in metrics.items() if name.startswith("gradient_norm/")}
+    assert found == pytest.approx(by_module, rel=1e-4)
+    assert {f"gradient_norm/network/{name}" for name in ("embed", "linear_in", "block_0")} < set(
+        found
+    )
+    assert metrics["gradient_norm"] == pytest.approx(norm(gradient), rel=1e-4)
+    assert metrics["parameter_norm"] == pytest.approx(norm(after.params), rel=1e-6)
+    assert metrics["parameter_norm"] != pytest.approx(norm(start.params), rel=1e-6)
+
+
+def test_a_microbatch_that_does_not_divide_the_batch_is_refused(toy):
+    sparing = functools.partial(toy.step, microbatch=5)
+    message = r"training\.microbatch is 5; it must divide the 16 examples of a device\."
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(sparing, toy.state(), toy.batch(0), KEY)
 
 
 def test_a_masked_example_has_no_influence(toy, toy_step):
