@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "gmm_diffusion/__init__.py"
 
 CORE = [
     "absl-py>=2.3",
+    "chex>=0.1.92",
     "clu>=0.0.12",
     "etils[epath]>=1.15",
     "flax>=0.12.8",

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -50,6 +51,7 @@ def train_step(
 
     Raises:
       InputError: `microbatch` does not divide the size of `batch`.
+      AssertionError: losses or diagnostics have lost the batch axis.
     """
 
     def total(x):
@@ -63,6 +65,7 @@ def train_step(
             return jnp.sum(jnp.where(batch.mask > 0, x, 0.0))
 
         losses, aux = loss_fn(params, batch, keys)
+        chex.assert_equal_shape_prefix([batch.mask, losses, *aux.values()], 1)
         return masked_sum(losses), jax.tree.map(masked_sum, aux)
 
     value_and_gradient = functools.partial(
