@@ -119,7 +119,7 @@ def load(
         if not streaming.choose(in_memory, nbytes, tfds_name):
             opened = [split.held(tfds_name) for split in opened]
     else:
-        nbytes = _size(builder, chosen, image_key, resolution)
+        nbytes = _size(builder, chosen, image_key, resolution, max_examples)
         streaming.choose(in_memory, nbytes, tfds_name, _anew(builder))
         opened = [
             _read(tfds, builder, split, keys, resolution, crop, max_examples) for split in chosen
@@ -311,12 +311,13 @@ def _split(builder, split, x, labels, rows):
     return Split(x, label, np.array(rows, np.uint8) if rows else None)
 
 
-def _size(builder, splits, image_key, resolution):
+def _size(builder, splits, image_key, resolution, most):
     """Bytes of all images of some splits, as far as it is known before they are read."""
     height, width, channels = builder.info.features[image_key].shape
     one = (resolution or height or 0) * (resolution or width or 0) * (channels or 0)
     try:
-        return one * sum(builder.info.splits[split].num_examples for split in splits)
+        counts = [builder.info.splits[split].num_examples for split in splits]
+        return one * sum(count if most is None else min(count, most) for count in counts)
     except Exception:  # A slice of no split, of which reading it tells more.
         return 0
 

@@ -183,7 +183,7 @@ def test_auto_goes_by_the_memory_that_is_free(folder, prepared, monkeypatch, cap
     assert not of_folder(folder, "always").train.streamed
     assert of_records(prepared, "auto").train.streamed
     tfrecord = str(prepared / "tfrecord")
-    assert not tfds_images.load("few_pictures", tfrecord, resolution=4).train.streamed
+    assert not tfds_images.load("few_pictures", tfrecord, resolution=6).train.streamed
     assert "should be streamed, and is not" in caplog.text
     assert "--file_format=array_record" in caplog.text
 
