@@ -173,23 +173,27 @@ class _Batches:
 
 
 def read_ahead(
-    x: Streamed, rows: Callable[[int], np.ndarray], steps: range
+    x: Streamed,
+    rows: Callable[[int], np.ndarray],
+    steps: range,
+    threads: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Batches `[B, H, W, C]` uint8 of some steps in order, read before they are asked for.
 
-    By grain's threads, as many as there are cores; decoders let go of Python's lock.
+    By grain's threads, a batch each: decoders let go of Python's lock.
 
     Args:
       x: the examples.
       rows: numbers `[B]` of a step's examples.
       steps: which steps.
+      threads: None takes as many as there are cores.
 
     Raises:
       InputError: when its batch is asked for, of an image that cannot be read.
     """
     import grain
 
-    threads = os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     batch = max(1, len(rows(steps[0])) * int(np.prod(x.shape[1:])))
     ahead = max(1, min(2 * threads, _AHEAD_BYTES // batch))
     options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
