@@ -8,7 +8,7 @@ input   images a second that are read, decoded and put into batches, nothing els
 loop    training's own loop over the folder of PNG, beside the same updates on one batch that is
         there already; milliseconds an update, in turns, the least and (median-most)
 memory  a process that may take --allowed MiB more than Python and its libraries (a limit of
-        addresses, as `ulimit -v` sets) trains on a folder that takes four times as much decoded;
+        addresses, as `ulimit -v` sets) trains on a folder that takes --times as much decoded;
         data.in_memory is auto, the mixture fitted and mirror images included
 """
 
@@ -31,6 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import grain
 import jax
 import numpy as np
+from absl import flags
 from PIL import Image
 
 from gmm_diffusion import assembly, devices
@@ -106,6 +107,7 @@ def rate(read, batch, seconds):
 
 def in_processes(x, rows, steps, num):
     """As `streaming.read_ahead`, by processes."""
+    flags.FLAGS.mark_as_parsed()  # grain asks for flags of its own.
     source = grain.MapDataset.source(streaming._Batches(x, rows, steps))
     read = source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=num)))
@@ -192,7 +194,7 @@ def measure_loop(folder, arguments):
 
 def measure_memory(folder, arguments):
     size, allowed = 256, arguments.allowed * MIB
-    num = -(-4 * allowed // (3 * size**2))
+    num = int(arguments.times * allowed / (3 * size**2))
     place = write_folder(folder / "large", num, size, "png")
     on_disk = sum(file.stat().st_size for file in place.rglob("*.png")) / MIB
     line = [sys.executable, __file__, f"--allowed={arguments.allowed}", f"--one={place}"]
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each cell of input")
     parser.add_argument("--steps", type=int, default=20, help="updates of loop")
     parser.add_argument("--allowed", type=int, default=1024, help="MiB, of memory")
+    parser.add_argument("--times", type=float, default=4, help="of that, decoded")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

@@ -12,7 +12,7 @@ from gmm_diffusion.errors import InputError
 log = logging.getLogger(__name__)
 
 # Of streamed examples so many bytes stand for all where a fit or a metric wants them in memory.
-_SAMPLE_BYTES = 1 << 28
+_SAMPLE_BYTES = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Split:
         return self._of(cast(Streamed, self.x).held(name), slice(None)) if self.streamed else self
 
     def sample(self, most: int | None = None) -> "Split":
-        """Evenly spaced examples, in memory: at most so many, and of streamed ones 2^28 bytes."""
+        """Evenly spaced examples, in memory: at most so many, and of streamed ones 2^27 bytes."""
         num = len(self) if most is None else min(len(self), most)
         if not self.streamed:
             return self if num == len(self) else self.read(evenly_spaced(len(self), num))

@@ -77,10 +77,11 @@ class Streamed:
         out = np.empty((len(index), *self.shape[1:]), np.uint8)
         pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
         try:
-            for place, image in zip(
-                out, pool.map(self._source.__getitem__, index.tolist()), strict=True
-            ):
-                place[:] = image
+            # Some at a time, since what threads have ready waits in memory, too.
+            for start in range(0, len(index), _BLOCK):
+                images = pool.map(self._source.__getitem__, index[start : start + _BLOCK].tolist())
+                for place, image in zip(out[start : start + _BLOCK], images, strict=True):
+                    place[:] = image
         finally:
             # After an error the other images need not be read.
             pool.shutdown(cancel_futures=True)
@@ -97,9 +98,8 @@ class Streamed:
     def held(self, name: str) -> np.ndarray:
         """All of them in memory; many with a bar of that name, on a terminal."""
         out = np.empty(self.shape, np.uint8)
-        with tqdm.tqdm(
-            desc=name, total=len(self), disable=None if len(self) >= _MANY else True
-        ) as bar:
+        quiet = None if len(self) >= _MANY else True
+        with tqdm.tqdm(desc=name, total=len(self), disable=quiet) as bar:
             for start in range(0, len(self), _BLOCK):
                 block = self[start : start + _BLOCK]
                 out[start : start + _BLOCK] = block
