@@ -226,7 +226,7 @@ def train_within(place, allowed):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     data = assembly.dataset(config)
     size = (data.train.x.nbytes + data.heldout.x.nbytes + data.validation.x.nbytes) / MIB
-    print(f"streamed: {data.train.streamed}")
+    print(f"streamed: {data.train.streamed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         train.train(config, os.path.join(folder, "run"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
