@@ -25,7 +25,7 @@ import numpy as np
 
 from gmm_diffusion import extras, paths
 from gmm_diffusion.data import resize
-from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, to_float
+from gmm_diffusion.data.dataset import Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet
 from gmm_diffusion.metrics import judge as judges
