@@ -209,7 +209,7 @@ def feature_points(
     except ValueError as error:
         raise InputError(f"conditioning.feature_dim: {error}") from error
     if examples.sample is not None:
-        most = min(most, _POINT_VALUES // len(transform.scale))
+        most = min(most, max(1, _POINT_VALUES // len(transform.scale)))
     rng = np.random.default_rng([seed, Host.FIT])
     rows = np.sort(rng.permutation(len(x))[:most])
     embed = jax.jit(functools.partial(features, transform))
