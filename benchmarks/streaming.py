@@ -49,7 +49,7 @@ _PICTURES = 512
 
 @functools.cache
 def encoded(i, size, suffix):
-    """A picture, one of a few hundred, of smooth colours and a little noise, which no encoder finds hard or empty."""
+    """A picture of smooth colours and a little noise, which no encoder finds hard or empty."""
     rng = np.random.default_rng(i)
     corners = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     smooth = np.asarray(corners.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
