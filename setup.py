@@ -37,6 +37,8 @@ DATA = [
     "tensorflow>=2.20; sys_platform == 'darwin'",
     "tensorflow-datasets>=4.9.9",
 ]
+# Images that stay in their files while a run reads them: data larger than memory.
+STREAM = ["array_record>=0.8.1", "grain>=0.2.18"]
 # jax.export writes and reads files with it: evaluation.features=file:PATH, and the embedding of a
 # classifier.
 FEATURES = ["flatbuffers>=25.9"]
@@ -50,6 +52,7 @@ TEST = [
     *FEATURES,
     *CLUSTER,
     *GCS,
+    *STREAM,
     "hypothesis>=6.140",
     "ipykernel>=7",
     "ipywidgets>=8.1",
@@ -106,6 +109,7 @@ setup(
         "features": FEATURES,
         "cluster": CLUSTER,
         "gcs": GCS,
+        "stream": STREAM,
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

@@ -31,6 +31,7 @@ from packaging.version import Version
 
 from gmm_diffusion import command_line, extras, paths
 from gmm_diffusion.errors import InputError, printable
+from gmm_diffusion.memory import free_memory
 from gmm_diffusion.process_group import ProcessGroup
 
 PLATFORMS = ("tpu", "gpu", "cpu")
@@ -185,20 +186,6 @@ def _memory(report):
     report.found("memory", f"{free:.1f} GiB free")
     if free < _LEAST / _GIB:
         report.off(f"{free:.2f} GiB of memory are free; a run needs at least 1 GiB.")
-
-
-def free_memory() -> float:
-    """Bytes that are free, of the machine or of what a container may take."""
-    free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, StopIteration):
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        # What caches hold counts as free, too.
-        free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):
-        group = pathlib.Path("/sys/fs/cgroup")
-        limit, used = ((group / f"memory.{n}").read_text() for n in ("max", "current"))
-        free = min(free, float(int(limit) - int(used)))
-    return free
 
 
 def _place(report, name, path, setting):

@@ -33,8 +33,8 @@ MODEL_FIELDS = (
     "training.init_from",
 )
 # Single fields of these groups that a resumed run may change: what bounds memory, and where the
-# data are. Whether they are the same data is compared by `runs.data_fingerprint`.
-FREE_FIELDS = ("contrastive.chunk", "data.data_dir")
+# data are and wait. Whether they are the same data is compared by `runs.data_fingerprint`.
+FREE_FIELDS = ("contrastive.chunk", "data.data_dir", "data.in_memory")
 # Fields that hold a path from the current directory; it is stored as an absolute one.
 PATH_FIELDS = (
     "data.data_dir",
@@ -92,6 +92,9 @@ def default() -> ConfigDict:
     data.resolution = 0  # height and width of images; 0 keeps theirs, and is 32 for `faces`
     # What is cut out first: center (a square, if resized), none (squeezed), top,left,height,width.
     data.crop = "center"
+    # Whether images of image_folder and tfds_images are held in memory: always, never (streamed),
+    # or auto, where decoded they take at most half of what is free.
+    data.in_memory = "auto"
     data.max_examples = 0  # use at most this many examples of each split of images; 0 uses all
 
     c.conditioning = conditioning = ConfigDict()
@@ -327,6 +330,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
         lambda v: v in ("center", "none") or re.fullmatch(r"\d+,\d+,[1-9]\d*,[1-9]\d*", v),
         "center, none or top,left,height,width in pixels",
     ),
+    "data.in_memory": _one_of("auto", "always", "never"),
     "data.max_examples": _range(0),
     "conditioning.kind": _one_of(*KINDS),
     "conditioning.semantics": _one_of("mixture", "example"),
@@ -546,6 +550,8 @@ def validate(config: ConfigDict) -> None:
     def refuse(field: str, valid: str):
         raise InputError(f"{field} is {values[field]!r}; {valid}.")
 
+    if config.data.in_memory == "never" and config.data.name not in ("image_folder", "tfds_images"):
+        refuse("data.in_memory", f"data.name {config.data.name} is held in memory, auto or always")
     if config.data.name == "tfds_images" and not config.data.tfds_name:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
     if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:

@@ -54,7 +54,7 @@ def describe(config: ConfigDict, data: "Dataset") -> list[str]:
     """Lines of text about a `data.Dataset` that `assembly.dataset` made of `config`."""
     from gmm_diffusion.data import batches
 
-    transform, sigma_data = batches.fit_transform_stats(data.train.x)
+    transform, sigma_data = batches.fit_transform_stats(data.train.sample().x)
     mean = ", ".join(f"{m:.3f}" for m in np.asarray(transform.mean)[:_LISTED])
     kind = "uint8 images" if data.is_image else "float32 vectors"
     return [
@@ -85,7 +85,8 @@ def _splits(data):
 
 
 def _size(split):
-    text = f"{len(split)} examples, {split.x.nbytes / 2**20:.1f} MiB in memory"
+    where = "decoded, streamed" if split.streamed else "in memory"
+    text = f"{len(split)} examples, {split.x.nbytes / 2**20:.1f} MiB {where}"
     if split.attributes is None:
         return text
     return f"{text}, {len(np.unique(split.attributes, axis=0))} combinations of attributes"

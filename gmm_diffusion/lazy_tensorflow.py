@@ -60,6 +60,11 @@ def import_tensorflow_datasets(purpose: str = "this") -> ModuleType:
     return _import("tensorflow_datasets", purpose)
 
 
+def import_example(purpose: str = "this") -> type:
+    """The class of TFDS's records, `tf.train.Example`, without TensorFlow. Errors as above."""
+    return _import("tensorflow_datasets.proto", purpose).tf_example_pb2.Example
+
+
 def import_metric_writers(purpose: str = "TensorBoard") -> ModuleType:
     """`clu.metric_writers`, after TensorFlow. Arguments and errors as `import_tensorflow`."""
     import_tensorflow(purpose)

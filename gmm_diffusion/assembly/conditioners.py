@@ -1,5 +1,7 @@
 """What is fitted on the training split once: centring, mixture and embedding."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +25,17 @@ def fit_with_weights(
     config: ConfigDict, data: Dataset
 ) -> tuple[FittedStatistics, np.ndarray | None]:
     """`fit_statistics`, and the weights of the training split as `split_weights` has them."""
-    transform, measured = batches.fit_transform_stats(data.train.x)
+    sample = data.train.sample()
+    transform, measured = batches.fit_transform_stats(sample.x)
     sigma_data = config.diffusion.sigma_data or measured
-    noise_law = noise.fit(config, data.train.x)
+    noise_law = noise.fit(config, sample.x)
     conditioner = weights = None
     own = kind(config)
     if own is not None:
         examples = _examples(config, data.train, transform, data.num_classes)
+        if data.train.streamed:
+            views = _examples(config, sample, transform, data.num_classes).x
+            examples = dataclasses.replace(examples, sample=views)
         conditioner, weights = _conditioner(config, own, data, examples)
         weights = _by_view(weights, data.train)
     made = FittedStatistics(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)

@@ -1,4 +1,4 @@
-"""The data of a config, in memory, and whether they fit what is to be done with them."""
+"""The data of a config, and whether they fit what is to be done with them."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from gmm_diffusion.errors import InputError
 
 
 def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
-    """The data, in memory; InputError if they cannot be had or do not fit the conditioning.
+    """The data; InputError if they cannot be had or do not fit the conditioning.
 
     Args:
       config: its group `data`.
@@ -60,6 +60,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "crop": data.crop,
             "max_examples": data.max_examples or None,
             "attributes": tuple(data.attributes),
+            "in_memory": data.in_memory,
         },
         "image_folder": lambda: {
             "data_dir": place,
@@ -69,6 +70,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "resolution": data.resolution or None,
             "crop": data.crop,
             "max_examples": data.max_examples or None,
+            "in_memory": data.in_memory,
         },
         "cifar_archive": lambda: {
             "data_dir": place,

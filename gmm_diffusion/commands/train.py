@@ -29,7 +29,7 @@ from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import Dataset, batches
+from gmm_diffusion.data import Dataset, batches, streaming
 from gmm_diffusion.errors import InputError, RunError, out_of_memory
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
@@ -429,15 +429,25 @@ def _batch_source(parts):
     size = config.training.batch_size
     transform = jax.device_get(parts.fitted.transform)
     own = devices.own(size)
+    order = _Order(config.training.seed, size, len(split), config.data.flip, own)
+    ahead = None
+
+    def read(step, index):
+        """Examples, and which of them are the step's."""
+        nonlocal ahead
+        if not split.streamed:
+            return split.x, index
+        if ahead is None:
+            steps = range(step, config.training.num_steps)
+            ahead = streaming.read_ahead(split.x, order.rows, steps)
+        return next(ahead), np.arange(len(index))
 
     def one(step):
-        index, flipped = batches.indices(
-            config.training.seed, step, size, len(split), config.data.flip
-        )
-        index, flipped = index[own], flipped[own]
+        index, flipped = order(step)
+        x, rows = read(step, index)
         # On the host until they are spread over devices.
         leaves: dict[str, Any] = {
-            "x": batches.make_batch(split.x, index, flipped, transform),
+            "x": batches.make_batch(x, rows, flipped, transform),
             "index": np.arange(size, dtype=np.int32)[own],
             "mask": np.ones(len(index), np.float32),
             "weights": None if weights is None else weights[flipped.astype(int), index],
@@ -451,6 +461,24 @@ def _batch_source(parts):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *[one(s) for s in steps])
 
     return source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Which examples of a step are this process's; see `batches.indices`."""
+
+    seed: int
+    batch_size: int
+    num_examples: int
+    flip: bool
+    own: slice
+
+    def __call__(self, step):
+        whole = batches.indices(self.seed, step, self.batch_size, self.num_examples, self.flip)
+        return tuple(part[self.own] for part in whole)
+
+    def rows(self, step):
+        return self(step)[0]
 
 
 class _Window:

@@ -29,6 +29,8 @@ from gmm_diffusion.types import Rows
 
 # Features are made of at most so many examples at once.
 _FEATURE_ROWS = 8192
+# Values of the features that a mixture is fitted to, where not all examples fit into memory.
+_POINT_VALUES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +42,15 @@ class Examples:
       label: `[N]` int32 classes from 0, or None.
       attributes: `[N, A]` uint8 of 0 and 1, or None.
       num_classes: classes; 0 without labels.
+      sample: of `x`, what stands for all of it in the fit of features, since `x` does not fit into
+        memory; or None.
     """
 
     x: Rows
     label: np.ndarray | None = None
     attributes: np.ndarray | None = None
     num_classes: int = 0
+    sample: Rows | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,13 +202,16 @@ def feature_points(
     Raises:
       InputError: more principal components than examples or coordinates.
     """
-    x = examples.x
+    x, most = examples.x, settings.em_max_points
+    sample = x if examples.sample is None else examples.sample
     try:
-        transform = FEATURES[settings.features](x, settings.feature_dim)
+        transform = FEATURES[settings.features](sample, settings.feature_dim)
     except ValueError as error:
         raise InputError(f"conditioning.feature_dim: {error}") from error
+    if examples.sample is not None:
+        most = min(most, max(1, _POINT_VALUES // len(transform.scale)))
     rng = np.random.default_rng([seed, Host.FIT])
-    rows = np.sort(rng.permutation(len(x))[: settings.em_max_points])
+    rows = np.sort(rng.permutation(len(x))[:most])
     embed = jax.jit(functools.partial(features, transform))
     blocks = np.array_split(rows, -(-len(rows) // min(_FEATURE_ROWS, block_rows(x))))
     points = np.concatenate([np.asarray(embed(x[block])) for block in blocks])

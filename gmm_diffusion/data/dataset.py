@@ -1,19 +1,27 @@
-"""What every dataset looks like once it is in memory, and the one rounding of images."""
+"""What every dataset looks like, in memory or streamed, and the one rounding of images."""
 
 import dataclasses
-from typing import Any
+import logging
+from typing import Any, cast
 
 import numpy as np
 
+from gmm_diffusion.data.streaming import Streamed
 from gmm_diffusion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Of streamed examples so many bytes stand for all where a fit or a metric wants them in memory.
+_SAMPLE_BYTES = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples held in memory, in a fixed order.
+    """Examples in a fixed order.
 
     Attributes:
-      x: `[N, H, W, C]` uint8 images, or `[N, D]` float32 vectors.
+      x: `[N, H, W, C]` uint8 images, or `[N, D]` float32 vectors; or images in files, a
+        `streaming.Streamed`, of which `x[rows]` reads some.
       label: `[N]` int32 classes from 0, or None.
       attributes: `[N, A]` uint8, 1 where an example has the attribute and 0 where not, or None.
 
@@ -58,11 +66,39 @@ class Split:
     def __len__(self):
         return len(self.x)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether examples are read whenever they are asked for."""
+        return isinstance(self.x, Streamed)
+
     def take(self, index: np.ndarray | slice) -> "Split":
         """The examples `index [M]`, in that order, or a slice, with what is known of them."""
+        if self.streamed:
+            return self._of(cast(Streamed, self.x).take(index), index)
+        return self.read(index)
+
+    def read(self, index: np.ndarray | slice) -> "Split":
+        """`take`, in memory."""
+        return self._of(self.x[index], index)
+
+    def held(self, name: str) -> "Split":
+        """The same examples in memory; where many are read, with a bar of that name."""
+        return self._of(cast(Streamed, self.x).held(name), slice(None)) if self.streamed else self
+
+    def sample(self, most: int | None = None) -> "Split":
+        """Evenly spaced examples, in memory: at most so many, and of streamed ones 2^27 bytes."""
+        num = len(self) if most is None else min(len(self), most)
+        if not self.streamed:
+            return self if num == len(self) else self.read(evenly_spaced(len(self), num))
+        wanted, num = num, min(num, max(2, _SAMPLE_BYTES // int(np.prod(self.x.shape[1:]))))
+        if num < wanted:
+            log.info("Of %d streamed examples %d, evenly spaced, stand for all.", len(self), num)
+        return self.read(evenly_spaced(len(self), num))
+
+    def _of(self, x, index):
         label = None if self.label is None else self.label[index]
         attributes = None if self.attributes is None else self.attributes[index]
-        return Split(self.x[index], label, attributes)
+        return Split(x, label, attributes)
 
 
 @dataclasses.dataclass(frozen=True)

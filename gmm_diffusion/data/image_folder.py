@@ -6,18 +6,18 @@ DIR/**/*.png and a table of attributes, DIR/attributes.csv or CelebA's list_attr
 DIR/train, DIR/test    one of these in each, with the table in DIR; else a part is held out
 """
 
-import concurrent.futures
+import dataclasses
 import hashlib
 import logging
-import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gmm_diffusion.attribute_names import check_names
-from gmm_diffusion.data import attribute_table, image_files
+from gmm_diffusion.data import attribute_table, image_files, streaming
 from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, split_indices
 from gmm_diffusion.data.resize import fit
 from gmm_diffusion.errors import InputError, printable
@@ -25,7 +25,6 @@ from gmm_diffusion.errors import InputError, printable
 log = logging.getLogger(__name__)
 
 HELDOUT = ("test", "heldout", "val", "validation")  # the first that is there
-_MANY = 2000
 _CHANNELS = {1: "grey", 3: "RGB"}
 # Of what a file holds, whatever it is called; others may run programs (EPS) or have 16 bits (TIFF).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
@@ -39,8 +38,9 @@ def load(
     resolution: int | None = None,
     crop: str = "center",
     max_examples: int | None = None,
+    in_memory: str = "auto",
 ) -> Dataset:
-    """Reads every image below a folder into memory, sorted by path.
+    """Reads every image below a folder, sorted by path, into memory or when it is asked for.
 
     Folders of classes and attributes are both conditions, so with a table the names of folders
     count for nothing. A single folder is no class. Folders named by numbers are sorted by them.
@@ -54,6 +54,7 @@ def load(
       resolution: images get this height and width; None keeps theirs, which must then be equal.
       crop: what is cut out before that; see `resize.fit`.
       max_examples: so many of each split, evenly spaced; None takes all.
+      in_memory: of `streaming.CHOICES`.
 
     Returns:
       Images `[N, H, W, C]` uint8, C 1 or 3, with classes, attributes or neither.
@@ -62,8 +63,10 @@ def load(
       InputError: names the file: a folder without images, or with both images and classes; an
         image that cannot be read, has 16 bits, transparency, or other channels or another size
         than the first; a table that cannot be read or does not match the images; an attribute that
-        it does not have; classes that only held-out images have.
+        it does not have; classes that only held-out images have. Streamed images are looked at
+        when they are read.
     """
+    streaming.check(in_memory)
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise InputError(f"data.data_dir is {data_dir!r}, which is no folder; it must be one.")
@@ -93,12 +96,15 @@ def load(
             for split, members in splits.items()
         }
     every = [file for members in used.values() for file in members]
-    x = _read(every, root, resolution, crop)
+    images = _Images(tuple(every), resolution, crop, _decode(every[0], resolution, crop).shape)
+    x: Any = streaming.Streamed(images)
     whole = Split(
         x,
         None if label is None else np.array([label[file] for file in every], np.int32),
         None if rows is None else np.stack([rows[file] for file in every]),
     )
+    if not streaming.choose(in_memory, x.nbytes, f"data.data_dir {root}"):
+        whole = whole.held(root.name)
     train: slice | np.ndarray
     heldout: slice | np.ndarray
     if len(splits) > 1:
@@ -112,7 +118,7 @@ def load(
     text = "\n".join([*listed, *names, *class_names])
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
     digest.update(b"" if whole.attributes is None else whole.attributes.tobytes())
-    size = "x".join(map(str, x.shape[1:]))
+    size = "x".join(map(str, images.shape))
     return Dataset(
         name=f"image_folder {printable(root.resolve().name)} ({parts}, {size}, crop {crop}, "
         f"files {digest.hexdigest()[:8]})",
@@ -219,38 +225,33 @@ def _matched(root, table, files, wanted):
     return chosen, {file: rows[key][columns] for key, file in keys.items()}
 
 
-def _read(files, root, resolution, crop):
-    """All images, `[N, H, W, C]` uint8, decoded by as many threads as there are cores."""
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """A `streaming.Source` of files."""
 
-    def one(file):
-        return _decode(file, resolution, crop)
+    files: Sequence[pathlib.Path]
+    resolution: int | None
+    crop: str
+    shape: tuple[int, ...]
 
-    x = None
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    try:
-        decoded = pool.map(one, files)
-        # On a terminal only.
-        quiet = None if len(files) >= _MANY else True
-        for i, image in enumerate(tqdm.tqdm(decoded, root.name, len(files), disable=quiet)):
-            if x is None:
-                x = np.empty((len(files), *image.shape), np.uint8)
-            if image.shape != x.shape[1:]:
-                raise InputError(_differing(files[0], x[0], files[i], image))
-            x[i] = image
-    finally:
-        # After an error the other images need not be read.
-        pool.shutdown(cancel_futures=True)
-    return x
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        image = _decode(self.files[i], self.resolution, self.crop)
+        if image.shape != self.shape:
+            raise InputError(_differing(self.files[0], self.shape, self.files[i], image.shape))
+        return image
 
 
-def _differing(first_file, first, file, image):
-    if first.shape[2] != image.shape[2]:
-        kinds = [_CHANNELS[n] for n in (first.shape[2], image.shape[2])]
+def _differing(first_file, first, file, shape):
+    if first[2] != shape[2]:
+        kinds = [_CHANNELS[n] for n in (first[2], shape[2])]
         return (
             f"{first_file} is {kinds[0]} and {file} is {kinds[1]}; all images must have the same "
             "channels."
         )
-    sizes = ["x".join(map(str, i.shape[:2])) for i in (first, image)]
+    sizes = ["x".join(map(str, s[:2])) for s in (first, shape)]
     return (
         f"{first_file} has {sizes[0]} pixels and {file} {sizes[1]}; data.resolution makes them "
         "equal."

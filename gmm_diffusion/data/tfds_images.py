@@ -1,5 +1,8 @@
-"""Any image dataset of TensorFlow Datasets, decoded once into memory."""
+"""Any image dataset of TensorFlow Datasets, decoded once into memory, or streamed."""
 
+import dataclasses
+import functools
+import io
 import re
 import shlex
 import threading
@@ -9,14 +12,20 @@ import urllib.request
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from gmm_diffusion import lazy_tensorflow
 from gmm_diffusion.attribute_names import check_names
+from gmm_diffusion.data import streaming
 from gmm_diffusion.data.dataset import Dataset, Split, split_indices
 from gmm_diffusion.data.resize import fit
 from gmm_diffusion.errors import InputError
 
 _PROBE_SECONDS = 8.0
+# The format of files that are read at any place, and the colours of so many channels in Pillow.
+_RANDOM_ACCESS = "array_record"
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_EMPTY = "split {split!r} of dataset {name} is empty; at least one image needed."
 _EMBEDDED = "the embedded datasets are digits, toy and faces"
 # What else to type where TFDS cannot help: it is not installed, or the host of a dataset does not
 # answer or has sent too much today.
@@ -47,12 +56,14 @@ def load(
     crop: str = "center",
     max_examples: int | None = None,
     attributes: tuple[str, ...] = (),
+    in_memory: str = "auto",
 ) -> Dataset:
     """Reads a dataset that TFDS has on disk, or lets TFDS download and prepare it.
 
     TFDS only fills the arrays (CIFAR-10 takes 0.2 GB); order and batches are ours. Examples keep
-    the order of the files. Labels come from the class label named `label`, where there is one, and
-    attributes from booleans below `attributes`, as CelebA has them.
+    the order of the files; those in the format array_record can be streamed. Labels come from the
+    class label named `label`, where there is one, and attributes from booleans below `attributes`,
+    as CelebA has them.
 
     Args:
       tfds_name: such as "cifar10" or "imagenet_resized/64x64".
@@ -65,6 +76,8 @@ def load(
       crop: what is cut out before that; see `resize.fit`.
       max_examples: the first so many of each split; None takes all.
       attributes: names of attributes, in this order; () is all that there are.
+      in_memory: of `streaming.CHOICES`; what is not there yet is prepared as array_record where it
+        is "never".
 
     Returns:
       Images `[N, H, W, C]` uint8.
@@ -72,8 +85,10 @@ def load(
     Raises:
       InputError: `[data]` is not installed; the dataset is unknown, or neither on disk nor
         downloadable (said within seconds); it lacks the split or one image; it is empty; its images
-        differ in size and there is no `resolution`; it has no attribute of such a name.
+        differ in size and there is no `resolution`; it has no attribute of such a name; `in_memory`
+        is "never" and it cannot be streamed.
     """
+    streaming.check(in_memory)
     try:
         tfds = lazy_tensorflow.import_tensorflow_datasets(f"dataset {tfds_name}")
     except InputError as e:
@@ -81,6 +96,8 @@ def load(
         name = re.split("[:/]", tfds_name)[0]
         raise InputError(f"{str(e).rstrip('.')}; or {_alternatives(name)}.") from e
     builder = _builder(tfds, tfds_name, data_dir)
+    if in_memory == "never" and not builder.is_prepared():
+        builder = _builder(tfds, tfds_name, data_dir, file_format=_RANDOM_ACCESS)
     _prepare(tfds, builder)
     image_key, label_key = _keys(tfds, builder)
     attributes = _attributes(tfds, builder, attributes)
@@ -92,17 +109,28 @@ def load(
                 "heldout_split holds out a part of the training split."
             )
 
-    def read(split: str) -> Split:
-        keys = image_key, label_key, attributes
-        return _read(tfds, builder, split, keys, resolution, crop, max_examples)
-
-    train = read(train_split)
+    keys = image_key, label_key, attributes
+    chosen = (train_split,) if heldout_split is None else (train_split, heldout_split)
+    if _RANDOM_ACCESS in {known.value for known in builder.info.available_file_formats()}:
+        opened = [
+            _open(tfds, builder, split, keys, resolution, crop, max_examples) for split in chosen
+        ]
+        nbytes = sum(split.x.nbytes for split in opened)
+        if not streaming.choose(in_memory, nbytes, tfds_name):
+            opened = [split.held(tfds_name) for split in opened]
+    else:
+        nbytes = _size(builder, chosen, image_key, resolution, max_examples)
+        streaming.choose(in_memory, nbytes, tfds_name, _anew(builder))
+        opened = [
+            _read(tfds, builder, split, keys, resolution, crop, max_examples) for split in chosen
+        ]
+    train = opened[0]
     if heldout_split is None:
         kept, left_out = split_indices(len(train), heldout_fraction, split_seed, train.label)
         heldout_split = f"{heldout_fraction} of it, seed {split_seed}"
         train, heldout = train.take(kept), train.take(left_out)
     else:
-        heldout = read(heldout_split)
+        heldout = opened[1]
         if heldout.x.shape[1:] != train.x.shape[1:]:
             raise InputError(
                 f"images of {tfds_name} have shape {train.x.shape[1:]} in {train_split} and "
@@ -128,9 +156,9 @@ def _alternatives(name: str) -> str:
     return f"{by_hand}use other data: {_EMBEDDED}"
 
 
-def _builder(tfds, name: str, data_dir: str | None):
+def _builder(tfds, name: str, data_dir: str | None, **options):
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir, **options)
     except Exception as e:
         # TFDS lists every dataset that it knows; the first line says what matters.
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
@@ -155,11 +183,19 @@ def _prepare(tfds, builder) -> None:
         except Exception as e:
             problem = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:300]}"
     name, place = builder.info.full_name, builder.data_dir_root
-    line = shlex.join(("tfds", "build", name.rpartition("/")[0], f"--data_dir={place}"))
+    line = shlex.join(_build(builder, place))
     raise InputError(
         f"dataset {name} is not in data.data_dir {place} and cannot be downloaded ({problem}); "
         f"prepare it with `{line}` where there is a network; or {_alternatives(builder.name)}."
     )
+
+
+def _build(builder, place):
+    """What to type to prepare a dataset there, in its own format."""
+    name, own = builder.info.full_name.rpartition("/")[0], builder.info.file_format
+    # TFDS's default needs no word.
+    suffix = (f"--file_format={own.value}",) if own and own.value == _RANDOM_ACCESS else ()
+    return ("tfds", "build", name, f"--data_dir={place}", *suffix)
 
 
 def _probe(url: str) -> str | None:
@@ -215,6 +251,15 @@ def _attributes(tfds, builder, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return wanted or tuple(names)
 
 
+def _unreadable(builder, split, error):
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"split {split!r} of dataset {builder.info.full_name} in {builder.data_dir} cannot be read "
+        f"({reason[:200]}); valid are its splits, {', '.join(builder.info.splits)}, or slices of "
+        "them."
+    )
+
+
 def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
     name = builder.info.full_name
     image_key, label_key, attributes = keys
@@ -229,12 +274,7 @@ def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
             decoders=tfds.decode.PartialDecoding(wanted),
         )
     except Exception as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise InputError(
-            f"split {split!r} of dataset {name} in {builder.data_dir} cannot be read "
-            f"({reason[:200]}); valid are its splits, {', '.join(builder.info.splits)}, or slices "
-            "of them."
-        ) from e
+        raise _unreadable(builder, split, e) from e
     if max_examples is not None:
         source = source.take(max_examples)
     x, labels, rows, num = None, [], [], 0
@@ -256,11 +296,108 @@ def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
         if attributes:
             rows.append([example["attributes"][attribute] for attribute in attributes])
     if x is None:
-        raise InputError(f"split {split!r} of dataset {name} is empty; at least one image needed.")
-    label = None if label_key is None else np.array(labels, np.int32)
+        raise InputError(_EMPTY.format(split=split, name=name))
+    return _split(builder, split, x[:num], labels, rows)
+
+
+def _split(builder, split, x, labels, rows):
+    """A `Split` of what is there."""
+    label = np.array(labels, np.int32) if labels else None
     if label is not None and label.min() < 0:
         raise InputError(
-            f"split {split!r} of dataset {name} holds the label {label.min()}, which stands for "
-            "none; valid are splits with labels."
+            f"split {split!r} of dataset {builder.info.full_name} holds the label {label.min()}, "
+            "which stands for none; valid are splits with labels."
         )
-    return Split(x[:num], label, np.array(rows, np.uint8) if attributes else None)
+    return Split(x, label, np.array(rows, np.uint8) if rows else None)
+
+
+def _size(builder, splits, image_key, resolution, most):
+    """Bytes of all images of some splits, as far as it is known before they are read."""
+    height, width, channels = builder.info.features[image_key].shape
+    one = (resolution or height or 0) * (resolution or width or 0) * (channels or 0)
+    try:
+        counts = [builder.info.splits[split].num_examples for split in splits]
+        return one * sum(count if most is None else min(count, most) for count in counts)
+    except Exception:  # A slice of no split, of which reading it tells more.
+        return 0
+
+
+def _anew(builder):
+    """Why files cannot be read at any place, and what to type."""
+    place = f"{builder.data_dir_root}/{_RANDOM_ACCESS}"
+    line = shlex.join((*_build(builder, place), f"--file_format={_RANDOM_ACCESS}"))
+    return (
+        f"{builder.data_dir} holds files that are read in order only; `{line}` prepares others, "
+        f"and --config.data.data_dir={place} reads them"
+    )
+
+
+@functools.cache
+def _example():
+    return lazy_tensorflow.import_example()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """A `streaming.Source` of a split's records in the format array_record."""
+
+    records: Any
+    name: str
+    image_key: str
+    channels: int | None
+    resolution: int | None
+    crop: str
+    shape: tuple[int, ...] = ()
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, i):
+        example = _example()
+        try:
+            record = example.FromString(self.records[i])
+            (content,) = record.features.feature[self.image_key].bytes_list.value
+            with Image.open(io.BytesIO(content)) as opened:
+                mode = _MODES.get(self.channels or 0, opened.mode)
+                pixels = np.asarray(opened.convert(mode), np.uint8)
+        except Exception as error:  # Each of Pillow's formats fails in its own way.
+            raise InputError(
+                f"record {i} of {self.name} cannot be read as an image ({error})."
+            ) from error
+        image = fit(pixels if pixels.ndim == 3 else pixels[..., None], self.resolution, self.crop)
+        if self.shape and image.shape != self.shape:
+            raise InputError(
+                f"images of {self.name} have shapes {self.shape} and {image.shape} (record {i}); "
+                "data.resolution makes them equal."
+            )
+        return image
+
+
+def _open(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
+    """A split whose images stay in their files; labels and attributes are read."""
+    image_key, label_key, attributes = keys
+    name = f"split {split!r} of dataset {builder.info.full_name}"
+    try:
+        records = builder.as_data_source(
+            split,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            file_format=_RANDOM_ACCESS,
+        ).data_source
+    except Exception as e:
+        raise _unreadable(builder, split, e) from e
+    num = len(records) if max_examples is None else min(len(records), max_examples)
+    if not num:
+        raise InputError(_EMPTY.format(split=split, name=builder.info.full_name))
+    channels = builder.info.features[image_key].shape[-1]
+    source = _Records(records, name, image_key, channels, resolution, crop)
+    source = dataclasses.replace(source, shape=source[0].shape)
+    x: Any = streaming.Streamed(source, np.arange(num))
+    labels, rows = [], []
+    if label_key is not None or attributes:
+        for i in range(num):
+            record = _example().FromString(records[i]).features.feature
+            if label_key is not None:
+                labels.append(record[label_key].int64_list.value[0])
+            if attributes:
+                rows.append([record[f"attributes/{a}"].int64_list.value[0] for a in attributes])
+    return _split(builder, split, x, labels, rows)

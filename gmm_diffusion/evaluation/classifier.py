@@ -72,7 +72,7 @@ def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Reader:
     mapped = map_examples(one_batch, config.sample.batch_size)
 
     def reader(split: Split, num: int) -> Read:
-        split = split.take(evenly_spaced(len(split), num))
+        split = split.read(evenly_spaced(len(split), num))
         by_view = assembly.split_weights(config, fitted, split)
         assert by_view is not None, "a classifier learns the weights of examples"
         weights = by_view[0]

@@ -82,7 +82,7 @@ def evaluate(
     config, conditioner = model.config, model.conditioner
     group = config.evaluation
     real = getattr(data, group.split)
-    real = real.take(evenly_spaced(len(real), group.max_samples))
+    real = real.read(evenly_spaced(len(real), group.max_samples))
     num = len(real)
     guidance = guidances.ordered(guidance)
     named = bool(data.attribute_names)
@@ -182,7 +182,7 @@ def _unseen(
         return None
     if conditioner.attributes is None or not conditioner.attributes.laid_out:
         return None
-    split = data.unseen.take(evenly_spaced(len(data.unseen), num))
+    split = data.unseen.read(evenly_spaced(len(data.unseen), num))
     attributes = np.asarray(split.attributes)
     return _Unseen(split, requests.of_attributes(conditioner, attributes), attributes)
 

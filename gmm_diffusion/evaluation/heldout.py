@@ -45,7 +45,7 @@ def make_heldout_losses(
     spaced quantiles of the training distribution of sigma, the noise is the same at every call, and
     the conditions are drawn as in training.
     """
-    split = data.watched.take(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
+    split = data.watched.read(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
     num = len(split)
     levels = config.evaluation.loss_levels
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import stages
 from gmm_diffusion.data import Dataset
-from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import consistency, features, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
@@ -18,8 +17,7 @@ from gmm_diffusion.metrics.judge import Judge
 
 def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
     """The training images `[N, H, W, C]` that samples are compared with, evenly spaced."""
-    train = data.train.x
-    return train[evenly_spaced(len(train), config.evaluation.max_reference)]
+    return data.train.sample(config.evaluation.max_reference).x
 
 
 def stored_statistics(config: ConfigDict) -> Statistics | None:

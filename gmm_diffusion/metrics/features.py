@@ -25,7 +25,7 @@ import numpy as np
 
 from gmm_diffusion import extras, paths
 from gmm_diffusion.data import resize
-from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, to_float
+from gmm_diffusion.data.dataset import Dataset, Split, to_float
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import frechet
 from gmm_diffusion.metrics import judge as judges
@@ -65,9 +65,8 @@ def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     del judge, path
     from sklearn.decomposition import PCA
 
-    train = dataset.train.x
-    chosen = evenly_spaced(len(train), _PCA_EXAMPLES)
-    flat = to_float(train[chosen]).reshape(len(chosen), -1).astype(np.float64)
+    chosen = dataset.train.sample(_PCA_EXAMPLES)
+    flat = to_float(chosen.x).reshape(len(chosen), -1).astype(np.float64)
     dimensions = min(_PCA_DIMENSIONS, flat.shape[1], len(flat))
     pca = PCA(dimensions, random_state=0).fit(flat)
     mean, components = pca.mean_, pca.components_

@@ -187,7 +187,7 @@ def each_judge(
         )
     train = _real_data(dataset)
     num_steps = num_updates(dataset, **options)
-    mean, scale = _standardisation(train.x)
+    mean, scale = _standardisation(train.sample().x)
     network = classifier.for_shape(dataset.shape, _num_outputs(settings))
     cost: Callable[..., Array] = classifier.cross_entropy
     target = train.label

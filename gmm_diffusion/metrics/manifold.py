@@ -129,12 +129,21 @@ def memorisation(
     Raises:
       InputError: an empty set, sizes that differ, a value that is not finite, or such a quantile.
     """
-    samples, train, heldout = _flat(samples=samples, train=train, heldout=heldout)
+    samples, _, heldout = _flat(samples=samples, train=train[:1], heldout=heldout)
     _check_quantile(quantile)
-    ours, theirs = (
-        np.concatenate([d.min(axis=1) for d in _blocks(x, train)]) for x in (samples, heldout)
-    )
+    ours, theirs = (_nearest(x, train) for x in (samples, heldout))
     return float((ours <= np.quantile(theirs, quantile)).mean())
+
+
+def _nearest(points, train):
+    """Distance of each point to its nearest training example; of these a block is float64."""
+    rows = max(1, _BLOCK_VALUES // points.shape[1])
+    nearest = np.full(len(points), np.inf)
+    for start in range(0, len(train), rows):
+        (block,) = _flat(train=train[start : start + rows])
+        distances = np.concatenate([d.min(axis=1) for d in _blocks(points, block)])
+        nearest = np.minimum(nearest, distances)
+    return nearest
 
 
 def density_defects(

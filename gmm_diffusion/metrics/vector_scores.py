@@ -31,7 +31,7 @@ class VectorScores:
         self.data = data
         self.features = {"manifold": "raw", "frechet": "raw"}
         self.statistics = frechet.statistics(data.train.x, "raw")
-        train = data.train.take(evenly_spaced(len(data.train), _DENSITY_REFERENCE))
+        train = data.train.read(evenly_spaced(len(data.train), _DENSITY_REFERENCE))
         self.train, self.labels = train.x, train.label
         true = data.mixture
         if true is None:

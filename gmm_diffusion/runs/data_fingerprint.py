@@ -3,7 +3,8 @@
 A folder may move between two commands, and its content may change while its name stays. So each run
 keeps `data.json`: counts, shape, names, checksums of labels and attributes, and mean and deviation
 of evenly spaced examples. These two, and not bytes, tell images apart: another version of a library
-decodes and resizes with other rounding. The checksum of all bytes is kept for a warning.
+decodes and resizes with other rounding. The checksum of all bytes is kept for a warning; that of
+streamed data is of those examples alone.
 """
 
 import json
@@ -41,7 +42,8 @@ def fingerprint(data: Dataset) -> dict:
 
 def _of(split: Split) -> dict:
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _EXAMPLES)).astype(int))
-    x = split.x[rows].reshape(len(rows), -1).astype(np.float64)
+    some = split.x[rows]
+    x = some.reshape(len(rows), -1).astype(np.float64)
     return {
         "examples": len(split),
         "labels": _checksum(split.label),
@@ -49,7 +51,8 @@ def _of(split: Split) -> dict:
         "means": x.mean(axis=1).round(5).tolist(),
         "deviations": x.std(axis=1).round(5).tolist(),
         "deviation": float(x.std()),
-        "bytes": _checksum(split.x),
+        "bytes": None if split.streamed else _checksum(split.x),
+        "sample": _checksum(some),
     }
 
 
@@ -65,7 +68,8 @@ def checksums(data: Dataset) -> dict:
     named = {"their shape": found["shape"], "their type": found["kind"]}
     for name, split in found["splits"].items():
         named[f"the number of examples of the split {name}"] = split["examples"]
-        for field in ("labels", "attributes", "bytes"):
+        named[f"whether the split {name} is streamed (data.in_memory)"] = split["bytes"] is None
+        for field in ("labels", "attributes", "bytes", "sample"):
             named[f"the checksum of the {field} of the split {name}"] = split[field]
     return named
 
@@ -89,13 +93,21 @@ def check(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None
             "it was at the start, wherever it is now (--config.data.data_dir=PATH)."
         )
     for name, split in found["splits"].items():
-        if split["bytes"] != stored["splits"][name].get("bytes"):
+        if _changed(stored["splits"][name], split):
             log.warning(
                 "The split %s is not byte for byte what %s began with: single examples changed, or "
                 "a library of another version reads them with other rounding.",
                 name,
                 path,
             )
+
+
+def _changed(old, new):
+    """Whether what both know of the bytes of a split differs."""
+    return any(
+        old.get(field) is not None and new[field] is not None and old[field] != new[field]
+        for field in ("bytes", "sample")
+    )
 
 
 def keep(config: ConfigDict, data: Dataset, workdir: str | os.PathLike) -> None:
