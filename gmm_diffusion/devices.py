@@ -133,17 +133,7 @@ def make_train_steps(
     """
     devices = found()[:num_devices]
     num_here = len(_here(devices))
-
-    def steps(state, batches, key):
-        def body(state, batch):
-            return train_step(state, batch, key, axis_name=AXIS)
-
-        return lax.scan(body, state, batches)
-
-    mapped = jax.pmap(
-        steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
-    )
-
+    mapped = mapped_train_steps(train_step, devices)
     # In one program: a network of many blocks has many metrics.
     first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))
 
@@ -152,6 +142,22 @@ def make_train_steps(
         return state, first(jax.tree.map(lambda x: x.addressable_data(0), metrics))
 
     return run
+
+
+def mapped_train_steps(
+    train_step: TrainStep, devices: list[jax.Device]
+) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:
+    """What `make_train_steps` compiles: its arguments and results lead with an axis of devices."""
+
+    def steps(state, batches, key):
+        def body(state, batch):
+            return train_step(state, batch, key, axis_name=AXIS)
+
+        return lax.scan(body, state, batches)
+
+    return jax.pmap(
+        steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
+    )
 
 
 def split_batches(batches: PyTree, num_devices: int) -> PyTree:
@@ -193,19 +199,11 @@ def map_examples(
       get all results.
     """
     devices = found()
-    several = jax.process_count() > 1
+    several = _several(devices)
     parts = 1 if together else len(devices)
     per_part = -(-batch_size // parts)
     size = per_part * parts
-
-    @functools.partial(
-        jax.pmap, axis_name=AXIS, in_axes=(0, None if together else 0), devices=devices
-    )
-    def mapped(shared, examples):
-        if together:
-            return fn(shared, *jax.tree.map(lambda x: x[0], examples))
-        results = fn(shared, *examples)
-        return lax.all_gather(results, AXIS) if several else results
+    mapped = mapped_examples(fn, devices, together)
 
     def gather(x):
         if together:
@@ -232,6 +230,28 @@ def map_examples(
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *outputs)
 
     return run
+
+
+def mapped_examples(
+    fn: Callable[..., PyTree], devices: list[jax.Device], together: bool = False
+) -> Callable[[PyTree, tuple], PyTree]:
+    """What `map_examples` compiles: its arguments and results lead with an axis of devices."""
+
+    @functools.partial(
+        jax.pmap, axis_name=AXIS, in_axes=(0, None if together else 0), devices=devices
+    )
+    def mapped(shared, examples):
+        if together:
+            return fn(shared, *jax.tree.map(lambda x: x[0], examples))
+        results = fn(shared, *examples)
+        return lax.all_gather(results, AXIS) if _several(devices) else results
+
+    return mapped
+
+
+def _several(devices):
+    """Whether they are of several processes."""
+    return len({device.process_index for device in devices}) > 1
 
 
 def outnumber(batch_size: int) -> bool:

@@ -21,6 +21,9 @@ from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.random_keys import Host
 from gmm_diffusion.types import Array, PyTree
 
+# A TPU rounds the factors of a product to bfloat16 unless it is told not to.
+_HIGHEST = jax.lax.Precision.HIGHEST
+
 
 @struct.dataclass
 class MeanEmbedding:
@@ -126,7 +129,7 @@ def apply_mean_embedding(fitted: MeanEmbedding, weights: Array, keys: Array | No
     del keys
     # Centred before the product: the difference between two conditions may be a small part of it.
     centered = fitted.components - fitted.center[None]
-    return (weights @ centered) * fitted.scale[None]
+    return jnp.matmul(weights, centered, precision=_HIGHEST) * fitted.scale[None]
 
 
 def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64, **_) -> Draws:
@@ -143,8 +146,9 @@ def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64,
 
 def blur_draws(fitted: Draws, amount: Array | float) -> Draws:
     """Of `Sigma_k + amount W`."""
-    covariances = fitted.factors @ jnp.swapaxes(fitted.factors, 1, 2)
-    within = jnp.einsum("k,kde->de", fitted.weights, covariances)
+    transposed = jnp.swapaxes(fitted.factors, 1, 2)
+    covariances = jnp.matmul(fitted.factors, transposed, precision=_HIGHEST)
+    within = jnp.einsum("k,kde->de", fitted.weights, covariances, precision=_HIGHEST)
     factors = jnp.linalg.cholesky(covariances + amount * within[None])
     return dataclasses.replace(fitted, factors=factors)
 
@@ -167,7 +171,8 @@ def apply_draws(fitted: Draws, weights: Array, keys: Array | None) -> Array:
         u = jax.random.uniform(jax.random.fold_in(key, 0), (shape[0], 1), maxval=1 - 1e-6)
         k = jnp.sum(steps[None] <= u * steps[-1], axis=-1)
         eps = jax.random.normal(jax.random.fold_in(key, 1), shape)
-        return fitted.means[k] + jnp.einsum("lde,le->ld", fitted.factors[k], eps)
+        offset = jnp.einsum("lde,le->ld", fitted.factors[k], eps, precision=_HIGHEST)
+        return fitted.means[k] + offset
 
     return jax.vmap(one)(keys, weights)
 

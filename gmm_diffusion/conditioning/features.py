@@ -6,6 +6,7 @@ fitted on the training split only and stored with the checkpoint.
 
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -13,6 +14,8 @@ from sklearn.decomposition import PCA
 
 from gmm_diffusion.types import Array, Rows
 
+# A TPU rounds the factors of a product to bfloat16 unless it is told not to.
+_HIGHEST = jax.lax.Precision.HIGHEST
 # Values of examples that are read at once.
 _BLOCK_VALUES = 1 << 20
 # Values up to which principal components come from the data whole.
@@ -40,7 +43,7 @@ def features(transform: FeatureTransform, x: Array) -> Array:
     """`x [B, ...] -> [B, D]` standardised features."""
     flat = x.reshape(x.shape[0], -1) - transform.mean[None]
     if transform.directions is not None:
-        flat = flat @ transform.directions
+        flat = jnp.matmul(flat, transform.directions, precision=_HIGHEST)
     return flat * transform.scale[None]
 
 

@@ -1,6 +1,7 @@
 """Sampling from a trained model, the same whatever the batch size or device count."""
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,10 +56,21 @@ def generate(
 def _program(settings, steps, sigma_max, batch_size, devices):
     """`((model, guidance), keys [N], weights [N, K] or None, poll=None) -> ([N, ...], info)`."""
     del devices  # `map_examples` takes all there are; with others it is another program.
-    sigmas = settings.grid(steps, sigma_max)
     # Where devices outnumber the samples of a call, all of them work on every sample, each on its
     # share of the steps.
     together = settings.window > 0 and outnumber(batch_size)
+    sample = sample_fn(settings, steps, sigma_max, AXIS if together else None)
+    return map_examples(sample, batch_size, together)
+
+
+def sample_fn(
+    settings: SamplerSettings, steps: int, sigma_max: float, axis_name: str | None = None
+) -> Callable[..., tuple[Array, PicardInfo | None]]:
+    """What `generate` maps over devices: `((model, guidance), keys [B], weights [B, K] or None)`.
+
+    With `axis_name` the devices of that axis share the steps of a window.
+    """
+    sigmas = settings.grid(steps, sigma_max)
 
     def sample(shared, keys, weights):
         model, guidance = shared
@@ -70,12 +82,12 @@ def _program(settings, steps, sigma_max, batch_size, devices):
 
         for one in guidance:
             denoise_fn, cond = one.turn(denoise_fn, cond, asked)
-        sampler = settings.sampler(model.denoiser.sigma_data, AXIS if together else None)
+        sampler = settings.sampler(model.denoiser.sigma_data, axis_name)
         start = initial_noise(keys, model.shape, sigmas[0])
         x, info = sampler(denoise_fn, keys, start, sigmas, cond)
         return batches.invert(model.fitted.transform, x), info
 
-    return map_examples(sample, batch_size, together)
+    return sample
 
 
 def _check_finite(info, sigmas):

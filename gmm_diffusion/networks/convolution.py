@@ -12,6 +12,8 @@ from jax import lax
 
 from gmm_diffusion.types import Array
 
+# In the names of operations that are only for the CPU, for what reads compiled programs.
+FOR_CPU = "for_cpu"
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -31,6 +33,7 @@ def _conv2d_fwd(x, kernel):
     return _forward(x, kernel), (x, kernel)
 
 
+@jax.named_scope(FOR_CPU)
 def _gradient_by_canonical_layout(x, kernel, out_gradient):
     pad = kernel.shape[0] // 2
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
