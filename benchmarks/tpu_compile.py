@@ -15,17 +15,15 @@ host, or holds code that is the CPU's.
 """
 
 import collections
+import importlib.util
 import math
 import os
 import pathlib
 import re
 import sys
 import time
+from typing import NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Of libtpu: it is not to ask the cloud which TPU this machine is.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 # A clone that is not installed works, too.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -35,7 +33,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import topologies
 
-from gmm_diffusion import assembly, command_line, devices
+from gmm_diffusion import assembly, command_line, devices, extras
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly.sampling import sampler
 from gmm_diffusion.data import Dataset, Split
@@ -166,14 +164,19 @@ def _abstract(tree, lead, place=None):
     )
 
 
-_ARRAY = r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?[^}]*\})?"
-_LINE = re.compile(rf"^\s*(?:ROOT )?%?([\w.-]+) = {_ARRAY} ([\w-]+)\((.*)$", re.MULTILINE)
+_LINE = re.compile(
+    r"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = "
+    r"(?P<array>(?P<type>\w+)\[(?P<sizes>[\d,]*)\]"
+    r"(?:\{(?P<order>[\d,]*)(?::T\((?P<tile>[\d,]+)\))?[^}]*\})?) "
+    r"(?P<operation>[\w-]+)\((?P<rest>.*)$",
+    re.MULTILINE,
+)
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = .*? ([a-z][\w-]*)\(", re.MULTILINE)
 
 
 def numbers(text):
-    """`"3,0"` -> `[3, 0]`."""
-    return [int(number) for number in text.split(",") if number]
+    """`"3,0"` -> `[3, 0]`; what is absent is empty."""
+    return [int(number) for number in (text or "").split(",") if number]
 
 
 def padded(sizes, order, tile):
@@ -188,29 +191,55 @@ def padded(sizes, order, tile):
     return math.prod(sizes)
 
 
-def convolutions(text):
-    """`(where, [array as written], entries, padded entries, whether rounded to bfloat16)` of each.
+class Product(NamedTuple):
+    """A convolution or a product of matrices, which a TPU's compiler writes as one.
 
-    The TPU's compiler writes matrix products as convolutions, too. Counted are both operands.
+    Attributes:
+      place: the last three names of where it stands in the program.
+      arrays: its operands as they are written, with their layouts.
+      entries: of both.
+      stored: entries of both with their padding.
+      rounded: whether float32 is read as bfloat16.
     """
+
+    place: str
+    arrays: list[str]
+    entries: int
+    stored: int
+    rounded: bool
+
+    @property
+    def ratio(self):
+        """How many times as much room as needed."""
+        return self.stored / self.entries
+
+
+def products(text):
+    """All convolutions and products of a compiled text."""
     found = []
     # Names are of one computation only, which ends with a brace at the start of a line.
     for computation in re.split(r"^\}", text, flags=re.MULTILINE):
-        arrays = {line[1]: line for line in _LINE.finditer(computation)}
+        arrays = {line["name"]: line for line in _LINE.finditer(computation)}
         for line in arrays.values():
-            if line[6] not in ("convolution", "dot"):
+            if line["operation"] not in ("convolution", "dot"):
                 continue
-            operands = [arrays[name] for name in re.findall(r"%([\w.-]+)", line[7].split(")")[0])]
-            entries = [math.prod(numbers(operand[3])) for operand in operands]
+            names = re.findall(r"%([\w.-]+)", line["rest"].split(")")[0])
+            operands = [arrays[name] for name in names]
+            sizes = [numbers(operand["sizes"]) for operand in operands]
             stored = [
-                padded(numbers(operand[3]), numbers(operand[4] or ""), numbers(operand[5] or ""))
-                for operand in operands
+                padded(size, numbers(operand["order"]), numbers(operand["tile"]))
+                for size, operand in zip(sizes, operands, strict=True)
             ]
-            written = [f"{o[2]}[{o[3]}]{{{o[4]}:T({o[5]})}}" for o in operands]
-            where = re.search(r'op_name="([^"]*)"', line[7])
-            rounded = line[2] == "f32" and "highest" not in line[7]
-            place = "/".join(where[1].split("/")[-3:]) if where else line[1]
-            found.append((place, written, sum(entries), sum(stored), rounded))
+            place = re.search(r'op_name="([^"]*)"', line["rest"])
+            found.append(
+                Product(
+                    "/".join(place[1].split("/")[-3:]) if place else line["name"],
+                    [operand["array"] for operand in operands],
+                    sum(map(math.prod, sizes)),
+                    sum(stored),
+                    line["type"] == "f32" and "highest" not in line["rest"],
+                )
+            )
     return found
 
 
@@ -228,17 +257,19 @@ def inspect(text):
         faults.append(f"code for the CPU: {text.count(FOR_CPU)} operations of {FOR_CPU!r}")
     if not faults:
         told.append("no transfer to or from the host, no foreign call, no code for the CPU")
-    found = convolutions(text)
+    found = products(text)
     if found:
-        entries, stored = (sum(one[i] for one in found) for i in (2, 3))
-        rounded = sum(one[4] for one in found)
+        entries, stored = sum(one.entries for one in found), sum(one.stored for one in found)
+        rounded = sum(one.rounded for one in found)
         told.append(
             f"{len(found)} convolutions and products, {rounded} of them of float32 rounded to "
             f"bfloat16; operands of {entries / 1e6:.1f} M entries take {stored / 1e6:.1f} M, "
             f"{stored / entries:.1f} times as many; most room is lost in"
         )
-        most = sorted(found, key=lambda one: one[2] - one[3])[:5]
-        told += [f"  {one[3] / one[2]:.1f} times: {one[0]} of {' and '.join(one[1])}" for one in most]
+        most = sorted(found, key=lambda one: one.entries - one.stored)[:5]
+        told += [
+            f"  {one.ratio:.1f} times: {one.place} of {' and '.join(one.arrays)}" for one in most
+        ]
     counts = f"{operations['fusion']} fusions, {operations['while']} loops"
     told.append(f"{text.count(chr(10))} lines, {counts}, {operations['all-reduce']} all-reduces")
     return told, faults
@@ -277,8 +308,26 @@ def _define(values):
     flags.DEFINE_string("save", None, "Folder for the compiled texts.", flag_values=values)
 
 
+def described(topology):
+    """The devices of a topology that need not be here, those of a host together."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(f"libtpu is not installed; get it with {extras.advice('tpu-compile')}.")
+    # It is not to ask the cloud which TPU this machine is, nor to keep others from its compiler.
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+    )
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except jax.errors.JaxRuntimeError as error:
+        cause = str(error).splitlines()[0]
+        raise InputError(f"--topology is {topology!r}; libtpu says: {cause}") from error
+    return sorted(found.devices, key=lambda device: device.process_index)
+
+
 def _work(argv):
     parsed = command_line.parse(argv, _define)
+    # What is fitted here is fitted on the CPU, also where libtpu would look for a TPU.
+    jax.config.update("jax_platforms", "cpu")
     programs, status = Programs(parsed.config), 0
     name = pathlib.Path(parsed.path or "default").stem
     millions = sum(leaf.size for leaf in jax.tree.leaves(programs.params)) / 1e6
@@ -290,11 +339,11 @@ def _work(argv):
     )
     notes = []
     for topology in parsed.flags.topology:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-        on = sorted(described.devices, key=lambda device: device.process_index)
+        on = described(topology)
         for part in parsed.flags.part:
-            if part == "em" and parsed.config.conditioning.kind != "gmm":
-                notes.append(f"{part}: conditioning.kind {parsed.config.conditioning.kind} fits none")
+            kind = parsed.config.conditioning.kind
+            if part == "em" and kind != "gmm":
+                notes.append(f"em: conditioning.kind {kind} fits no mixture")
                 continue
             cells, text = measure(getattr(programs, part)(on), on[0].device_kind)
             print(f"| {name} {part} | {topology} | {' | '.join(cells)} |", flush=True)
