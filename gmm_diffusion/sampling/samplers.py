@@ -311,7 +311,7 @@ def step_keys(keys: Array, i: Array | int) -> Array:
     return fold_in(keys, i)
 
 
-def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: float) -> Array:
+def initial_noise(keys: Array, shape: tuple[int, ...], sigma_max: Array | float) -> Array:
     """`[B]` keys -> `[B, *shape]` of standard deviation `sigma_max`."""
 
     def one(key):
