@@ -50,10 +50,11 @@ from gmm_diffusion.types import Batch
 SOURCES = {
     "digits": ((8, 8, 1), 1294, 10),
     "cifar10": ((32, 32, 3), 50_000, 10),
-    "celeb_a": ((64, 64, 3), 162_770, 0),
+    "celeb_a": ((218, 178, 3), 162_770, 0),
 }
+PARTS = ("step", "sampler", "em")
 # GiB of a device by its kind, of which the system keeps a little.
-MEMORY = {"TPU v5 lite": 16, "TPU v6 lite": 32}
+MEMORY = {"TPU v4": 32, "TPU v5": 95, "TPU v5 lite": 16, "TPU v6 lite": 32}
 # What the compiler itself puts into a program.
 OWN_CALLS = {"AllocateBuffer"}
 HOST = ("infeed", "outfeed", "send", "send-done", "recv", "recv-done")
@@ -67,6 +68,8 @@ def random_data(config):
     if name not in SOURCES:
         raise InputError(f"The data are {name!r}; valid here are {', '.join(SOURCES)}.")
     shape, num, classes = SOURCES[name]
+    side = config.data.resolution
+    shape = (side, side, shape[2]) if side else shape
     rng = np.random.default_rng(0)
     names = tuple(config.data.attributes)
     split = Split(
@@ -237,7 +240,8 @@ def products(text):
                     [operand["array"] for operand in operands],
                     sum(map(math.prod, sizes)),
                     sum(stored),
-                    line["type"] == "f32" and "highest" not in line["rest"],
+                    "f32" in [operand["type"] for operand in operands]
+                    and "highest" not in line["rest"],
                 )
             )
     return found
@@ -304,7 +308,7 @@ def measure(lowered, kind):
 
 def _define(values):
     flags.DEFINE_list("topology", ["v5e:2x2"], "Names of topologies.", flag_values=values)
-    flags.DEFINE_list("part", ["step", "sampler", "em"], "Programs.", flag_values=values)
+    flags.DEFINE_list("part", list(PARTS), "Programs.", flag_values=values)
     flags.DEFINE_string("save", None, "Folder for the compiled texts.", flag_values=values)
 
 
@@ -321,11 +325,19 @@ def described(topology):
     except jax.errors.JaxRuntimeError as error:
         cause = str(error).splitlines()[0]
         raise InputError(f"--topology is {topology!r}; libtpu says: {cause}") from error
+    if found.devices[0].device_kind not in MEMORY:
+        raise InputError(
+            f"--topology is {topology!r}, of {found.devices[0].device_kind}; valid are those of "
+            f"{', '.join(MEMORY)}."
+        )
     return sorted(found.devices, key=lambda device: device.process_index)
 
 
 def _work(argv):
     parsed = command_line.parse(argv, _define)
+    for part in parsed.flags.part:
+        if part not in PARTS:
+            raise InputError(f"--part is {part!r}; valid are {', '.join(PARTS)}.")
     # What is fitted here is fitted on the CPU, also where libtpu would look for a TPU.
     jax.config.update("jax_platforms", "cpu")
     programs, status = Programs(parsed.config), 0
