@@ -98,7 +98,7 @@ def test_a_train_step_compiles_for_a_tpu(tmp_path):
     """In another process: libtpu in this one would change how JAX starts."""
     config = REPOSITORY / "configs" / "tiny.py"
     line = [sys.executable, SCRIPT, f"--config={config}", "--part=step", f"--save={tmp_path}"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     assert "no transfer to or from the host, no foreign call, no code for the CPU" in done.stdout
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("| tiny step")]
