@@ -8,7 +8,7 @@ import numpy as np
 
 from gmm_diffusion.errors import InputError
 
-_UNASKABLE = re.compile(r"[=,\r\n]|^(class|component):\s*\d+$")
+_UNASKABLE = re.compile(r"[=,\r\n]|^(class|component):\s*\d+$|^(like|features):")
 
 
 def check_names(chosen: Sequence[str], names: Sequence[str], field: str) -> None:
@@ -26,7 +26,7 @@ def check_askable(names: Sequence[str], source: str) -> None:
         if _UNASKABLE.search(name):
             raise InputError(
                 f"{source} names the attribute {name!r}, and a name must be without '=', ',' and "
-                "line breaks, and not like class:3, so that a condition can ask for it."
+                "line breaks, and not like class:3 or like:, so that a condition can ask for it."
             )
 
 

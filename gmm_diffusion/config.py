@@ -32,12 +32,14 @@ MODEL_FIELDS = (
     "training.ema_widths",
     "training.init_from",
 )
-# Single fields of these groups that a resumed run may change: what bounds memory, and where the
-# data are and wait. Whether they are the same data is compared by `runs.data_fingerprint`.
-FREE_FIELDS = ("contrastive.chunk", "data.data_dir", "data.in_memory")
+# Single fields of these groups that a resumed run may change: what bounds memory, where the data
+# are and wait, and what makes pictures of them. Whether they are the same data is compared by
+# `runs.data_fingerprint`.
+FREE_FIELDS = ("contrastive.chunk", "data.data_dir", "data.in_memory", "data.decoder")
 # Fields that hold a path from the current directory; it is stored as an absolute one.
 PATH_FIELDS = (
     "data.data_dir",
+    "conditioning.classifier",
     "ngmg.workdir",
     "training.init_from",
     "guidance.guide",
@@ -68,8 +70,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
 
     c.data = data = ConfigDict()
-    # A key of data.DATASETS: digits, toy, faces, tfds_images, image_folder, cifar_archive; or
-    # arrays, which are given in Python.
+    # A key of data.DATASETS: digits, toy, faces, tfds_images, image_folder, cifar_archive or
+    # arrays, which may be given in Python, too.
     data.name = "digits"
     data.flip = False  # mirror images left to right with probability 1/2 in training
     data.heldout_fraction = 0.2  # share held out where the source has no split of its own
@@ -85,8 +87,11 @@ def default() -> ConfigDict:
     data.held_out = ()
     data.correlation = 0.5  # faces: of the attributes, 0 (independent) to 1 (as in data.faces)
     data.tfds_name = ""  # name of a TFDS image dataset, for example cifar10
-    # image_folder: the folder; cifar_archive: the archive; TFDS: its folder, empty is its default.
+    # image_folder: the folder; cifar_archive: the archive; arrays: an .npz or a folder of .npy;
+    # TFDS: its folder, empty is its default.
     data.data_dir = ""
+    # arrays: what makes pictures of float latents, package.module:function; empty is nothing.
+    data.decoder = ""
     data.train_split = "train"  # TFDS split to train on
     data.heldout_split = "test"  # TFDS split held out; empty splits heldout_fraction off train
     data.resolution = 0  # height and width of images; 0 keeps theirs, and is 32 for `faces`
@@ -102,8 +107,10 @@ def default() -> ConfigDict:
     conditioning.kind = "gmm"
     conditioning.semantics = "example"  # example or mixture; see docs/method.md
     conditioning.embedding = "mean_embedding"  # mean_embedding, draws or table
-    conditioning.features = "pca"  # space of the fitted mixture: pca or raw
-    conditioning.feature_dim = 16  # D, principal components; raw ignores it
+    # Space of the fitted mixture: pca, raw, own (the features of data.name arrays) or classifier.
+    conditioning.features = "pca"
+    conditioning.classifier = ""  # classifier: workdir of a run with one
+    conditioning.feature_dim = 16  # D, principal components of pca
     conditioning.num_components = 40  # K; with per_class they are shared out over the classes
     conditioning.per_class = True  # fit a mixture, or clusters, to each class; needs labels
     conditioning.covariance = "diag"  # full, tied, diag or spherical
@@ -219,7 +226,8 @@ def default() -> ConfigDict:
 
     c.sample = sample = ConfigDict()
     sample.num = 100  # samples to draw
-    sample.condition = "train"  # train, class:7, component:12, 0.5*class:3+0.5*class:8
+    # train, class:7, component:12, 0.5*class:3+0.5*class:8, like:IMAGE.png, features:FILE.npy
+    sample.condition = "train"
     # Under mixture semantics, drawn asks each sample for one component k ~ w, literal for w itself.
     sample.component = "drawn"
     sample.name = ""  # of the files in samples/; "" makes it of the condition and the guidance
@@ -332,10 +340,14 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "data.in_memory": _one_of("auto", "always", "never"),
     "data.max_examples": _range(0),
+    "data.decoder": (
+        lambda v: re.fullmatch(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?", v),
+        "empty or package.module:function",
+    ),
     "conditioning.kind": _one_of(*KINDS),
     "conditioning.semantics": _one_of("mixture", "example"),
     "conditioning.embedding": _one_of("mean_embedding", "draws", "table"),
-    "conditioning.features": _one_of("pca", "raw"),
+    "conditioning.features": _one_of("pca", "raw", "own", "classifier"),
     "conditioning.feature_dim": _range(1, 65_536),
     "conditioning.num_components": _range(1, 1_000_000),
     "conditioning.covariance": _one_of("full", "tied", "diag", "spherical"),
@@ -556,6 +568,9 @@ def validate(config: ConfigDict) -> None:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
     if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:
         refuse("data.data_dir", f"data.name {config.data.name} needs its path")
+    _check_arrays(config, refuse)
+    if config.conditioning.features == "classifier" and not config.conditioning.classifier:
+        refuse("conditioning.features", "it needs conditioning.classifier, the workdir of a run")
     if _holds_vectors(config):
         if config.network.name != "mlp":
             refuse("network.name", "the vectors of data.name toy need mlp")
@@ -588,6 +603,19 @@ def validate(config: ConfigDict) -> None:
                 "network.head_channels",
                 f"it must divide the {channels} channels of resolution {i}",
             )
+
+
+def _check_arrays(config: ConfigDict, refuse: Callable) -> None:
+    name, usual = config.data.name, _usual()
+    if name != "arrays":
+        if config.data.decoder:
+            refuse("data.decoder", f"the data of data.name {name} are no latents")
+        if config.conditioning.features == "own":
+            refuse("conditioning.features", f"data.name {name} has none; arrays may have some")
+        return
+    for field in ("resolution", "crop"):
+        if config.data[field] != usual[f"data.{field}"]:
+            refuse(f"data.{field}", "arrays are taken as they are")
 
 
 def _holds_vectors(config: ConfigDict) -> bool:

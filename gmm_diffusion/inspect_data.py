@@ -4,7 +4,8 @@
 
 Prints shapes, counts, mean and deviation, classes, attributes and what the network is conditioned
 on, and refuses what training would refuse. With --out it writes DIR/sheet.png: training images, a
-row for each class, or a scatter plot of vectors. Exit status: 0 done, 2 bad input.
+row for each class, or a scatter plot of vectors; of latents it needs data.decoder. Exit status: 0
+done, 2 bad input.
 """
 
 import sys
@@ -44,6 +45,8 @@ def _work(argv):
     from gmm_diffusion import assembly
 
     data = assembly.dataset(parsed.config)
+    if out is not None and data.is_latent and data.decoder is None:
+        raise InputError("--out is given, and latents are no pictures; data.decoder makes some.")
     lines = describe(parsed.config, data)
     if out is not None:
         lines.append(str(_write_sheet(data, out / "sheet.png")))
@@ -56,14 +59,16 @@ def describe(config: ConfigDict, data: "Dataset") -> list[str]:
 
     transform, sigma_data = batches.fit_transform_stats(data.train.sample().x)
     mean = ", ".join(f"{m:.3f}" for m in np.asarray(transform.mean)[:_LISTED])
-    kind = "uint8 images" if data.is_image else "float32 vectors"
+    latent = "float32 latents"
+    kind = "uint8 images" if data.is_image else latent if data.is_latent else "float32 vectors"
     return [
         _line("data", data.name),
         _line("examples", f"{'x'.join(map(str, data.shape))}, {kind}"),
         *(_line(name, _size(split)) for name, split in _splits(data)),
         # Images count from -1 to 1, as the network sees them.
-        _line("mean", f"{mean} ({'of each channel, ' if data.is_image else ''}training)"),
+        _line("mean", f"{mean} ({'of each channel, ' if len(data.shape) == 3 else ''}training)"),
         _line("deviation", f"{sigma_data:.4f} about it; the default of diffusion.sigma_data"),
+        *_feature_lines(data),
         *_class_lines(data),
         *_attribute_lines(data),
         _line("condition", _condition(config, data)),
@@ -90,6 +95,15 @@ def _size(split):
     if split.attributes is None:
         return text
     return f"{text}, {len(np.unique(split.attributes, axis=0))} combinations of attributes"
+
+
+def _feature_lines(data):
+    features = data.train.features
+    if features is None:
+        return []
+    constant = int(np.sum(np.ptp(features, axis=0) == 0))
+    text = f"{features.shape[1]} of the data's own; {constant} have one value in training"
+    return [_line("features", text)]
 
 
 def _class_lines(data):
@@ -154,13 +168,16 @@ def _condition(config, data):
 
 def _write_sheet(data, path):
     from gmm_diffusion import pictures
+    from gmm_diffusion.data import latents
 
     try:
-        if not data.is_image:
+        if len(data.shape) != 3:
             pictures.scatter(data.train.x, data.train.label, path)
             return path
-        scale = max(1, -(-_SHEET_PIXELS // min(data.shape[:2])))
         chosen = data.train.x[_chosen(data)]
+        if data.is_latent:
+            chosen = latents.decode(data.decoder, chosen)
+        scale = max(1, -(-_SHEET_PIXELS // min(chosen.shape[1:3])))
         pictures.save_png(path, pictures.grid(chosen, _SHEET_COLUMNS, scale))
     except OSError as error:
         raise InputError(f"--out {path.parent} cannot be written: {error.strerror}.") from error

@@ -44,10 +44,11 @@ def _work(argv):
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
     from gmm_diffusion import assembly
+    from gmm_diffusion.data import latents
     from gmm_diffusion.metrics import features, frechet
 
     paths.check_writable(path)
-    data = assembly.dataset(parsed.config)
+    data = latents.decoded(assembly.dataset(parsed.config))
     extractor = _extractor(parsed.config, data)
     train = features.statistics(extractor, data.train.x, dataset=data.name, split="train")
     with paths.writing(path):
@@ -66,9 +67,11 @@ def _extractor(config, data):
 
     group, judge = config.evaluation, None
     spec = group.features
-    if spec == "judge" and not judges.can_judge(data):
+    if spec == "judge" and (data.is_latent or not judges.can_judge(data)):
         # As in an evaluation.
-        log.warning("Without labels there is no judge; the features are principal components.")
+        log.warning(
+            "Without labels there is no judge, nor of latents: these are principal components."
+        )
         spec = "pca"
     if spec == "judge":
         judge = judges.fit_judge(data, group.judge_seed, num_epochs=group.judge_epochs)

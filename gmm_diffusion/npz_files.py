@@ -14,11 +14,11 @@ class Damaged(ValueError):
     """It is no intact `.npz` of plain arrays; the message says why, without a full stop."""
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, compressed: bool = False) -> dict[str, np.ndarray]:
     """Every array of a file by `np.savez`, by its name.
 
     Pickled objects are never read. Neither are compressed members, which `np.savez` does not write,
-    so that a small file cannot fill the memory.
+    so that a small file cannot fill the memory; `compressed` reads those of a user's own.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -30,7 +30,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
                 for member in archive.infolist():
-                    if member.compress_type != zipfile.ZIP_STORED:
+                    if member.compress_type != zipfile.ZIP_STORED and not compressed:
                         raise Damaged(f"its member {member.filename} is compressed")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:

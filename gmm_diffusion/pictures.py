@@ -60,10 +60,10 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def scatter(points: np.ndarray, labels: np.ndarray | None, path: str | os.PathLike) -> None:
-    """Writes a PNG of points in the plane.
+    """Writes a PNG of points in the plane, or a histogram of numbers.
 
     Args:
-      points: `[N, D]` with D at least 2, of which the first two coordinates are plotted.
+      points: `[N, D]`, of which the first two coordinates are plotted; of one there is a histogram.
       labels: `[N]` integers, one colour each, or None for a single colour.
       path: the file; its directory is made if need be.
 
@@ -71,9 +71,9 @@ def scatter(points: np.ndarray, labels: np.ndarray | None, path: str | os.PathLi
       InputError: points of another shape.
     """
     points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] < 2:
+    if points.ndim != 2 or not points.size:
         raise InputError(
-            f"A scatter plot needs points [N, D] with D at least 2, not {list(points.shape)}."
+            f"A scatter plot needs points [N, D] with D at least 1, not {list(points.shape)}."
         )
     # Costly to import, and needed for vector data only. No pyplot: its state is global.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,11 +81,19 @@ def scatter(points: np.ndarray, labels: np.ndarray | None, path: str | os.PathLi
 
     figure = Figure(figsize=(6, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(aspect="equal", xlabel="coordinate 1", ylabel="coordinate 2")
+    plane = points.shape[1] > 1
+    axes = figure.add_subplot(
+        aspect="equal" if plane else "auto",
+        xlabel="coordinate 1",
+        ylabel="coordinate 2" if plane else "number",
+    )
     labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
     for label in np.unique(labels):
-        x, y = points[labels == label, :2].T
-        axes.plot(x, y, ".", markersize=2, color=f"C{label % 10}", label=str(label))
+        own, color = points[labels == label], f"C{label % 10}"
+        if plane:
+            axes.plot(own[:, 0], own[:, 1], ".", markersize=2, color=color, label=str(label))
+        else:
+            axes.hist(own[:, 0], bins=50, histtype="step", color=color, label=str(label))
     if 1 < len(np.unique(labels)) <= 10:
         axes.legend(markerscale=5)
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -70,11 +70,13 @@ def test_code_reads_no_field_that_does_not_exist():
     dataset = {f"data.{f.name}" for f in dataclasses.fields(Dataset)} | {
         "data.shape",
         "data.is_image",
+        "data.is_latent",
         "data.watched",
     }
     # Of a network, of a model's classifier, and of a group as a whole.
     others = {"network.apply", "network.update", "conditioning.update"}
-    others |= {f"classifier.{name}" for name in ("components", "cost", "classifier_params")}
+    of_classifiers = ("components", "cost", "objective", "classifier_params")
+    others |= {f"classifier.{name}" for name in of_classifiers}
     assert read_in_package() - FIELDS.keys() <= dataset | others
 
 
@@ -102,6 +104,7 @@ def test_every_number_and_choice_has_a_rule():
         "data.train_split",
         "data.heldout_split",
         "sample.condition",
+        "conditioning.classifier",
         "guidance.guide",
         "ngmg.workdir",
         "training.init_from",

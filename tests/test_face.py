@@ -114,7 +114,7 @@ def test_a_run_that_is_kept_goes_on(vectors, tmp_path):
     other = gd.data.from_arrays(vectors.train.x + 1, vectors.train.label)
     with pytest.raises(InputError, match="began with other data"):
         gd.fit(other, conditioning=gd.conditioning.Classes(), workdir=tmp_path / "a", **longer)
-    with pytest.raises(InputError, match=r"data\.name is 'arrays', which stand in no file"):
+    with pytest.raises(InputError, match=r"data\.data_dir is empty, and arrays that were given"):
         assembly.dataset(made.config)
 
 

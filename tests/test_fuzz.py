@@ -197,7 +197,8 @@ def test_networks_of_accepted_configs_can_be_built(digits, chosen):
 PIECES = st.lists(
     st.sampled_from(
         ["train", "class:", "component:", "class:1=0.5", "class:2=0.5", "0.5*", "+", "=", ",", "1",
-         "0", "Wearing Hat", "Bald=1", " ", "*", "1e999", "9" * 400, "nan", ".", "-"]
+         "like:", "features:", "0", "Wearing Hat", "Bald=1", " ", "*", "1e999", "9" * 400, "nan",
+         ".", "-"]
     )
     | TEXT,
     max_size=8,

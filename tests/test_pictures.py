@@ -82,7 +82,13 @@ def test_scatter_takes_the_first_two_of_many_coordinates(tmp_path):
     assert (tmp_path / "two.png").read_bytes() == (tmp_path / "four.png").read_bytes()
 
 
+def test_scatter_of_one_coordinate_is_a_histogram(tmp_path):
+    points = np.random.default_rng(0).normal(size=(300, 1))
+    pictures.scatter(points, np.arange(300) % 3, tmp_path / "three.png")
+    assert count_colours(tmp_path / "three.png") == 3
+
+
 def test_scatter_refuses_other_shapes(tmp_path):
-    with pytest.raises(InputError, match=r"points \[N, D\] with D at least 2, not \[5, 1\]"):
-        pictures.scatter(np.zeros((5, 1)), None, tmp_path / "none.png")
+    with pytest.raises(InputError, match=r"points \[N, D\] with D at least 1, not \[5\]"):
+        pictures.scatter(np.zeros(5), None, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

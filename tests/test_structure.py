@@ -51,9 +51,10 @@ ALLOWED = {
         "lazy_tensorflow",
         "memory",
         "mixture",
+        "npz_files",
     },
     "metrics": {"errors", "extras", "npz_files", "paths", "types", "data", "networks", "mixture"},
-    "model": {"devices", "errors", "types", "random_keys", "data", *CORE},
+    "model": {"devices", "errors", "paths", "types", "random_keys", "data", *CORE},
     "training": {"errors", "types", "random_keys", "model", *CORE},
     "runs": {
         "config",

@@ -1,6 +1,7 @@
 """What is fitted on the training split once: centring, mixture and embedding."""
 
 import dataclasses
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
-from gmm_diffusion.assembly import noise
+from gmm_diffusion.assembly import embedders, noise
 from gmm_diffusion.assembly.classifiers import has_classifier, objective
 from gmm_diffusion.assembly.kind import kind, settings
 from gmm_diffusion.conditioning.kinds import Examples, Kind
 from gmm_diffusion.data import Dataset, Split, batches
+from gmm_diffusion.model.embedder import embed
 from gmm_diffusion.model.fitted import FittedStatistics
+from gmm_diffusion.types import Rows
+
+log = logging.getLogger(__name__)
 
 
 def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
@@ -30,15 +35,25 @@ def fit_with_weights(
     sigma_data = config.diffusion.sigma_data or measured
     noise_law = noise.fit(config, sample.x)
     conditioner = weights = None
-    own = kind(config)
+    own, embedder = kind(config), None
     if own is not None:
-        examples = _examples(config, data.train, transform, data.num_classes)
+        if own.fitted and config.conditioning.features == "classifier":
+            embedder = embedders.load(config, data)
+        examples = _examples(config, data.train, transform, embedder, data.num_classes)
         if data.train.streamed:
-            views = _examples(config, sample, transform, data.num_classes).x
+            views = _examples(config, sample, transform, embedder, data.num_classes).x
             examples = dataclasses.replace(examples, sample=views)
         conditioner, weights = _conditioner(config, own, data, examples)
         weights = _by_view(weights, data.train)
-    made = FittedStatistics(transform, jnp.float32(sigma_data), conditioner, noise_law=noise_law)
+        _say_constant(config, conditioner)
+    made = FittedStatistics(
+        transform,
+        jnp.float32(sigma_data),
+        conditioner,
+        noise_law=noise_law,
+        embedder=embedder,
+        latent=data.is_latent,
+    )
     if has_classifier(config):
         objective(config, made)
     return made, weights
@@ -84,14 +99,37 @@ def _attribute_table(data, examples, laid_out):
     )
 
 
-def _examples(config, split, transform, num_classes):
+def _say_constant(config, conditioner):
+    """A column of one value in training says nothing, and is 0 whatever an example has there."""
+    transform = conditioner.transform
+    if transform is None or transform.source == "data":
+        return
+    constant = int(np.sum(np.asarray(transform.scale) == 0))
+    if constant:
+        log.warning(
+            "%d of the %d columns of conditioning.features %s have one value in the training "
+            "split; they do not count.",
+            constant,
+            len(transform.scale),
+            config.conditioning.features,
+        )
+
+
+def _examples(config, split, transform, embedder, num_classes):
     """The split's N examples, and where training mirrors them their N mirror images behind."""
-    x = batches.Views(split.x, jax.device_get(transform), config.data.flip)
-    views = len(x) // len(split)
+    flip, own = config.data.flip, kind(config)
+    views = 2 if flip else 1
     label, attributes = (
         None if known is None else np.concatenate([known] * views)
         for known in (split.label, split.attributes)
     )
+    x: Rows = batches.Views(split.x, jax.device_get(transform), flip)
+    if own is not None and own.fitted:
+        if config.conditioning.features == "own":
+            assert split.features is not None, "data without features are refused before"
+            x = np.concatenate([split.features] * views)
+        elif embedder is not None:
+            x = embed(embedder, split.x, flip)
     return Examples(x, label, attributes, num_classes)
 
 
@@ -104,7 +142,8 @@ def split_weights(config: ConfigDict, fitted: FittedStatistics, split: Split) ->
     own, conditioner = kind(config), fitted.conditioner
     if own is None or conditioner is None:
         return None
-    examples = _examples(config, split, fitted.transform, conditioner.num_classes)
+    classes = conditioner.num_classes
+    examples = _examples(config, split, fitted.transform, fitted.embedder, classes)
     return _by_view(own.weigh(conditioner, examples), split)
 
 

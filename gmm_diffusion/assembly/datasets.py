@@ -1,5 +1,6 @@
 """The data of a config, and whether they fit what is to be done with them."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import paths
 from gmm_diffusion.assembly import exact
 from gmm_diffusion.assembly.kind import kind
-from gmm_diffusion.data import DATASETS, Dataset
+from gmm_diffusion.data import DATASETS, Dataset, latents
 from gmm_diffusion.data.dataset import (
     EXAMPLES_A_COMBINATION,
     combination_classes,
@@ -27,7 +28,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
       given: the data themselves, of `data.name` arrays.
     """
     data = config.data
-    place = _place(data)
+    place = "" if given is not None else _place(data)
     options: dict[str, Callable[[], dict[str, Any]]] = {
         "digits": lambda: {
             "heldout_fraction": data.heldout_fraction,
@@ -78,11 +79,20 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "crop": data.crop,
             "max_examples": data.max_examples or None,
         },
+        "arrays": lambda: {
+            "data_dir": place,
+            "attributes": tuple(data.attributes),
+            "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
+            "max_examples": data.max_examples or None,
+        },
     }
-    if data.name == "arrays" or given is not None:
+    if given is not None:
         loaded = _given(config, given)
     else:
         loaded = DATASETS[data.name](**options[data.name]())
+    if data.decoder:
+        loaded = dataclasses.replace(loaded, decoder=latents.load_decoder(data.decoder))
     # Those that are drawn draw it.
     if data.validation_fraction and loaded.validation is None:
         loaded = with_validation(loaded, data.validation_fraction, data.split_seed)
@@ -93,19 +103,9 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
 
 
 def _given(config, data):
-    if data is None:
-        raise InputError(
-            "data.name is 'arrays', which stand in no file: give them in Python, to train or "
-            "evaluate."
-        )
     if config.data.name != "arrays":
         raise InputError(
             f"data.name is {config.data.name!r}; data that are given in Python are 'arrays'."
-        )
-    wanted = "unet" if data.is_image else "mlp"
-    if config.network.name != wanted:
-        raise InputError(
-            f"network.name is {config.network.name!r}; data of shape {data.shape} need {wanted}."
         )
     return data
 
@@ -116,6 +116,16 @@ def _place(data) -> str:
     if data.name == "image_folder":
         wanted = f"the folder of the images; {moved}"
         return str(paths.folder(data.data_dir, "data.data_dir", exists=wanted))
+    if data.name == "arrays":
+        if not data.data_dir:
+            raise InputError(
+                "data.data_dir is empty, and arrays that were given in Python stand in no file; "
+                "name an .npz or a folder of .npy, or give them again."
+            )
+        is_folder = os.path.isdir(paths.expand(data.data_dir, "data.data_dir"))
+        check = paths.folder if is_folder else paths.file
+        wanted = f"an .npz or a folder of .npy; {moved}"
+        return str(check(data.data_dir, "data.data_dir", exists=wanted))
     if data.name == "cifar_archive":
         wanted = f"the archive, such as cifar-10-binary.tar.gz; {moved}"
         return str(paths.file(data.data_dir, "data.data_dir", exists=wanted))
@@ -131,6 +141,26 @@ def _place(data) -> str:
 def _check_fit(config: ConfigDict, data: Dataset) -> None:
     conditioning = config.conditioning
     own = kind(config)
+    wanted = "unet" if len(data.shape) == 3 else "mlp"
+    if config.network.name != wanted:
+        raise InputError(
+            f"network.name is {config.network.name!r}; data of shape {data.shape} need {wanted}."
+        )
+    if data.is_latent and config.data.flip:
+        raise InputError("data.flip is True; only images can be mirrored, and these are latents.")
+    if data.decoder is not None:
+        if not data.is_latent:
+            raise InputError(
+                f"data.decoder is for float latents [N, H, W, C]; {data.name} has other data."
+            )
+        latents.decoded(latents.one_example(data))
+    wants_own = own is not None and own.fitted and conditioning.features == "own"
+    splits = (data.train, data.heldout, data.watched)
+    if wants_own and any(split.features is None for split in splits):
+        raise InputError(
+            f"conditioning.features is 'own', and {data.name} has no array features; it must hold "
+            "one, [N, F]."
+        )
     if own is not None and "attributes" in own.needs and not data.attribute_names:
         raise InputError(
             f"conditioning.kind {conditioning.kind!r} needs attributes, and {data.name} has none; "
@@ -166,7 +196,7 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
             f"must be a multiple of the {data.num_classes} classes."
         )
     exact.check(config, data)
-    if data.is_image:
+    if len(data.shape) == 3:
         factor = 2 ** (len(config.network.channel_mult) - 1)
         height, width, _ = data.shape
         if height % factor or width % factor:

@@ -34,14 +34,14 @@ def fit(
       data: of which `train` is trained on, for example `data.from_arrays(x)`.
       conditioning: what the model is conditioned on; None takes `Fitted`, to each class where there
         are classes, and with fewer components where there is less data.
-      network: None takes a `UNetSettings` for images and an `MLPSettings` for vectors.
+      network: None takes a `UNetSettings` for images and latents and an `MLPSettings` for vectors.
       steps: updates.
       batch_size: examples an update, over all devices.
       learning_rate: its peak.
       seed: of parameters, noise and the order of examples.
       flip: whether images are mirrored with probability 1/2.
       law: `diffusion.law`, of the noise in training; None takes "auto" for vectors and "given" for
-        images, and in a run that is gone on with its own.
+        images and latents, and in a run that is gone on with its own.
       workdir: directory of the run, created if absent; resumed if it holds the same run. None keeps
         nothing on disk.
 
@@ -53,7 +53,7 @@ def fit(
       RunError: the run itself failed.
     """
     conditioning = conditioning or _usual_conditioning(data)
-    network = network or (UNetSettings() if data.is_image else MLPSettings())
+    network = network or (UNetSettings() if len(data.shape) == 3 else MLPSettings())
     config = config_lib.default()
     config.data.name, config.data.flip, config.data.validation_fraction = "arrays", flip, 0.0
     config.conditioning.kind = KINDS[type(conditioning)]
@@ -63,7 +63,7 @@ def fit(
     training = config.training
     training.num_steps, training.batch_size, training.seed = steps, batch_size, seed
     config.optimizer.learning_rate = learning_rate
-    config.diffusion.law = law or _usual_law(data, workdir)
+    config.diffusion.law = law or _usual_law(network, workdir)
     config.evaluation.at_end = False
     if workdir is not None:
         return _fit(config, data, workdir)
@@ -79,10 +79,11 @@ def _fit(config, data, workdir):
     return load_lib.load_run(workdir)
 
 
-def _usual_law(data, workdir):
+def _usual_law(network, workdir):
     if workdir is not None and (paths.of(workdir) / workdir_lib.CONFIG).exists():
         return workdir_lib.read_config(workdir).diffusion.law
-    return "given" if data.is_image else "auto"
+    # A network that does not fit the data is refused as such, and not for the law.
+    return "auto" if isinstance(network, MLPSettings) else "given"
 
 
 def _usual_conditioning(data):

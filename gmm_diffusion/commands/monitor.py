@@ -10,6 +10,7 @@ from gmm_diffusion import paths, pictures, processes
 from gmm_diffusion.assembly import averages
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import to_uint8
+from gmm_diffusion.data.latents import decode
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.runs import workdir
@@ -69,25 +70,34 @@ class _Monitor:
         self.parts, self.metrics_log = parts, metrics_log
         config = parts.config
         self.heldout = heldout.make_heldout_losses(config, parts.data, parts.fitted)
-        self.sheet = heldout.make_sheet(config, parts.data, parts.fitted)
+        self.sheet = None
+        # Latents that nobody decodes are nothing to look at.
+        if parts.data.decoder is not None or not parts.data.is_latent:
+            self.sheet = heldout.make_sheet(config, parts.data, parts.fitted)
 
     def __call__(self, step, state, poll):
         params = averages.nearest(self.parts.config, state)
         losses = self.heldout(params, poll=poll)
         losses["heldout_loss/raw"] = self.heldout(state.params, poll=poll)["heldout_loss/mean"]
-        samples = self.sheet(params, poll=poll)
+        samples = None if self.sheet is None else self.sheet(params, poll=poll)
         if not processes.is_first():
             return
         # Nothing is written before the last poll, and the line last: where it is missing, a resumed
         # run does it all again.
-        with _sheet(self.parts, step) as path:
-            if self.parts.data.is_image:
-                image = pictures.grid(to_uint8(samples), scale=4)
-                pictures.save_png(path, image)
-                self.metrics_log.write_images(step, {"samples": image})
-            else:
-                pictures.scatter(samples, None, path)
+        if samples is not None:
+            self._draw(step, samples)
         self.metrics_log.write(step, losses)
+
+    def _draw(self, step, samples):
+        data = self.parts.data
+        with _sheet(self.parts, step) as path:
+            if len(data.shape) != 3:
+                pictures.scatter(samples, None, path)
+                return
+            x = decode(data.decoder, samples) if data.decoder else to_uint8(samples)
+            image = pictures.grid(x, scale=4)
+            pictures.save_png(path, image)
+            self.metrics_log.write_images(step, {"samples": image})
 
 
 # By `training.task`.

@@ -13,6 +13,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.commands import loading
 from gmm_diffusion.conditioning import requests
+from gmm_diffusion.data import latents
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import workdir
@@ -26,10 +27,11 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     """Draws `sample.num` samples under `sample.condition` into `run_dir/samples`.
 
     NAME is `sample.name`, or made of the condition and the guidance; files that have it already are
-    kept as `NAME-1.npz` and so on. Writes `NAME.npz` with `x` (uint8 `[N, H, W, C]` or float32
-    `[N, D]`), and where the model is conditioned `weights [N, K]` as the network was told them
+    kept as `NAME-1.npz` and so on. Writes `NAME.npz` with `x` (uint8 `[N, H, W, C]`, float32
+    `[N, D]`, or of latents float32 `[N, H, W, C]` and what `data.decoder` makes of them as
+    `images`), and where the model is conditioned `weights [N, K]` as the network was told them
     (one-hot for drawn components), `label [N]` (-1 where no single class was asked for) and, of
-    data with attributes, `attributes [N, A]`; and `NAME.png`.
+    data with attributes, `attributes [N, A]`; and `NAME.png`, but for latents without a decoder.
 
     Raises:
       InputError: a condition that the model does not know, or no good checkpoint.
@@ -45,6 +47,7 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     if model.conditioner is None:
         requests.check(terms, 0, 0)
     guidance = guides.guidance(model, path)
+    decoder = latents.load_decoder(config.data.decoder) if config.data.decoder else None
     name = config.sample.name or name_of(config)
     file, picture = (path / workdir.SAMPLES / f"{name}.{kind}" for kind in ("npz", "png"))
     if processes.is_first():
@@ -61,23 +64,31 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         )
     if not processes.is_first():
         return
-    is_image = len(model.shape) == 3
-    x = samples.images() if is_image else samples.x
+    latent, is_image = model.fitted.latent, len(model.shape) == 3
+    drawn = is_image and (decoder is not None or not latent)
+    shown = samples.images(decoder) if drawn else samples.x
+    x = samples.x if latent else shown
     asked = {"weights": samples.weights, "label": samples.label, "attributes": samples.attributes}
     # What there is none of is left out.
     arrays: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if latent and drawn:
+        arrays["images"] = shown
     aside = _free_names(file, picture)
     with paths.replacing(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, x=x, **arrays)
         stream.flush()
         _move(file, aside[0])
-    with paths.replacing(picture) as temporary:
-        if is_image:
-            pictures.save_png(temporary, pictures.grid(x, scale=4))
-        else:
-            pictures.scatter(x, samples.label, temporary)
+    if latent and not drawn:
         _move(picture, aside[1])
-    print(f"{len(x)} samples in {file} and {picture}")
+        print(f"{len(x)} latents in {file}; data.decoder makes pictures of them.")
+    else:
+        with paths.replacing(picture) as temporary:
+            if drawn:
+                pictures.save_png(temporary, pictures.grid(shown, scale=4))
+            else:
+                pictures.scatter(x, samples.label, temporary)
+            _move(picture, aside[1])
+        print(f"{len(x)} samples in {file} and {picture}")
     kept = [str(name) for name in aside if name.exists()]
     if kept:
         print(f"Those that were there are now {' and '.join(kept)}")

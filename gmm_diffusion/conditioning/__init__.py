@@ -15,7 +15,7 @@ from gmm_diffusion.conditioning.conditioner import (
 )
 from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, features
-from gmm_diffusion.conditioning.kinds import KINDS, Kind
+from gmm_diffusion.conditioning.kinds import KINDS, Kind, weigh_unlabelled
 from gmm_diffusion.conditioning.settings import (
     Attributes,
     Classes,
@@ -50,4 +50,5 @@ __all__ = [
     "lay_out",
     "training_condition",
     "training_weights",
+    "weigh_unlabelled",
 ]

@@ -1,10 +1,12 @@
 """From data to the feature space in which the mixture lives.
 
 A feature is linear here: centre, project, scale to unit standard deviation. The statistics are
-fitted on the training split only and stored with the checkpoint.
+fitted on the training split only and stored with the checkpoint. It is made of the data themselves,
+of what a classifier makes of them, or of features that come with them.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +34,14 @@ class FeatureTransform:
       mean: `[P]` of the flattened training data.
       directions: `[P, D]` orthonormal columns, or None for the data's own coordinates (D = P).
       scale: `[D]`, one over the standard deviation of each feature.
+      source: what it is applied to: "data", centred; "own", features that come with them; or
+        "classifier", the last hidden layer of one.
     """
 
     mean: Array
     scale: Array
     directions: Array | None = None
+    source: str = struct.field(pytree_node=False, default="data")
 
 
 def features(transform: FeatureTransform, x: Array) -> Array:
@@ -60,14 +65,14 @@ def in_blocks(x: Rows) -> Iterator[np.ndarray]:
         yield block.reshape(len(block), -1)
 
 
-def fit_raw(x: Rows, dim: int | None = None) -> FeatureTransform:
-    """The data's own coordinates `x [N, ...]`, standardised; constant coordinates stay at 0."""
+def fit_raw(x: Rows, dim: int | None = None, source: str = "data") -> FeatureTransform:
+    """The coordinates of `x [N, ...]` themselves, standardised; constant ones stay at 0."""
     del dim
     mean = _mean(x)
     # A second pass: one-pass sums lose the small variances.
     squares = sum(((block - mean) ** 2).sum(axis=0) for block in in_blocks(x))
     std = np.sqrt(squares / len(x))
-    return FeatureTransform(mean=jnp.asarray(mean, jnp.float32), scale=_inverse(std))
+    return FeatureTransform(jnp.asarray(mean, jnp.float32), _inverse(std), source=source)
 
 
 def fit_pca(x: Rows, dim: int) -> FeatureTransform:
@@ -134,4 +139,9 @@ def _inverse(std: np.ndarray) -> Array:
     return jnp.asarray(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)), jnp.float32)
 
 
-FEATURES = {"pca": fit_pca, "raw": fit_raw}
+FEATURES: dict[str, Callable[..., FeatureTransform]] = {
+    "pca": fit_pca,
+    "raw": fit_raw,
+    "own": functools.partial(fit_raw, source="own"),
+    "classifier": functools.partial(fit_raw, source="classifier"),
+}

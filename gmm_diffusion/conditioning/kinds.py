@@ -38,7 +38,8 @@ class Examples:
     """A split, with every augmentation of each example.
 
     Attributes:
-      x: `[N, ...]` centred float32, of which nothing reads more than a block at once.
+      x: `[N, ...]` float32 that features are made of (`FeatureTransform.source`), such as centred
+        data; nothing reads more than a block at once.
       label: `[N]` int32 classes from 0, or None.
       attributes: `[N, A]` uint8 of 0 and 1, or None.
       num_classes: classes; 0 without labels.
@@ -172,6 +173,18 @@ def fit_classes(examples: Examples, settings: Fitted, seed: int) -> Layout:
     return Layout(lay_out(examples.num_classes), np.arange(examples.num_classes))
 
 
+def weigh_unlabelled(layout: Layout | Conditioner, x: Rows) -> np.ndarray:
+    """Weights `[N, K]` of `x [N, ...]` whose class nobody knows, in a mixture that was fitted.
+
+    Responsibilities among all components, or one-hot in the nearest of all centres.
+    """
+    centers = None if layout.centers is None else np.asarray(layout.centers)
+    nobody = np.full(len(layout.component_class), -1)
+    free = Layout(layout.mixture, nobody, layout.transform, centers)
+    weigh = weigh_by_responsibility if layout.centers is None else weigh_by_nearest_center
+    return weigh(free, Examples(x))
+
+
 def weigh_by_class(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
     """One-hot in the class."""
     return np.asarray(one_hot(jnp.asarray(examples.label), layout.mixture.num_components))
@@ -200,7 +213,8 @@ def feature_points(
       `per_class` their classes `[M]`, else None.
 
     Raises:
-      InputError: more principal components than examples or coordinates.
+      InputError: more principal components than examples or coordinates, or features that are
+        the same for every example.
     """
     x, most = examples.x, settings.em_max_points
     sample = x if examples.sample is None else examples.sample
@@ -208,6 +222,11 @@ def feature_points(
         transform = FEATURES[settings.features](sample, settings.feature_dim)
     except ValueError as error:
         raise InputError(f"conditioning.feature_dim: {error}") from error
+    if not np.any(transform.scale):
+        raise InputError(
+            f"conditioning.features is {settings.features!r}, and all {len(transform.scale)} are "
+            "the same for every training example; some must differ."
+        )
     if examples.sample is not None:
         most = min(most, max(1, _POINT_VALUES // len(transform.scale)))
     rng = np.random.default_rng([seed, Host.FIT])

@@ -6,6 +6,11 @@
   0.5*class:3+0.5*class:8    a blend; the shares must add to 1
   class:3=0.5,class:8=0.5    the same, in letters that no shell reads
   Smiling=1,Bald=0           attributes; those that are not named are as in training
+  like:IMAGE.png             the weights of an image; more like this one
+  features:FILE.npy          the weights of each row, for one sample after the other
+
+The last two are terms of a blend, too: 0.5*like:a.png+0.5*class:3. Their paths are without the
+signs + , and =.
 
 Under `mixture` semantics `p(x | w) = sum_k w_k p(x | k)`, so there are two ways to ask for `w`:
 
@@ -17,6 +22,7 @@ Both mean the same law; drawn, a sample does not leave it to the network to choo
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,23 +35,31 @@ from gmm_diffusion.random_keys import Host
 
 # An index of more digits is none, and int() refuses thousands of them.
 _TERM = re.compile(
-    r"(?:(?P<share>[0-9.eE+-]+?)\*)?(?:(?P<kind>class|component):)?(?P<index>\d{1,9})"
+    r"(?:(?P<share>[0-9.eE+-]+?)\*)?"
+    r"(?:(?:(?P<kind>class|component):)?(?P<index>\d{1,9})|(?P<file>like|features):(?P<path>.+))"
 )
-_SHARE = re.compile(r"(?P<part>(class|component):\d+)=(?P<share>[0-9.eE+-]+)")
+_SHARE = re.compile(
+    r"(?P<part>(class|component):\d+|(like|features):[^=]+)=(?P<share>[0-9.eE+-]+)"
+)
+_OF_FILES = re.compile(r"(^|[*+,])\s*(like|features)\s*:")
 _ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
 VALID = (
     "'train', 'class:7' (or '7'), 'component:12', '0.5*class:3+0.5*class:8', "
-    "'class:3=0.5,class:8=0.5' or 'Smiling=1,Bald=0'"
+    "'class:3=0.5,class:8=0.5', 'Smiling=1,Bald=0', 'like:IMAGE.png' or 'features:FILE.npy'"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One part of a blend: `share` in (0, 1], `kind` "class" or "component", its index."""
+    """One part of a blend: `share` in (0, 1], its `kind`, and which of these.
+
+    A "class" or "component" has an `index`, a "like" or "features" the `path` of a file.
+    """
 
     share: float
     kind: str
-    index: int
+    index: int = 0
+    path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,11 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
     """
     # Names of attributes may have spaces within.
     attributes = re.sub(r"\s*([=,])\s*", r"\1", text.strip())
-    text = re.sub(r"\s", "", text)
+    if _OF_FILES.search(text):
+        # And so may paths.
+        text = re.sub(r"\s*([=,+*:])\s*", r"\1", text.strip())
+    else:
+        text = re.sub(r"\s", "", text)
     if text == "train":
         return ()
     parts = text.split("+")
@@ -98,7 +116,8 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
             share = float(match["share"] or 1.0)
         except ValueError:
             raise InputError(f"sample.condition is {text!r}; it must be {VALID}.") from None
-        terms.append(Term(share, match["kind"] or "class", int(match["index"])))
+        kind = match["file"] or match["kind"] or "class"
+        terms.append(Term(share, kind, int(match["index"] or 0), match["path"] or ""))
     total = sum(term.share for term in terms)
     if abs(total - 1.0) > 1e-6 or min(term.share for term in terms) <= 0:
         raise InputError(
@@ -111,7 +130,7 @@ def parse(text: str) -> tuple[Term, ...] | Attributes:
 def check(
     terms: tuple[Term, ...] | Attributes, num_classes: int, num_components: int
 ) -> tuple[Term, ...]:
-    """The terms, each of a class or component that exists.
+    """The terms, each of a class or component that exists; files are not looked at.
 
     Raises:
       InputError: one does not, or they are attributes: see `weights` for a model that has some.
@@ -119,6 +138,12 @@ def check(
     if isinstance(terms, Attributes):
         raise InputError(f"sample.condition is {terms.text!r}; this model knows no attributes.")
     for term in terms:
+        if term.path:
+            if not num_components:
+                raise InputError(
+                    f"sample.condition names {term.kind}:{term.path}; this model has no mixture."
+                )
+            continue
         count = num_classes if term.kind == "class" else num_components
         if term.index >= count:
             valid = f"from 0 to {count - 1}" if count else "absent: this model has none"
@@ -129,7 +154,12 @@ def check(
 
 
 def weights(
-    conditioner: Conditioner, text: str, num: int, seed: int, component: str = "drawn"
+    conditioner: Conditioner,
+    text: str,
+    num: int,
+    seed: int,
+    component: str = "drawn",
+    weigh: Callable[[Term], np.ndarray] | None = None,
 ) -> Request:
     """Mixture weights of `num` samples, and what each was asked for.
 
@@ -137,7 +167,8 @@ def weights(
     `drawn` tells the network a component `k ~ w` of each sample's own. Under `example` semantics a
     class means the weights of a random training example of that class, and a blend the mean of one
     such draw for each term. Attributes mean the weights of training examples that have them; a
-    mixture laid out over attributes takes any possible set of them.
+    mixture laid out over attributes takes any possible set of them. A file means the weights of its
+    examples in turn, sample i those of example `i mod M`.
 
     Args:
       conditioner: the fitted statistics, with the stored training weights.
@@ -145,19 +176,20 @@ def weights(
       num: number of samples, N.
       seed: of the draws from the stored training weights, and of components.
       component: drawn or literal, of `mixture` semantics; elsewhere it changes nothing.
+      weigh: the weights `[M, K]` of the examples in the file of a term; None knows no files.
 
     Raises:
       InputError: if the request is not valid for this model.
     """
     if component not in ("drawn", "literal"):
         raise InputError(f"sample.component is {component!r}; it must be drawn or literal.")
-    asked = _literal(conditioner, text, num, seed)
+    asked = _literal(conditioner, text, num, seed, weigh)
     if conditioner.semantics == "mixture" and component == "drawn":
         return asked._replace(weights=_one_component(asked.weights, seed))
     return asked
 
 
-def _literal(conditioner, text, num, seed):
+def _literal(conditioner, text, num, seed, weigh):
     terms = parse(text)
     if isinstance(terms, Attributes) and conditioner.attributes is not None:
         return _with_attributes(conditioner, terms.text, num, seed)
@@ -166,7 +198,12 @@ def _literal(conditioner, text, num, seed):
         return _training_marginal(conditioner, num, seed)
     total = np.zeros((num, conditioner.num_components))
     for i, term in enumerate(terms):
-        if term.kind == "component":
+        if term.path:
+            if weigh is None:
+                raise InputError(f"sample.condition names a file, {term.path!r}; here it must not.")
+            found = weigh(term)
+            rows = found[np.arange(num) % len(found)]
+        elif term.kind == "component":
             rows = np.eye(conditioner.num_components)[np.full(num, term.index)]
         else:
             rows = _class_rows(conditioner, np.full(num, term.index), seed, i)

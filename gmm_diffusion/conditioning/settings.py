@@ -21,6 +21,7 @@ class _Embedded:
 class _OfFeatures(_Embedded):
     num_components: int = dataclasses.field(default=40, kw_only=False)
     features: str = "pca"
+    classifier: str = ""
     feature_dim: int = 16
     per_class: bool = True
     em_starts: int = 4
@@ -51,7 +52,8 @@ class Clusters(_OfFeatures):
 
     Attributes:
       num_components: K; with `per_class` they are shared out over the classes.
-      features: key of `features.FEATURES`, pca or raw.
+      features: key of `features.FEATURES`: pca, raw, own (those of the data) or classifier.
+      classifier: workdir of a run, whose last hidden layer the features `classifier` are.
       feature_dim: D, principal components.
       per_class: clusters, or a mixture, of each class; needs labels.
       em_starts: k-means, or EM, keeps the best of so many starts.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -20,26 +21,29 @@ class Split:
     """Examples in a fixed order.
 
     Attributes:
-      x: `[N, H, W, C]` uint8 images, or `[N, D]` float32 vectors; or images in files, a
-        `streaming.Streamed`, of which `x[rows]` reads some.
+      x: `[N, H, W, C]` uint8 images or float32 latents, or `[N, D]` float32 vectors; or images in
+        files, a `streaming.Streamed`, of which `x[rows]` reads some.
       label: `[N]` int32 classes from 0, or None.
       attributes: `[N, A]` uint8, 1 where an example has the attribute and 0 where not, or None.
+      features: `[N, F]` float32, what its owner describes each example by, or None.
 
     Raises:
-      InputError: no examples, another shape or type, or labels or attributes that do not match.
+      InputError: no examples, another shape or type, or labels, attributes or features that do not
+        match.
     """
 
     x: np.ndarray
     label: np.ndarray | None = None
     attributes: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __post_init__(self):
         image = self.x.ndim == 4 and self.x.dtype == np.uint8
-        vector = self.x.ndim == 2 and self.x.dtype == np.float32
-        if not (image or vector):
+        floats = self.x.ndim in (2, 4) and self.x.dtype == np.float32
+        if not (image or floats):
             raise InputError(
                 f"data has shape {self.x.shape} and type {self.x.dtype}; valid are uint8 images "
-                "[N, H, W, C] and float32 vectors [N, D]."
+                "[N, H, W, C], float32 vectors [N, D] and float32 latents [N, H, W, C]."
             )
         if 0 in self.x.shape:
             raise InputError(f"data of shape {self.x.shape} is empty; at least one example needed.")
@@ -49,6 +53,15 @@ class Split:
             raise InputError(
                 f"labels have shape {self.label.shape} and type {self.label.dtype}; valid is "
                 f"int32 of shape ({len(self.x)},)."
+            )
+        if self.features is not None and (
+            self.features.ndim != 2
+            or len(self.features) != len(self.x)
+            or self.features.dtype != np.float32
+        ):
+            raise InputError(
+                f"features have shape {self.features.shape} and type {self.features.dtype}; valid "
+                f"is float32 of shape ({len(self.x)}, F)."
             )
         if self.attributes is None:
             return
@@ -96,9 +109,8 @@ class Split:
         return self.read(evenly_spaced(len(self), num))
 
     def _of(self, x, index):
-        label = None if self.label is None else self.label[index]
-        attributes = None if self.attributes is None else self.attributes[index]
-        return Split(x, label, attributes)
+        known = (self.label, self.attributes, self.features)
+        return Split(x, *(None if each is None else each[index] for each in known))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +131,7 @@ class Dataset:
       validation: real data that nothing is fitted on, for what is chosen: updates, scales. Or None.
       mixture: the true density, a `mixture.GaussianMixture`, where it is known.
       component_class: `[K]` int32 class of each component of `mixture`, where it is known.
+      decoder: `[n, H, W, C]` latents -> pictures, where they have some (`latents.decode`); or None.
     """
 
     name: str
@@ -133,6 +146,7 @@ class Dataset:
     validation: Split | None = None
     mixture: Any = None
     component_class: np.ndarray | None = None
+    decoder: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,8 +155,13 @@ class Dataset:
 
     @property
     def is_image(self) -> bool:
-        """Whether examples are uint8 images rather than float32 vectors."""
+        """Whether examples are uint8 images rather than float32 vectors or latents."""
         return self.train.x.dtype == np.uint8
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether examples are float32 latents `[H, W, C]`: shaped as images, and no pictures."""
+        return len(self.shape) == 3 and not self.is_image
 
     @property
     def watched(self) -> Split:

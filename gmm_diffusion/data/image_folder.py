@@ -96,7 +96,7 @@ def load(
             for split, members in splits.items()
         }
     every = [file for members in used.values() for file in members]
-    images = _Images(tuple(every), resolution, crop, _decode(every[0], resolution, crop).shape)
+    images = _Images(tuple(every), resolution, crop, read_image(every[0], resolution, crop).shape)
     x: Any = streaming.Streamed(images)
     whole = Split(
         x,
@@ -238,7 +238,7 @@ class _Images:
         return len(self.files)
 
     def __getitem__(self, i):
-        image = _decode(self.files[i], self.resolution, self.crop)
+        image = read_image(self.files[i], self.resolution, self.crop)
         if image.shape != self.shape:
             raise InputError(_differing(self.files[0], self.shape, self.files[i], image.shape))
         return image
@@ -258,7 +258,10 @@ def _differing(first_file, first, file, shape):
     )
 
 
-def _decode(file, resolution, crop):
+def read_image(
+    file: pathlib.Path, resolution: int | None = None, crop: str = "center"
+) -> np.ndarray:
+    """One image, `[H, W, 1 or 3]` uint8; the arguments and what is raised as of `load`."""
     try:
         _check_depth(file)
         with Image.open(file, formats=_FORMATS) as opened:

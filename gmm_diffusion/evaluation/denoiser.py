@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import assembly, conditioning, processes, stages
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
-from gmm_diffusion.data import Dataset, Split
+from gmm_diffusion.data import Dataset, Split, latents
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation.drawn import Drawn
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 def check(config: ConfigDict, data: Dataset) -> None:
     """Raises InputError for what only the evaluation, hours later, would stumble over."""
     group = config.evaluation
-    if not data.is_image:
+    if len(data.shape) != 3:
         return
-    if data.shape[-1] not in (1, 3):
+    if data.is_image and data.shape[-1] not in (1, 3):
         raise InputError(
             f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
         )
@@ -47,7 +47,8 @@ def check(config: ConfigDict, data: Dataset) -> None:
             "that are compared."
         )
     if group.features.startswith("file:"):
-        make_extractor(group.features, data)
+        shown = data if data.decoder is None else latents.decoded(latents.one_example(data))
+        make_extractor(group.features, shown)
     stored_statistics(config)
 
 
@@ -81,6 +82,8 @@ def evaluate(
     """
     config, conditioner = model.config, model.conditioner
     group = config.evaluation
+    # Latents that have pictures are scored by these.
+    decoder, data = data.decoder, latents.decoded(data)
     real = getattr(data, group.split)
     real = real.read(evenly_spaced(len(real), group.max_samples))
     num = len(real)
@@ -94,7 +97,8 @@ def evaluate(
         # Of several processes the others wait, and cannot be asked whether one should stop.
         panel = panel_of(config, data, path, poll if jax.process_count() == 1 else None)
         refuse_judge(panel, *_classifiers(model, guidance))
-    images = ImageScores(config, data, panel, real.x) if data.is_image and first else None
+    pixels = len(data.shape) == 3 and first
+    images = ImageScores(config, data, panel, real.x) if pixels else None
     score = images or (VectorScores(data) if first else _ScoredElsewhere())
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
@@ -104,6 +108,11 @@ def evaluate(
     if images and unseen:
         floor |= images.attributes("unseen_", unseen.split.x, unseen.attributes)
     blocks, drawn = [], Drawn(model, guidance, partial)
+
+    def sample(asked, seed, count, tick):
+        x = drawn.sample(count, asked, seed, tick)
+        return x if decoder is None else latents.decode(decoder, x)
+
     batches = -(-num // config.sample.batch_size)
     if unseen:
         batches += -(-len(unseen.split) // config.sample.batch_size)
@@ -115,10 +124,10 @@ def evaluate(
             if asked is not None:
                 label = asked.label if labelled and asked.label.min() >= 0 else None
                 attributes = asked.attributes if named else None
-            x = drawn.sample(num, "train" if asked is None else asked, seed, tick)
+            x = sample("train" if asked is None else asked, seed, num, tick)
             scores = score(x, label, attributes)
             if unseen:
-                x = drawn.sample(len(unseen.split), unseen.request, seed, tick)
+                x = sample(unseen.request, seed, len(unseen.split), tick)
                 if images:
                     scores |= images.attributes("unseen_", x, unseen.attributes)
             blocks.append(scores)
@@ -131,7 +140,7 @@ def evaluate(
         "dataset": data.name,
         "floor_split": group.split,
         "reference_split": "train",
-        "shape": list(data.shape),
+        "shape": list(model.shape),
         "samples_per_block": num,
         "condition": "train",
         "sampler": config.sample.sampler,
@@ -161,6 +170,8 @@ def _classifiers(model, guidance):
     """Parameters of all classifiers that taught or guide a model; None where one is none."""
     yield model.params.get("classifier")
     yield model.fitted.frozen_classifier
+    if model.fitted.embedder is not None:
+        yield model.fitted.embedder.params
     for one in guidance:
         if isinstance(one, ClassifierGuidance) and one.classifier is not None:
             yield one.classifier.classifier_params

@@ -52,9 +52,10 @@ class Drawn:
         return digest.digest()
 
     def sample(self, num: int, asked: str | Request, seed: int, poll: Poll | None) -> np.ndarray:
-        """`[N, ...]`, images as uint8. What parallel sampling took is added to `infos`.
+        """`[N, ...]`, images as uint8, and latents as they are.
 
-        Of several processes, which all call it, the first one has the samples.
+        What parallel sampling took is added to `infos`. Of several processes, which all call it,
+        the first one has the samples.
 
         Args:
           num: N.
@@ -100,7 +101,8 @@ class Drawn:
         samples = assembly.sample(self.model, count, asked, seed, self.guidance, poll, first)
         if not np.isfinite(samples.x).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
-        x = samples.images() if samples.x.ndim == 4 else samples.x
+        is_image = samples.x.ndim == 4 and not samples.latent
+        x = samples.images() if is_image else samples.x
         info = {} if samples.info is None else _arrays(samples.info)
         return {"x": x, **info}
 

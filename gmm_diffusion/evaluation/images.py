@@ -1,4 +1,4 @@
-"""Scores of images against the training images and the judges."""
+"""Scores of images, or latents, against the training images and the judges."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def stored_statistics(config: ConfigDict) -> Statistics | None:
 
 
 class ImageScores:
-    """Scores of uint8 images `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
+    """Scores of uint8 images or float latents `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
 
     def __init__(
         self, config: ConfigDict, data: Dataset, panel: tuple[Judge, ...], real: np.ndarray

@@ -43,7 +43,7 @@ class Extractor:
 
     Attributes:
       id: kind and hash of what is inside; statistics of different ids never compare.
-      extract: `[N, H, W, C]` uint8 images or `[N, D]` vectors -> `[N, F]` floats.
+      extract: uint8 images or float latents `[N, H, W, C]`, or vectors `[N, D]`, -> `[N, F]`.
       resize: `data.resize.METHOD` if images are resized on the way, else empty.
     """
 

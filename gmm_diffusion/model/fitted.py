@@ -12,6 +12,7 @@ from gmm_diffusion.conditioning.embedding import EMBEDDINGS
 from gmm_diffusion.data.batches import Transform
 from gmm_diffusion.diffusion.noise_levels import NoiseLaw
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.model.embedder import Embedder
 from gmm_diffusion.types import Array
 
 
@@ -25,6 +26,9 @@ class FittedStatistics:
       conditioner: of the conditioning, or None.
       frozen_classifier: nested dict of parameters of a classifier that is not trained, or None.
       noise_law: of `diffusion.law` auto; None where the law is given.
+      embedder: the classifier whose last hidden layer the conditioner's features are made of, or
+        None.
+      latent: whether the data are latents, float images that are no pictures.
     """
 
     transform: Transform
@@ -32,6 +36,8 @@ class FittedStatistics:
     conditioner: Conditioner | None = None
     frozen_classifier: dict | None = None
     noise_law: NoiseLaw | None = None
+    embedder: Embedder | None = None
+    latent: bool = struct.field(pytree_node=False, default=False)
 
 
 def to_arrays(fitted: FittedStatistics) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -63,6 +69,8 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Fitt
     types = {
         "transform": Transform,
         "noise_law": NoiseLaw,
+        "embedder": Embedder,
+        "embedder.transform": Transform,
         "conditioner": Conditioner,
         "conditioner.attributes": AttributeTable,
         "conditioner.mixture": GaussianMixture,
@@ -87,13 +95,15 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Fitt
             ):
                 values[field.name] = make(types[name], name + ".")
             else:
-                # A dict has its leaves under its name; nothing under it is None.
+                # A dict has its leaves under its name. Nothing under it is the default: of what is
+                # absent, or of a field that the run was written before.
                 inside = {
                     tuple(n.removeprefix(name + "/").split("/")): jnp.asarray(arrays[n])
                     for n in arrays
                     if n.startswith(name + "/")
                 }
-                values[field.name] = traverse_util.unflatten_dict(inside) or None
+                default = None if field.default is dataclasses.MISSING else field.default
+                values[field.name] = traverse_util.unflatten_dict(inside) or default
         return cls(**values)
 
     return make(FittedStatistics, "")

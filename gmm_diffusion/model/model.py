@@ -8,16 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gmm_diffusion import conditioning
+from gmm_diffusion import conditioning, paths
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import batches, to_float, to_uint8
+from gmm_diffusion.data.arrays import read_npy
+from gmm_diffusion.data.image_folder import read_image
+from gmm_diffusion.data.latents import Decoder, decode
 from gmm_diffusion.devices import example_keys
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.model import generation
 from gmm_diffusion.model import guidance as guidances
 from gmm_diffusion.model.classifier import Classifier
 from gmm_diffusion.model.denoiser import Denoiser
+from gmm_diffusion.model.embedder import embed
 from gmm_diffusion.model.fitted import FittedStatistics
 from gmm_diffusion.sampling.parallel import PicardInfo
 from gmm_diffusion.sampling.settings import SamplerSettings
@@ -38,6 +42,7 @@ class Samples:
       label: `[N]` int32, -1 where no single class was asked for.
       attributes: `[N, A]` uint8, or None where there are none.
       info: what parallel sampling took, or None.
+      latent: whether `x` are latents, which are no pictures without a decoder.
     """
 
     x: np.ndarray
@@ -45,16 +50,24 @@ class Samples:
     label: np.ndarray | None = None
     attributes: np.ndarray | None = None
     info: PicardInfo | None = None
+    latent: bool = False
 
-    def images(self) -> np.ndarray:
+    def images(self, decoder: Decoder | None = None) -> np.ndarray:
         """`[N, H, W, C]` uint8, rounded as the metrics and saved files have it.
 
+        Args:
+          decoder: of latents (`data.latents`); other samples are not decoded.
+
         Raises:
-          InputError: the samples are vectors, or not finite.
+          InputError: the samples are vectors, latents without a decoder, or not finite.
         """
         if self.x.ndim != 4:
             raise InputError(f"samples of shape {self.x.shape} are no images; use x.")
-        return to_uint8(self.x)
+        if not self.latent:
+            return to_uint8(self.x)
+        if decoder is None:
+            raise InputError("The samples are latents, which need a decoder; or use x.")
+        return decode(decoder, self.x)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -165,9 +178,10 @@ class Model:
         x, info = generation.generate(
             self, acting, weights, seed, num, first, settings, steps, batch_size, poll
         )
+        latent = self.fitted.latent
         if asked is None:
-            return Samples(x, info=info)
-        return Samples(x, asked.weights, asked.label, asked.attributes, info)
+            return Samples(x, info=info, latent=latent)
+        return Samples(x, asked.weights, asked.label, asked.attributes, info, latent)
 
     def request(
         self,
@@ -198,7 +212,9 @@ class Model:
                 return None
             if component is None:
                 component = "drawn" if self.config is None else self.config.sample.component
-            asked = requests.weights(conditioner, condition, first + num, seed, component)
+            asked = requests.weights(
+                conditioner, condition, first + num, seed, component, self._weights_of_file
+            )
             attributes = None if asked.attributes is None else asked.attributes[first:]
             return Request(asked.weights[first:], asked.label[first:], attributes)
         if conditioner is None:
@@ -217,6 +233,68 @@ class Model:
             )
         conditioning.check_weights(conditioner, asked.weights)
         return asked
+
+    def weights(self, x: np.ndarray) -> np.ndarray:
+        """The weights `[N, K]` of examples by what their features say, for `sample`, `condition`.
+
+        Their classes, which training knows, are not asked for: all components take part.
+
+        Args:
+          x: `[N, ...]` examples shaped as the data, uint8 images or floats in their units; of a
+            model of `conditioning.features` own features `[N, F]` in their place.
+
+        Raises:
+          InputError: a model without a mixture in a space of features, examples or features of
+            another shape, or values that are not finite.
+        """
+        return self._weights(x, "x")
+
+    def _weights(self, x, name):
+        conditioner = self.conditioner
+        transform = None if conditioner is None else conditioner.transform
+        if conditioner is None or transform is None:
+            raise InputError(
+                f"{name} asks for weights of examples; they need conditioning.kind gmm or "
+                "clusters, a mixture in a space of features."
+            )
+        own = transform.source == "own"
+        shape, x = transform.mean.shape if own else self.shape, np.asarray(x)
+        if x.shape[1:] != shape or not len(x) or x.dtype.kind not in "biuf":
+            what = "features" if own else "examples"
+            raise InputError(
+                f"{name} is of type {x.dtype} and shape {x.shape}; this model needs {what} of "
+                f"shape (N, {', '.join(map(str, shape))})."
+            )
+        # What is not stored as bytes may not be scaled as bytes.
+        if own or self.fitted.latent or len(shape) != 3:
+            x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise InputError(f"{name} holds a value that is not finite; valid are numbers.")
+        if transform.source == "data":
+            x = self.center(x)
+        elif transform.source == "classifier":
+            assert self.fitted.embedder is not None, "its features come from a classifier"
+            x = embed(self.fitted.embedder, x)
+        return conditioning.weigh_unlabelled(conditioner, x)
+
+    def _weights_of_file(self, term):
+        """The weights `[M, K]` of the examples in the file that a condition names."""
+        name = f"sample.condition {term.kind}:{term.path}"
+        wanted = "an .npy" if term.kind == "features" else "an image"
+        path = paths.file(term.path, name, exists=wanted)
+        if term.kind == "features":
+            return self._weights(read_npy(path, name), name)
+        transform = None if self.conditioner is None else self.conditioner.transform
+        if transform is not None and transform.source == "own":
+            raise InputError(
+                f"{name} is an image, and the features of this model are not made of pixels; use "
+                "features:FILE.npy."
+            )
+        if self.fitted.latent or len(self.shape) != 3:
+            raise InputError(
+                f"{name} is an image, and this model is of other data; use features:FILE.npy."
+            )
+        return self._weights(read_image(path)[None], name)
 
     def condition(
         self,

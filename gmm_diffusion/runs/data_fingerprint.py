@@ -1,10 +1,10 @@
 """Whether a run that goes on, or is evaluated, sees the data that it began with, wherever they are.
 
 A folder may move between two commands, and its content may change while its name stays. So each run
-keeps `data.json`: counts, shape, names, checksums of labels and attributes, and mean and deviation
-of evenly spaced examples. These two, and not bytes, tell images apart: another version of a library
-decodes and resizes with other rounding. The checksum of all bytes is kept for a warning; that of
-streamed data is of those examples alone.
+keeps `data.json`: counts, shape, names, checksums of labels, attributes and features, and mean and
+deviation of evenly spaced examples. These two, and not bytes, tell images apart: another version of
+a library decodes and resizes with other rounding. The checksum of all bytes is kept for a warning;
+that of streamed data is of those examples alone.
 """
 
 import json
@@ -48,6 +48,7 @@ def _of(split: Split) -> dict:
         "examples": len(split),
         "labels": _checksum(split.label),
         "attributes": _checksum(split.attributes),
+        "features": _checksum(split.features),
         "means": x.mean(axis=1).round(5).tolist(),
         "deviations": x.std(axis=1).round(5).tolist(),
         "deviation": float(x.std()),
@@ -69,7 +70,7 @@ def checksums(data: Dataset) -> dict:
     for name, split in found["splits"].items():
         named[f"the number of examples of the split {name}"] = split["examples"]
         named[f"whether the split {name} is streamed (data.in_memory)"] = split["bytes"] is None
-        for field in ("labels", "attributes", "bytes", "sample"):
+        for field in ("labels", "attributes", "features", "bytes", "sample"):
             named[f"the checksum of the {field} of the split {name}"] = split[field]
     return named
 
@@ -156,6 +157,9 @@ def _difference(old, new):
         for field in ("labels", "attributes"):
             if split[field] != other[field]:
                 return f"the {field} of the split {name} are others"
+        # A run that began without features reads none, whether some have come since or not.
+        if split.get("features") not in (None, other.get("features")):
+            return f"the features of the split {name} are others"
         tolerance = _ROUNDING[old["kind"]]
         if old["kind"] != "uint8":
             tolerance *= split["deviation"]

@@ -12,6 +12,7 @@ from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning import KINDS, Fitted, features, kinds
 from gmm_diffusion.conditioning.kinds import Examples
+from gmm_diffusion.errors import InputError
 
 # The package has a function of this name.
 FEATURES_FILE = sys.modules["gmm_diffusion.conditioning.features"]
@@ -105,6 +106,26 @@ def test_names_that_are_refused_before_jax_loads():
     assert set(config_lib.KINDS_OF_ATTRIBUTES) == of_attributes
     named = {need for kind in KINDS.values() for need in kind.needs}
     assert named == {"x", "label", "attributes"}
+
+
+def test_a_space_of_features_is_one_function_and_one_line(monkeypatch):
+    """As docs/extending.md adds one."""
+    text = (DOCS / "extending.md").read_text()
+    section = text[text.index("## A space of features") :]
+    (block,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.S)
+    monkeypatch.setitem(FEATURES_FILE.FEATURES, "random", None)
+    exec(compile(block, "extending.md", "exec"), vars(FEATURES_FILE).copy())
+    layout = KINDS["gmm"].fit(examples(), dataclasses.replace(SETTINGS, features="random"), 0)
+    z = np.asarray(features(layout.transform, examples().x))
+    assert z.shape == (600, SETTINGS.feature_dim)
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std(axis=0), 1, atol=1e-4)
+
+
+def test_features_that_tell_nothing_apart_are_refused():
+    own = dataclasses.replace(examples(), x=np.ones((600, 4), np.float32))
+    with pytest.raises(InputError, match=r"features is 'own', and all 4 are the same for every"):
+        KINDS["gmm"].fit(own, dataclasses.replace(SETTINGS, features="own"), 0)
 
 
 def test_a_kind_is_one_function_and_one_line(make_config, monkeypatch):

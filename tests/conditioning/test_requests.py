@@ -49,6 +49,16 @@ def conditioner(semantics="mixture", classes=True):
         ("class:3=0.5,class:8=0.5", (Term(0.5, "class", 3), Term(0.5, "class", 8))),
         (" class:3 = .25 , component:0=.75", (Term(0.25, "class", 3), Term(0.75, "component", 0))),
         ("class:7=1", (Term(1.0, "class", 7),)),
+        ("like:a.png", (Term(1.0, "like", path="a.png"),)),
+        (" features: my rows.npy ", (Term(1.0, "features", path="my rows.npy"),)),
+        (
+            "0.5 * like:/x/my cat.png + 0.5*class:3",
+            (Term(0.5, "like", path="/x/my cat.png"), Term(0.5, "class", 3)),
+        ),
+        (
+            "like:~/a*b.png=0.25,class:8=0.75",
+            (Term(0.25, "like", path="~/a*b.png"), Term(0.75, "class", 8)),
+        ),
         ("5e-1*1+0.5*2", (Term(0.5, "class", 1), Term(0.5, "class", 2))),
     ],
 )
@@ -64,6 +74,7 @@ def test_three_thirds_add_to_one():
     "text",
     ["", "seven", "class:", "class:-1", "class:1.5", "component", "0.5class:3+0.5*class:8", "+",
      "class:1+", "0.5**1+0.5*2", "e*1", "train+class:1", "klass:3", "0.5*train+0.5*1",
+     "like:", "features:", "0.5*like:a.png+", "likes:a.png", "like:a=b.png", "like:a\nb.png",
      "class:3=0.5,class:8", "class:3=0.5;class:8=0.5", "class:3=half,class:8=0.5", "9" * 5000],
 )  # fmt: skip
 def test_what_is_no_form_is_refused_with_the_valid_ones(text):
@@ -205,6 +216,33 @@ def test_a_blend_under_example_semantics_draws_each_term_anew():
     np.testing.assert_allclose(weights[:, :2].sum(1), 0.5, atol=1e-6)
     np.testing.assert_allclose(weights[:, 3], 0.5, atol=1e-6)
     assert len(np.unique(weights[:, 0])) > 5
+
+
+def test_examples_of_a_file_come_in_turn():
+    made, rows = conditioner("example"), np.eye(4)[[3, 0, 1]]
+    asked = []
+
+    def weigh(term):
+        asked.append((term.kind, term.path))
+        return rows
+
+    weights, labels = requests.weights(made, "features:a.npy", 7, 0, weigh=weigh)[:2]
+    np.testing.assert_array_equal(weights, rows[[0, 1, 2, 0, 1, 2, 0]])
+    assert labels.tolist() == [-1] * 7
+    text = "0.25*like:b.png+0.75*component:2"
+    weights = requests.weights(made, text, 4, 0, weigh=weigh).weights
+    np.testing.assert_allclose(weights, 0.25 * rows[[0, 1, 2, 0]] + 0.75 * np.eye(4)[2], atol=1e-6)
+    assert asked == [("features", "a.npy"), ("like", "b.png")]
+    # Under mixture semantics each sample is asked for one component of its own row.
+    drawn = requests.weights(conditioner(), "features:a.npy", 3, 0, weigh=weigh).weights
+    np.testing.assert_array_equal(drawn, rows)
+
+
+def test_files_are_refused_where_nobody_reads_them():
+    with pytest.raises(InputError, match=r"names a file, 'a\.png'; here it must not"):
+        requests.weights(conditioner(), "like:a.png", 2, 0)
+    with pytest.raises(InputError, match=r"names like:a\.png; this model has no mixture"):
+        requests.check(parse("like:a.png"), 0, 0)
 
 
 @pytest.mark.parametrize("semantics", ["mixture", "example"])

@@ -455,9 +455,9 @@ def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):
 
 
 def test_every_dataset_can_be_scored():
-    # Images and vectors are the two kinds that there are; a third one needs scores of its own.
+    # Images, vectors and latents are the kinds that there are; another one needs scores of its own.
     images = {"digits", "faces", "tfds_images", "image_folder", "cifar_archive"}
-    assert set(DATASETS) == {"toy", *images}
+    assert set(DATASETS) == {"toy", "arrays", *images}
     assert set(FittedStatistics.__dataclass_fields__) >= {"transform", "sigma_data", "conditioner"}
 
 

@@ -21,10 +21,11 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (400, 6, 6, 3), dtype=np.uint8)
 LABELS = (np.arange(400) % 3).astype(np.int32)
 BITS = RNG.integers(0, 2, (400, 2), dtype=np.uint8)
+FEATURES = RNG.normal(size=(400, 3)).astype(np.float32)
 
 
-def dataset(x=IMAGES, label=LABELS, attributes=BITS, **fields):
-    split = Split(x, label, attributes)
+def dataset(x=IMAGES, label=LABELS, attributes=BITS, features=FEATURES, **fields):
+    split = Split(x, label, attributes, None if features is None else features[: len(x)])
     fields = {"class_names": ("a", "b", "c"), "attribute_names": ("X", "Y")} | fields
     return Dataset("made up", split, split.take(np.arange(50)), 3, **fields)
 
@@ -45,6 +46,11 @@ OTHERS = {
         dataset(attributes=changed(BITS, (7, 1), 1 - BITS[7, 1])),
         "attributes of the split train",
     ),
+    "other features": (
+        dataset(features=changed(FEATURES, (7, 1), 9)),
+        "features of the split train",
+    ),
+    "no features": (dataset(features=None), "features of the split train"),
     "other classes": (dataset(class_names=("a", "b", "d")), "the classes are a, b, d where"),
     "other names": (dataset(attribute_names=("X", "Z")), "the attributes are X, Z where"),
     "a split more": (dataset(unseen=Split(IMAGES[:3])), "unseen has 3 examples where it had 0"),
@@ -64,6 +70,17 @@ def test_other_data_are_refused(name, make_config, tmp_path):
         assert "data.data_dir /moved/here must be what it was" in str(caught.value)
         assert "--config.data.data_dir=PATH" in str(caught.value)
     assert (tmp_path / "data.json").read_bytes() == before
+
+
+def test_features_may_come_to_a_run_without_any(make_config, tmp_path):
+    data_fingerprint.keep(make_config("tiny"), dataset(features=None), tmp_path)
+    data_fingerprint.check(make_config("tiny"), dataset(), tmp_path)
+    # As before there were any.
+    stored = json.loads((tmp_path / "data.json").read_text())
+    for split in stored["splits"].values():
+        del split["features"]
+    (tmp_path / "data.json").write_text(json.dumps(stored))
+    data_fingerprint.check(make_config("tiny"), dataset(), tmp_path)
 
 
 def test_the_same_data_in_silence(make_config, tmp_path, caplog):
