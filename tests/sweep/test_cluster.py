@@ -14,6 +14,7 @@ import pytest
 from gmm_diffusion import extras
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import __main__ as report
+from gmm_diffusion.runs import checkpoint_files
 from gmm_diffusion.runs.workdir import write_config
 from gmm_diffusion.sweep import __main__ as sweep
 from gmm_diffusion.sweep import cluster, submitted
@@ -177,7 +178,9 @@ def test_nothing_is_submitted_twice(slurm, capsys):
 
 
 def finish_guide(workdir):
-    (workdir / "checkpoints" / "2").mkdir(parents=True)
+    checkpoint = workdir / "checkpoints" / "2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / checkpoint_files.last_file(checkpoint)).touch()
     fixed = {"training.seed": 0, "evaluation.at_end": False, **SMALL}
     write_config(sweep._load(TOY, fixed), workdir)
 
@@ -282,6 +285,7 @@ signal.signal(signal.SIGTERM, stop)
 if pathlib.Path("second").exists():
     print("went on", flush=True)
     (folder / "checkpoints" / "2").mkdir(parents=True)
+    (folder / "checkpoints" / "2" / "_CHECKPOINT_METADATA").touch()
     (folder / "config.json").write_text("")
     sys.exit(0)
 folder.mkdir(parents=True)

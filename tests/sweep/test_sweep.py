@@ -16,6 +16,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion import main as main_lib
 from gmm_diffusion import signals
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.runs import checkpoint_files
 from gmm_diffusion.runs.workdir import evaluation_path, write_config, write_json
 from gmm_diffusion.sweep import __main__ as sweep
 from gmm_diffusion.sweep import assignments, jobs, plan, probe, runner, times
@@ -221,11 +222,18 @@ def test_bad_assignments(text, message):
 # ---- what is left
 
 
+def save(job, step):
+    """A checkpoint that is whole, as far as can be told without reading it."""
+    folder = job.workdir / "checkpoints" / str(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / checkpoint_files.last_file(folder)).touch()
+
+
 def finish(job, **settings):
     """Leaves behind what the job's command would."""
     if job.kind == "train":
         write_config(job.planned, job.workdir)
-        (job.workdir / "checkpoints" / str(job.steps)).mkdir(parents=True, exist_ok=True)
+        save(job, job.steps)
     if job.kind == "evaluate" or job.planned.evaluation.at_end:
         path = evaluation_path(job.workdir, job.name)
         path.parent.mkdir(exist_ok=True)
@@ -291,7 +299,7 @@ def test_estimates(tmp_path):
     assert times.estimate(evaluation, records) == times.Estimate(12.0, "measured")
     # A quarter of the steps is in a checkpoint.
     write_config(train.planned, train.workdir)
-    (train.workdir / "checkpoints" / str(steps // 4)).mkdir(parents=True)
+    save(train, steps // 4)
     assert times.estimate(train, records) == times.Estimate(60.0, "measured")
     text = times.table(declared, declared, records)
     assert "3 of 3 to do, about 84 s." in text
@@ -442,7 +450,7 @@ def test_the_time_of_runs_beside_one_another(tmp_path):
 def test_the_time_of_a_training_that_goes_on_is_not_kept(tmp_path):
     planned = make(tmp_path, GUIDE)
     write_config(planned[0].planned, planned[0].workdir)
-    (planned[0].workdir / "checkpoints" / "1000").mkdir(parents=True)
+    save(planned[0], 1000)
     records = []
     run_all(planned, lambda job: finish(job) or 0, records)
     assert [r.stage for r in records] == ["guide"], "that of the other seed alone"
