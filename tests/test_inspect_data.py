@@ -173,7 +173,7 @@ def test_what_training_would_refuse_is_refused(of_folder, folder, tmp_path):
     ):
         status, out, err = command(inspect_data, TINY, *of_folder, *arguments)
         assert (status, out) == (2, "")
-        assert err.startswith("Error: ")
+        assert err.splitlines()[-1].startswith("Error: ")
         assert message in err
     for c in ("dark", "light"):
         for file in (folder / c).iterdir():

@@ -34,8 +34,10 @@ def test_it_is_the_only_place():
             if clu or any(name == h or name.startswith(f"{h}.") for h in HEAVY):
                 found.append((path.name, name))
         text = path.read_text()
-        # The package's face imports modules of its own.
+        # The package's face imports modules of its own, and a decoder of latents is a user's.
         text = text.replace('import_module(f"{__name__}.', "")
+        if path.name == "latents.py":
+            text = text.replace("import_module(module)", "")
         if path.name != "lazy_tensorflow.py" and "import_module(" in text:
             found.append((path.name, "import_module"))
     assert found == []

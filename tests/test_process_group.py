@@ -86,7 +86,7 @@ def test_the_only_task_of_a_node_has_all_its_devices(tasks, expected, monkeypatc
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
     before = joining.jax.config.jax_enable_preemption_service
     try:
-        joining._connect(ProcessGroup(wait=5))
+        joining._connect(ProcessGroup(wait=5), joining.RunError)
     finally:
         joining.jax.config.update("jax_enable_preemption_service", before)
     (options,) = calls
@@ -103,5 +103,5 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(joining.jax.distributed, "initialize", initialize)
     with pytest.raises(joining.RunError, match=r"cannot be found: coordinator.* be defined\.$"):
-        joining._connect(ProcessGroup(wait=5))
+        joining._connect(ProcessGroup(wait=5), joining.RunError)
     assert [call[1:] for call in left] == [(1,)]

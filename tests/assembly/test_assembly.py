@@ -249,7 +249,7 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(make_config, name):
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     x = jax.ShapeDtypeStruct((3, *data.shape), np.float32)
     sigma = jax.ShapeDtypeStruct((3,), np.float32)
-    weights = np.zeros((3, data.num_classes), np.float32)
+    weights = np.eye(data.num_classes, dtype=np.float32)[[0, 1, 1]]
     cond = jax.eval_shape(lambda: conditioning.encode(fitted.conditioner, weights))
     denoise = assembly.denoise(config, fitted)
     out = jax.eval_shape(denoise, params, x, sigma, cond)
