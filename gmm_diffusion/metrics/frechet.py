@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from gmm_diffusion import npz_files
+from gmm_diffusion import npz_files, paths
 from gmm_diffusion.errors import InputError
 
 _FEW = 10_000
@@ -120,11 +120,9 @@ def count_name(n: int) -> str:
 
 def save(stats: Statistics, path: str | os.PathLike) -> None:
     """Writes one plain `.npz`; a reader sees the old file or the new one, never half of one."""
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     fields = dataclasses.asdict(stats)
-    with open(temporary, "wb") as f:
+    with paths.whole(paths.of(path), f".{os.getpid()}.tmp") as temporary, temporary.open("wb") as f:
         np.savez(f, **fields, checksum=_checksum(stats))
-    os.replace(temporary, path)
 
 
 def load(path: str | os.PathLike) -> Statistics:

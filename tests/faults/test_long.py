@@ -30,15 +30,19 @@ def is_saving(workdir):
     return any((workdir / "checkpoints").glob("*tmp*"))
 
 
-def kill(workdir, seconds, in_a_save):
-    """Starts the run and kills it; whether that was before its end, and in a save."""
-    process = subprocess.Popen(
+def start(workdir, **streams):
+    return subprocess.Popen(
         runs.command(workdir),
         cwd=runs.REPOSITORY,
         env=runs.environment(),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        **streams,
     )
+
+
+def kill(workdir, seconds, in_a_save):
+    """Starts the run and kills it; whether that was before its end, and in a save."""
+    process = start(workdir, stderr=subprocess.DEVNULL)
     end = time.monotonic() + (60 if in_a_save else seconds)
     while time.monotonic() < end and process.poll() is None:
         if in_a_save and is_saving(workdir):
@@ -51,9 +55,9 @@ def kill(workdir, seconds, in_a_save):
 
 def test_kills(straight, tmp_path):
     draw = random.Random(0)
-    start = time.monotonic()
+    begun = time.monotonic()
     runs.finish(runs.command(tmp_path / "timed"))
-    whole = time.monotonic() - start
+    whole = time.monotonic() - begun
     alive = saving = survived = 0
     for number in range(NUMBER):
         workdir = tmp_path / str(number)
@@ -69,14 +73,7 @@ def test_kills(straight, tmp_path):
 
 def refuse_memory(workdir, seconds, spare):
     """Starts the run, whose memory may after a while grow by `spare` bytes only; its status."""
-    process = subprocess.Popen(
-        runs.command(workdir),
-        cwd=runs.REPOSITORY,
-        env=runs.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(workdir, stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         pages = pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[0]
@@ -93,9 +90,9 @@ def refuse_memory(workdir, seconds, spare):
 
 def test_memory_that_is_refused(straight, tmp_path):
     draw = random.Random(1)
-    start = time.monotonic()
+    begun = time.monotonic()
     runs.finish(runs.command(tmp_path / "timed"))
-    whole = time.monotonic() - start
+    whole = time.monotonic() - begun
     outcomes = collections.Counter()
     for number in range(-(-NUMBER // 4)):
         workdir = tmp_path / str(number)
