@@ -41,6 +41,12 @@ def double_precision(request):
         yield
 
 
+@pytest.fixture(autouse=True)
+def quiet_root():
+    """The level of a Python that has just started; a command line that ran here before left INFO."""
+    logging.getLogger().setLevel(logging.WARNING)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
     """Frees a module's compiled programs after it.
