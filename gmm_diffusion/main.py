@@ -15,6 +15,7 @@ Several processes, on one machine or many, do the same together when each is sta
 HOST being where process 0 runs and PORT any free one there, or by srun, mpirun or on all workers
 of a TPU slice without these. --processes=1 asks for none.
 
+  --devices=N      devices to make of a CPU; without it one a core, if the batch spreads evenly
   --deterministic  the same bits each time on GPUs, too, at some cost of speed
 
 Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143
@@ -32,7 +33,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line, paths
+from gmm_diffusion import command_line, cpu_devices, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.process_group import ProcessGroup
@@ -51,6 +52,7 @@ class Command(NamedTuple):
       config: its settings.
       group: the processes that do it.
       deterministic: whether GPUs are to give the same bits each time.
+      devices: to make of a CPU; None is one a core.
     """
 
     mode: str
@@ -58,6 +60,7 @@ class Command(NamedTuple):
     config: ConfigDict
     group: ProcessGroup
     deterministic: bool = False
+    devices: int | None = None
 
 
 def parse(argv: list[str]) -> Command:
@@ -77,13 +80,16 @@ def parse(argv: list[str]) -> Command:
         flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
         flags.DEFINE_integer("process", None, "Which this one is.", flag_values=values)
         flags.DEFINE_integer("wait", 300, "Seconds to wait for the others.", flag_values=values)
+        flags.DEFINE_integer(
+            "devices", None, "Of a CPU.", lower_bound=1, upper_bound=1024, flag_values=values
+        )
         flags.DEFINE_boolean("deterministic", False, "The same bits.", flag_values=values)
 
     path, config, overrides, values = command_line.parse(argv, define)
     workdir = str(paths.folder(_workdir(values.workdir, path), "--workdir", bucket=True))
     group = ProcessGroup(values.coordinator, values.processes, values.process, values.wait)
     config = _merge(values.mode, workdir, path, config, overrides)
-    return Command(values.mode, workdir, config, group, values.deterministic)
+    return Command(values.mode, workdir, config, group, values.deterministic, values.devices)
 
 
 def _workdir(given, config):
@@ -154,7 +160,13 @@ def _work(argv):
 
 def do(command: Command) -> int:
     """One command, or this process's part in it; returns the exit status."""
+    training = command.config.training
+    cpu_devices.choose(
+        command.devices, command.group.alone, training.batch_size, training.microbatch
+    )
     command_line.prepare_jax()
+    if said := cpu_devices.describe(command.devices):
+        log.info("%s", said)
     from gmm_diffusion import devices, processes, signals
     from gmm_diffusion.commands import ema, evaluate, sample, train
 
