@@ -188,21 +188,19 @@ def map_examples(
     Args:
       fn: treats each example by itself and returns a pytree with leading B; `shared` is a pytree
         that every device gets whole.
-      batch_size: examples in one call over all devices; rounded up to a multiple of them.
+      batch_size: most examples in one call over all devices; rounded up to a multiple of them.
       together: every device gets all examples of a call, `batch_size` of them as it is; `fn`
         divides what there is to do over the axis `AXIS`, and returns the same on each.
 
     Returns:
       `(shared, *examples, poll=None) -> [N, ...]` NumPy arrays, where each argument in `examples`
-      is a pytree with leading N. The last call is padded by repeating examples, so that there is
-      one compiled program. `poll()` runs before each call. All processes must pass the same, and
-      get all results.
+      is a pytree with leading N. Calls are of one size, see `call_size`, and so one compiled
+      program; the last is padded by repeating examples. `poll()` runs before each call. All
+      processes must pass the same, and get all results.
     """
     devices = found()
     several = _several(devices)
     parts = 1 if together else len(devices)
-    per_part = -(-batch_size // parts)
-    size = per_part * parts
     mapped = mapped_examples(fn, devices, together)
 
     def gather(x):
@@ -213,12 +211,13 @@ def map_examples(
 
     def run(shared, *examples, poll=None):
         num = jax.tree.leaves(examples)[0].shape[0]
+        size = call_size(num, batch_size, parts)
         shared = replicate(shared)
         outputs = []
         for start in range(0, num, size):
             if poll is not None:
                 poll()
-            take = (np.arange(start, start + size) % num).reshape(parts, per_part)
+            take = (np.arange(start, start + size) % num).reshape(parts, -1)
             if not together:
                 take = take[own(parts)]
 
@@ -230,6 +229,24 @@ def map_examples(
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *outputs)
 
     return run
+
+
+def call_size(num: int, batch_size: int, parts: int = 1) -> int:
+    """How many examples each call takes, so that little is computed that nobody asked for.
+
+    They are spread evenly over as few calls as there can be, and the size is rounded up to eighths
+    of a batch: each size is a program of its own, whose compilation takes longer than a few
+    examples more.
+
+    Args:
+      num: of examples in all, 1 or more.
+      batch_size: most in a call.
+      parts: into which a call is divided, a whole number of examples each.
+    """
+    most = -(-batch_size // parts) * parts
+    even = -(-num // -(-num // most))
+    step = -(-most // (8 * parts)) * parts
+    return min(-(-even // step) * step, most)
 
 
 def mapped_examples(

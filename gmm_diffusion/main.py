@@ -165,12 +165,12 @@ def do(command: Command) -> int:
         command.devices, command.group.alone, training.batch_size, training.microbatch
     )
     command_line.prepare_jax()
-    if said := cpu_devices.describe(command.devices):
-        log.info("%s", said)
     from gmm_diffusion import devices, processes, signals
     from gmm_diffusion.commands import ema, evaluate, sample, train
 
     devices.found()
+    if said := cpu_devices.describe(command.devices):
+        log.info("%s", said)
     processes.same("Programs", processes.versions)
     # The same data may lie elsewhere.
     settings = {"--mode": command.mode, **config_lib.fields(command.config), "data.data_dir": ""}

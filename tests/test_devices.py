@@ -93,6 +93,24 @@ def test_examples_are_mapped_whatever_their_number(batch_size):
     assert len(polls) == sum(-(-num // size) for num in (1, 5, 13))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 100, 128])
+def test_little_is_computed_that_nobody_asked_for(batch_size, parts):
+    most = -(-batch_size // parts) * parts
+    sizes = set()
+    for num in range(1, 4 * most):
+        size = devices.call_size(num, batch_size, parts)
+        sizes.add(size)
+        assert size % parts == 0
+        assert size <= most
+        calls = -(-num // size)
+        assert calls == -(-num // most), "fewest calls"
+        assert calls * size < num + calls * max(parts, most / 8 + parts)
+    assert len(sizes) <= 9, "few programs"
+    # Half a batch costs half.
+    assert devices.call_size(64, 128, 2) == 64
+
+
 def test_poll_stops_the_work():
     class Stop(Exception):
         pass

@@ -36,8 +36,9 @@ def sample(
     guidance: Iterable[Guidance] = (),
     poll: Poll | None = None,
     first: int = 0,
+    batch_size: int | None = None,
 ) -> Samples:
-    """`Model.sample` as `model.config.sample` says."""
+    """`Model.sample` as `model.config.sample` says, but for a `batch_size` that is given."""
     group = model.config.sample
     return model.sample(
         num,
@@ -46,7 +47,7 @@ def sample(
         sampler=sampler(model.config),
         steps=group.steps,
         guidance=guidance,
-        batch_size=group.batch_size,
+        batch_size=batch_size or group.batch_size,
         component=group.component,
         first=first,
         poll=poll,

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 CHOICES = ("auto", "always", "never")
 # Taking splits apart copies them once.
 _SHARE = 0.5
-# Fewer rows are not worth threads.
-_FEW = 8
+# Fewer bytes are not worth threads.
+_FEW_BYTES = 1 << 16
 _MANY, _BLOCK = 2000, 256
 # Batches that are read ahead take at most so many bytes, or one batch.
 _AHEAD_BYTES = 1 << 28
@@ -72,7 +72,7 @@ class Streamed:
         if isinstance(rows, int | np.integer):
             return self._source[int(self._index[rows])]
         index = self._index[rows]
-        if len(index) < _FEW:
+        if len(index) * int(np.prod(self.shape[1:])) < _FEW_BYTES:
             return self.read(rows)
         out = np.empty((len(index), *self.shape[1:]), np.uint8)
         pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())

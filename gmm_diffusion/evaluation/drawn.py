@@ -67,27 +67,28 @@ class Drawn:
           RunError: samples that are not finite.
         """
         batch, parts = self.model.config.sample.batch_size, len(devices.found())
-        call = -(-batch // parts) * parts
+        # One for all portions, and so one program.
+        call = devices.call_size(num, batch, parts)
         size = num if self.folder is None else call * -(-num // (_PORTIONS * call))
         portions = [
-            self._portion(first, min(size, num - first), asked, seed, poll)
+            self._portion(first, min(size, num - first), asked, seed, call, poll)
             for first in range(0, num, size)
         ]
         return np.concatenate(portions)
 
-    def _portion(self, first, count, asked, seed, poll):
+    def _portion(self, first, count, asked, seed, call, poll):
         if isinstance(asked, Request):
             asked = _rows(asked, slice(first, first + count))
         file = self._file(first, count, asked, seed)
         kept = None if file is None else _read(file)
         if processes.of_first(lambda: kept is not None):
             if poll is not None:  # It counts the batches, too.
-                for _ in range(0, count, self.model.config.sample.batch_size):
+                for _ in range(0, count, call):
                     poll()
             # The others only help to draw.
             arrays = kept or {"x": np.zeros((count, *self.model.shape), np.float32)}
         else:
-            arrays = self._draw(first, count, asked, seed, poll)
+            arrays = self._draw(first, count, asked, seed, call, poll)
             if file is not None:
                 _write(file, arrays)
         x = arrays.pop("x")
@@ -95,10 +96,12 @@ class Drawn:
             self.infos.append(PicardInfo(**arrays))
         return x
 
-    def _draw(self, first, count, asked, seed, poll):
+    def _draw(self, first, count, asked, seed, call, poll):
         # The first process may have trained judges, or scored.
         processes.meet()
-        samples = assembly.sample(self.model, count, asked, seed, self.guidance, poll, first)
+        samples = assembly.sample(
+            self.model, count, asked, seed, self.guidance, poll, first, batch_size=call
+        )
         if not np.isfinite(samples.x).all():
             raise RunError("Samples are not finite; the model cannot be evaluated.")
         is_image = samples.x.ndim == 4 and not samples.latent
