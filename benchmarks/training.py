@@ -12,7 +12,8 @@ of the parameters, without dropout. Images are sampled by 18
 Heun steps (35 evaluations), 64 (small) or 4 (large) at once.
 
 Every measurement is a process of its own, and peers take turns, round after round. A process
-compiles, then takes the median of several updates or samplings. Cells are the median over rounds
+compiles, then takes the median of several updates or samplings. Ours has memory in huge pages, as
+the command line asks for; a peer has them where its name says so. Cells are the median over rounds
 and (min-max); ratios are how many times longer than ours of one device a core.
 """
 
@@ -65,11 +66,12 @@ PEERS = (
     OURS,
     ONE_DEVICE,
     "KarrasUnet, eager",
+    "KarrasUnet, huge pages",
     "KarrasUnet, channels last",
     "KarrasUnet, compiled",
     "diffusers, eager",
 )
-STEPS, CALLS = 18, 3
+STEPS, CALLS = 18, 5
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX, RHO = 0.5, 0.002, 80.0, 7
 
 
@@ -275,10 +277,14 @@ def worker(name: str, case: dict) -> dict:
 def call(name: str, case: dict) -> dict | None:
     """`worker` in a process of its own; None where it fails."""
     command = [sys.executable, __file__, "--worker", json.dumps([name, case])]
+    from gmm_diffusion import huge_pages
+
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
-    )
+    environment = os.environ | {"PYTHONPATH": path}
+    if name.startswith(OURS) or name.endswith("huge pages"):
+        # As `python -m gmm_diffusion.main` does.
+        environment = huge_pages.environment(environment) or environment
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         print(f"{name} failed: {result.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None

@@ -6,7 +6,6 @@ XLA divides few of its operations for the CPU among cores. Devices divide the wh
 import os
 import pathlib
 import re
-import sys
 
 from gmm_diffusion.errors import InputError
 
@@ -38,13 +37,14 @@ def _share(folder):
         return None
 
 
-def suitable(num_cores: int, batch_size: int, microbatch: int = 0) -> int:
+def suitable(num_cores: int, batch_size: int, microbatch: int = 0, points: int = 0) -> int:
     """The most devices, up to `num_cores`, over which a batch spreads evenly.
 
     Args:
       num_cores: of the machine.
       batch_size: examples of an update.
       microbatch: examples of a device whose gradient is taken at once; 0 is all it has.
+      points: of the contrastive loss, which are spread likewise; 0 is none.
 
     Returns:
       A number that divides the batch into parts of 8 examples or more, and of whole microbatches.
@@ -52,12 +52,15 @@ def suitable(num_cores: int, batch_size: int, microbatch: int = 0) -> int:
 
     def fits(count):
         share, rest = divmod(batch_size, count)
-        return not rest and share >= _LEAST_EXAMPLES and not (microbatch and share % microbatch)
+        whole = not rest and not points % count and not (microbatch and share % microbatch)
+        return whole and share >= _LEAST_EXAMPLES
 
     return max(filter(fits, range(1, num_cores + 1)), default=1)
 
 
-def choose(asked: int | None, alone: bool, batch_size: int, microbatch: int = 0) -> None:
+def choose(
+    asked: int | None, alone: bool, batch_size: int, microbatch: int = 0, points: int = 0
+) -> None:
     """Tells JAX, which has not begun, how many devices to make of the CPU.
 
     Nothing is told where there are several processes, or where `XLA_FLAGS` or
@@ -68,25 +71,22 @@ def choose(asked: int | None, alone: bool, batch_size: int, microbatch: int = 0)
       alone: whether this process is the only one of its run.
       batch_size: as of `suitable`.
       microbatch: likewise.
+      points: likewise.
 
     Raises:
       InputError: another number than was asked for is there already.
     """
     import jax
 
-    if asked is None and (not alone or _is_chosen(jax) or _has_begun()):
-        return
-    count = suitable(cores(), batch_size, microbatch) if asked is None else asked
-    if asked is not None and (_has_begun() or _FLAG in os.environ.get("XLA_FLAGS", "")):
-        if _has_begun():
-            there, cause = len(jax.devices("cpu")), "JAX runs in this process already"
-        else:
-            found = re.search(rf"{_FLAG}=(\d+)", os.environ["XLA_FLAGS"])
-            there, cause = int(found[1]) if found else 1, f"XLA_FLAGS names {_FLAG}"
-        if there != asked:
-            raise InputError(f"--devices is {asked}, and {cause}, with {there} devices.")
-        return
-    jax.config.update("jax_num_cpu_devices", count)
+    there = _there(jax)
+    if there is None:
+        count = asked or (suitable(cores(), batch_size, microbatch, points) if alone else 1)
+        jax.config.update("jax_num_cpu_devices", count)
+    elif asked not in (None, there):
+        raise InputError(
+            f"--devices is {asked}, and XLA_FLAGS, JAX_NUM_CPU_DEVICES or what has run in this "
+            f"process before chose {there} devices."
+        )
 
 
 def describe(asked: int | None) -> str:
@@ -111,13 +111,12 @@ def describe(asked: int | None) -> str:
     return f"The CPU is {count} devices (--devices=N for another number)."
 
 
-def _is_chosen(jax):
-    return _FLAG in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
-
-
-def _has_begun():
-    if "jax" not in sys.modules:
-        return False
+def _there(jax):
+    """The number that something else has chosen, or None."""
     from jax._src import xla_bridge  # No public name says so.
 
-    return xla_bridge.backends_are_initialized()
+    if xla_bridge.backends_are_initialized():
+        return len(jax.devices("cpu"))
+    if found := re.search(rf"{_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", "")):
+        return int(found[1])
+    return jax.config.jax_num_cpu_devices if jax.config.jax_num_cpu_devices > 0 else None

@@ -155,9 +155,7 @@ def mapped_train_steps(
 
         return lax.scan(body, state, batches)
 
-    return jax.pmap(
-        steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
-    )
+    return jax.pmap(steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
 def split_batches(batches: PyTree, num_devices: int) -> PyTree:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line, cpu_devices, paths
+from gmm_diffusion import command_line, cpu_devices, huge_pages, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.process_group import ProcessGroup
@@ -160,9 +160,13 @@ def _work(argv):
 
 def do(command: Command) -> int:
     """One command, or this process's part in it; returns the exit status."""
-    training = command.config.training
+    training, contrastive = command.config.training, command.config.contrastive
     cpu_devices.choose(
-        command.devices, command.group.alone, training.batch_size, training.microbatch
+        command.devices,
+        command.group.alone,
+        training.batch_size,
+        training.microbatch,
+        contrastive.points if contrastive.weight else 0,
     )
     command_line.prepare_jax()
     from gmm_diffusion import devices, processes, signals
@@ -192,6 +196,7 @@ def do(command: Command) -> int:
 
 def main() -> None:
     """The command `gmm-diffusion`."""
+    huge_pages.start_again()
     command_line.leave(run(sys.argv))
 
 

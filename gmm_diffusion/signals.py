@@ -45,7 +45,6 @@ class Interrupt:
         if signum:
             raise Interrupted(signum)
 
-
     @contextlib.contextmanager
     def at_once(self, really: bool = True) -> Iterator[None]:
         """Inside a signal raises `Interrupted` wherever it finds the program.

@@ -43,7 +43,7 @@ def double_precision(request):
 
 @pytest.fixture(autouse=True)
 def quiet_root():
-    """The level of a Python that has just started; a command line that ran here before left INFO."""
+    """The level of a fresh Python; a command line that ran here before left INFO."""
     logging.getLogger().setLevel(logging.WARNING)
 
 

@@ -33,6 +33,8 @@ ALLOWED = {
     "attribute_names": {"errors"},
     "lazy_tensorflow": {"errors", "extras"},
     "pictures": {"errors"},
+    "cpu_devices": {"errors"},
+    "huge_pages": set(),
     "devices": {"errors", "types"},
     "process_group": {"errors"},
     "processes": {"__init__", "errors", "types", "process_group"},
@@ -125,6 +127,8 @@ ALLOWED = {
     },
     "main": {
         "command_line",
+        "cpu_devices",
+        "huge_pages",
         "config",
         "devices",
         "errors",

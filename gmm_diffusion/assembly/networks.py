@@ -80,6 +80,4 @@ def model(
     classifier = None
     if has_classifier(config):
         classifier = Classifier(classify(config, fitted), objective(config, fitted))
-    return Model(
-        params, fitted, denoise(config, fitted), tuple(shape), classifier, step, config
-    )
+    return Model(params, fitted, denoise(config, fitted), tuple(shape), classifier, step, config)

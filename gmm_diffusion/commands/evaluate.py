@@ -32,6 +32,4 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
         signals.graceful(devices.highest) as interrupt,
         interrupt.at_once(jax.process_count() == 1),
     ):
-        return evaluation_report.evaluate_and_report(
-            model, data, path, guidance, interrupt.check
-        )
+        return evaluation_report.evaluate_and_report(model, data, path, guidance, interrupt.check)

@@ -20,7 +20,5 @@ def load(config: ConfigDict, path: pathlib.Path) -> Model:
         return load_lib.load_run(path, step, config=config)
 
     model = processes.same_step(lambda: of_step(config.sample.step or None), of_step)
-    processes.same(
-        "The parameters", lambda: {"their checksum": processes.checksum(model.params)}
-    )
+    processes.same("The parameters", lambda: {"their checksum": processes.checksum(model.params)})
     return model

@@ -129,14 +129,10 @@ def blur_covariances(conditioner: Conditioner, amount: Array | float) -> Conditi
       ValueError: the embedding `table` has no covariances.
     """
     blur = EMBEDDINGS[conditioner.embedding_name].blur
-    return dataclasses.replace(
-        conditioner, embedding=blur(conditioner.embedding, amount)
-    )
+    return dataclasses.replace(conditioner, embedding=blur(conditioner.embedding, amount))
 
 
-def training_weights(
-    conditioner: Conditioner, keys: Array, weights: Array, **options
-) -> Array:
+def training_weights(conditioner: Conditioner, keys: Array, weights: Array, **options) -> Array:
     """The weights that the network is trained on: `[B, K]` example weights -> `[B, K]`.
 
     `options` go to the semantics (see `weights.mixture_semantics`).

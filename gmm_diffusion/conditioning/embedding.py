@@ -82,9 +82,7 @@ def random_frequencies(
     return frequencies, rng.uniform(0.0, 2.0 * np.pi, num_features)
 
 
-def cosine_means(
-    mix: GaussianMixture, frequencies: np.ndarray, phases: np.ndarray
-) -> np.ndarray:
+def cosine_means(mix: GaussianMixture, frequencies: np.ndarray, phases: np.ndarray) -> np.ndarray:
     """`sqrt(2) E cos(o.z + b)` under each component, `[K, F]`:
 
     `sqrt(2) cos(o.mu_k + b) exp(-o' Sigma_k o / 2)`, the real part of the characteristic function.

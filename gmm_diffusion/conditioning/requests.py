@@ -38,9 +38,7 @@ _TERM = re.compile(
     r"(?:(?P<share>[0-9.eE+-]+?)\*)?"
     r"(?:(?:(?P<kind>class|component):)?(?P<index>\d{1,9})|(?P<file>like|features):(?P<path>.+))"
 )
-_SHARE = re.compile(
-    r"(?P<part>(class|component):\d+|(like|features):[^=]+)=(?P<share>[0-9.eE+-]+)"
-)
+_SHARE = re.compile(r"(?P<part>(class|component):\d+|(like|features):[^=]+)=(?P<share>[0-9.eE+-]+)")
 _OF_FILES = re.compile(r"(^|[*+,])\s*(like|features)\s*:")
 _ASSIGNMENTS = re.compile(r"[^=,]+=[01](,[^=,]+=[01])*")
 VALID = (

@@ -87,9 +87,7 @@ def _tree() -> KnownMixture:
     return _trees(levels=7, per_branch=8, width=0.07, taper=0.8, wobble=0.18)
 
 
-def _trees(
-    levels: int, per_branch: int, width: float, taper: float, wobble: float
-) -> KnownMixture:
+def _trees(levels: int, per_branch: int, width: float, taper: float, wobble: float) -> KnownMixture:
     """Two trees that start at one point and grow apart, a class each.
 
     In the spirit of the example in Karras et al. 2024 (arXiv 2406.02507, fig. 1 and appendix C),

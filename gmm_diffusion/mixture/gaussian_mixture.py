@@ -63,9 +63,7 @@ class GaussianMixture:
     kind: str = struct.field(pytree_node=False)
 
     @classmethod
-    def create(
-        cls, weights: Any, means: Any, covariances: Any, kind: str
-    ) -> "GaussianMixture":
+    def create(cls, weights: Any, means: Any, covariances: Any, kind: str) -> "GaussianMixture":
         """A mixture from scikit-learn's arrays.
 
         Values are checked where they are concrete; inside a traced function only shapes are.

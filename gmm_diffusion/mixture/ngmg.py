@@ -171,9 +171,7 @@ def scales(
     return tuple(median * float(m) for m in multiples)
 
 
-def check(
-    y: Array, weights: Array, centers: AnyArray, scale: Scale, form: str = "density"
-) -> None:
+def check(y: Array, weights: Array, centers: AnyArray, scale: Scale, form: str = "density") -> None:
     """Checks the arguments of `energy`: shapes always, values where they are concrete.
 
     Raises:
@@ -257,9 +255,7 @@ def _whiten(mix, offsets):
         return offsets / jnp.sqrt(spectrum), offsets / spectrum
     axes = "kde" if mix.kind == "full" else "de"
     coordinates = jnp.einsum(f"{axes},...kd->...ke", mix.basis, offsets, precision=_HIGHEST)
-    pull = jnp.einsum(
-        f"{axes},...ke->...kd", mix.basis, coordinates / spectrum, precision=_HIGHEST
-    )
+    pull = jnp.einsum(f"{axes},...ke->...kd", mix.basis, coordinates / spectrum, precision=_HIGHEST)
     return coordinates / jnp.sqrt(spectrum), pull
 
 

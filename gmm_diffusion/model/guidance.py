@@ -100,9 +100,7 @@ class Autoguidance:
         if misfit:
             raise InputError(f"Autoguidance.guide is a model {misfit}.")
 
-    def turn(
-        self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
-    ) -> tuple[DenoiseFn, PyTree]:
+    def turn(self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked) -> tuple[DenoiseFn, PyTree]:
         """A denoiser and what it is told -> the guided one and what that is told."""
         guide = self.guide
         pair = functions.ConditionPair(cond, asked.encode(guide.fitted.conditioner))
@@ -113,9 +111,7 @@ class Autoguidance:
         def guide_fn(x, sigma, cond=None):
             return guide.denoiser(guide.params, x, sigma, cond.guide)
 
-        guided = functions.autoguided(
-            main_fn, guide_fn, self.scale, self.interval, self.limit
-        )
+        guided = functions.autoguided(main_fn, guide_fn, self.scale, self.interval, self.limit)
         return guided, pair
 
     def calls(self, inner: Calls, levels: np.ndarray) -> Calls:
@@ -149,9 +145,7 @@ class ClassifierFree:
         if model.config is not None and not model.config.conditioning.dropout:
             raise InputError("ClassifierFree needs a model with conditioning.dropout above 0.")
 
-    def turn(
-        self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
-    ) -> tuple[DenoiseFn, PyTree]:
+    def turn(self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked) -> tuple[DenoiseFn, PyTree]:
         """As of `Autoguidance`."""
         guided = functions.classifier_free(denoise_fn, self.scale, self.interval, self.limit)
         return guided, cond
@@ -202,9 +196,7 @@ class MixtureGuidance:
                 "MixtureGuidance.blur is 'covariances'; the embedding table has none: blur weights."
             )
 
-    def turn(
-        self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
-    ) -> tuple[DenoiseFn, PyTree]:
+    def turn(self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked) -> tuple[DenoiseFn, PyTree]:
         """As of `Autoguidance`."""
         conditioner = _conditioner(self, asked.model)
         if self.blur == "weights":
@@ -250,9 +242,7 @@ class ClassifierGuidance:
         if misfit:
             raise InputError(f"ClassifierGuidance.classifier is a model {misfit}.")
 
-    def turn(
-        self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked
-    ) -> tuple[DenoiseFn, PyTree]:
+    def turn(self, denoise_fn: DenoiseFn, cond: PyTree, asked: Asked) -> tuple[DenoiseFn, PyTree]:
         """As of `Autoguidance`."""
         model, classifier = self._judging(asked.model)
 

@@ -58,9 +58,7 @@ def verify(
     """
     if _text_checksum(record["meta"]) != record["meta_crc32"]:
         raise Damaged("the checksum of meta differs")
-    state, fitted = (
-        _leaves(item, record["leaves"][item], stored.get(item, {})) for item in ITEMS
-    )
+    state, fitted = (_leaves(item, record["leaves"][item], stored.get(item, {})) for item in ITEMS)
     return state, fitted, record["meta"]
 
 

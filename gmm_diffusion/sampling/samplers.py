@@ -50,9 +50,7 @@ def heun_step(
     churn_noise: float = 1.0,
 ) -> Array:
     """One Heun step with churn; `sigma_next` positive (arXiv 2206.00364, algorithm 2; order 2)."""
-    x, sigma = add_churn(
-        keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise
-    )
+    x, sigma = add_churn(keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise)
     slope = (x - denoise_fn(x, sigma, cond)) / sigma
     x_next = x + (sigma_next - sigma) * slope
     slope_next = (x_next - denoise_fn(x_next, sigma_next, cond)) / sigma_next
@@ -74,9 +72,7 @@ def heun_last_step(
     churn_noise: float = 1.0,
 ) -> Array:
     """The step to sigma 0: churn, then Euler, as the slope at 0 does not exist (algorithm 2)."""
-    x, sigma = add_churn(
-        keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise
-    )
+    x, sigma = add_churn(keys, x, sigma, churn / num_steps, churn_min, churn_max, churn_noise)
     return euler_step(denoise_fn, keys, x, sigma, sigma_next, cond, num_steps=num_steps)
 
 
