@@ -56,7 +56,8 @@ def _weight_gradient(x, out_gradient, size):
         return _weight_gradient_of_block(x, out_gradient, size)
 
     def add(total, block):
-        return total + _weight_gradient_of_block(*block, size), None
+        images, gradients = block
+        return total + _weight_gradient_of_block(images, gradients, size), None
 
     blocks = jax.tree.map(lambda a: a.reshape(-1, block, *a.shape[1:]), (x, out_gradient))
     start = jnp.zeros((size, size, channels, out_gradient.shape[-1]), jnp.float32)
@@ -71,8 +72,8 @@ def _weight_gradient_of_block(x, out_gradient, size):
     features = out_gradient.shape[-1]
     x = jnp.pad(x, ((0, 0), (pad, pad), (0, 0), (0, 0)))
     out_gradient = jnp.pad(out_gradient, ((0, 0), (0, 0), (pad, pad), (0, 0)))
-    columns = [out_gradient[:, :, size - 1 - j :][:, :, :width] for j in range(size)]
-    columns = jnp.concatenate(columns, axis=-1).reshape(-1, size * features)
+    shifted = [out_gradient[:, :, size - 1 - j :][:, :, :width] for j in range(size)]
+    columns = jnp.concatenate(shifted, axis=-1).reshape(-1, size * features)
     rows = [x[:, i : i + height].reshape(-1, channels).T @ columns for i in range(size)]
     return jnp.stack(rows).reshape(size, channels, size, features).swapaxes(1, 2)
 
