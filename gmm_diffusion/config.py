@@ -529,8 +529,9 @@ def check_name(field: str) -> None:
     """Raises InputError, with a suggestion, if `field` is not the dotted name of a setting."""
     known = _usual()
     if field not in known:
-        # Others' words for what is held out.
+        # Others' words.
         ours = re.sub(r"^data\.(test|val|valid|validation|eval)_", "data.heldout_", field)
+        ours = re.sub(r"^data\.train(ing)?_dir$", "data.data_dir", ours)
         near = difflib.get_close_matches(ours, known, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
         raise InputError(f"{field or repr(field)} is not a setting; {hint}")

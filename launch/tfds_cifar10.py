@@ -31,6 +31,19 @@ from gmm_diffusion.errors import InputError
 
 SPLITS = ("train", "test")
 SHAPE = (32, 32, 3)
+# By their labels; TFDS reads them out of the archive that it fetches.
+CLASSES = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
 
 
 def build(source: pathlib.Path, data_dir: pathlib.Path, file_format: str | None = None) -> dict:
@@ -52,17 +65,17 @@ def build(source: pathlib.Path, data_dir: pathlib.Path, file_format: str | None 
     builder = tfds.builder("cifar10", data_dir=str(data_dir), file_format=file_format)
     if builder.is_prepared():
         raise InputError(f"{builder.data_dir} is there already; choose another DATA_DIR.")
-    names = builder.info.features["label"].names
-    found: dict[str, list[tuple[str, str, bytes]]] = {split: [] for split in SPLITS}
+    # All are looked at before anything is written.
+    found: dict[str, list[tuple[str, np.ndarray]]] = {split: [] for split in SPLITS}
     for path, content in sorted(_archived(source) if source.is_file() else _files(source)):
         *_, split, label, _ = ["", "", *pathlib.PurePosixPath(path).parts]
         if split not in SPLITS:
             continue
-        if label not in names:
-            raise InputError(f"{path} is of no class of CIFAR-10; they are {', '.join(names)}.")
-        found[split].append((path, label, content))
+        if label not in CLASSES:
+            raise InputError(f"{path} is of no class of CIFAR-10; they are {', '.join(CLASSES)}.")
+        found[split].append((label, _pixels(path, content)))
     for split, images in found.items():
-        missing = [name for name in names if name not in {label for _, label, _ in images}]
+        missing = [name for name in CLASSES if name not in {label for label, _ in images}]
         if missing:
             raise InputError(
                 f"SOURCE {source} holds no image {split}/{missing[0]}/*; it must hold train and "
@@ -70,10 +83,11 @@ def build(source: pathlib.Path, data_dir: pathlib.Path, file_format: str | None 
             )
 
     def examples(split):
-        for number, (path, label, content) in enumerate(found[split]):
+        for number, (label, pixels) in enumerate(found[split]):
             key = f"{split}_{number:05d}"
-            yield key, {"id": key, "image": _pixels(path, content), "label": label}
+            yield key, {"id": key, "image": pixels, "label": label}
 
+    builder.info.features["label"].names = CLASSES
     builder._split_generators = lambda _: {split: examples(split) for split in SPLITS}
     builder.download_and_prepare()
     (pathlib.Path(builder.data_dir) / "ORIGIN.txt").write_text(

@@ -72,7 +72,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "crop": data.crop,
             "max_examples": data.max_examples or None,
             "in_memory": data.in_memory,
-            "heldout_dir": _heldout_place(data),
+            "heldout_dir": _heldout_place(data.heldout_dir),
             "validation": data.validation_fraction > 0,
             "cache": data.cache,
         },
@@ -141,14 +141,14 @@ def _place(data) -> str:
     return str(path) if data.data_dir else ""
 
 
-def _heldout_place(data) -> str | None:
-    if not data.heldout_dir:
+def _heldout_place(text: str) -> str | None:
+    if not text:
         return None
     wanted = (
         "a folder of held-out images; if they have moved, --config.data.heldout_dir=PATH says "
         "where to, also of a run"
     )
-    return str(paths.folder(data.heldout_dir, "data.heldout_dir", exists=wanted))
+    return str(paths.folder(text, "data.heldout_dir", exists=wanted))
 
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:

@@ -138,10 +138,10 @@ def load(
     listed = [f"{_name(file, root)} {f.st_size}" for file, f in zip(every, found, strict=True)]
     if not streaming.choose(in_memory, x.nbytes, f"data.data_dir {root}"):
         if cache:
-            place = f"{root.resolve()} {held_root and held_root.resolve()} {resolution} {crop}"
-            whole = dataclasses.replace(
-                whole, x=decoded_images.held(x, every, found, f"{place} {max_examples}", root.name)
-            )
+            roots = [os.path.realpath(folder) for folder in (root, held_root) if folder is not None]
+            settings = repr((roots, resolution, crop, max_examples))
+            held = decoded_images.held(x, every, found, settings, root.name)
+            whole = dataclasses.replace(whole, x=held)
         else:
             whole = whole.held(root.name)
     rows_of: dict[str, slice | np.ndarray] = {}
@@ -155,6 +155,9 @@ def load(
         indices = split_indices(len(every), heldout_fraction, split_seed, whole.label)
         rows_of = dict(zip(("train", "heldout"), indices, strict=True))
         how = f"{heldout_fraction} held out, seed {split_seed}"
+    if len({part.folder for part in splits.parts.values()}) < len(splits.parts):
+        # By a list: no path says on which side an image is.
+        listed.append(" ".join(str(len(members)) for members in used.values()))
     # So that a judge or statistics of other images are never taken for those of these.
     text = "\n".join([*listed, *names, *class_names])
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))

@@ -221,11 +221,18 @@ def test_a_list_of_splits(name, flat, caplog):
     assert "not read" not in caplog.text
     assert image_folder.load(str(flat)).validation is None
     assert "of other splits are not read: 1, the first is 3.bmp" in caplog.text
-    # Another split of the same files is other data.
-    (flat / name).write_text(
-        LISTS[name].replace("3.bmp", "x").replace("2.png", "3.bmp").replace("x", "2.png")
-    )
-    assert image_folder.load(str(flat), validation=True).name != data.name
+    # Another split of the same files is other data, also where their order is the same.
+    for one, other in (("2.png", "3.bmp"), ("2.png", "4.png")):
+        text = LISTS[name].replace(one, "x").replace(other, one).replace("x", other)
+        (flat / name).write_text(text)
+        assert image_folder.load(str(flat), validation=True).name != data.name
+    moved = re.sub(r"2\.png(.)(0|train)", r"2.png\g<1>test", LISTS[name])
+    assert moved != LISTS[name]
+    (flat / name).write_text(moved)
+    after = image_folder.load(str(flat))
+    assert [shown(s) for s in (after.train, after.heldout)] == [[0, 1], [2, 4]]
+    (flat / name).write_text(LISTS[name])
+    assert image_folder.load(str(flat)).name != after.name
 
 
 def test_celebas_splits_with_its_attributes(tmp_path):
