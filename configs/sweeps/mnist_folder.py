@@ -26,6 +26,6 @@ def get_sweep() -> list[dict]:
                 {"conditioning.kind": "gmm"},
                 {"conditioning.kind": "class", "conditioning.embedding": "table"},
             ],
-            "minutes": (36.0, 4.0),
+            "minutes": (30.0, 6.0),
         }
     ]

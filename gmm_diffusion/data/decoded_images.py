@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import pathlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ _FORMAT = "1"
 
 def held(
     x: Streamed,
-    files: Sequence[pathlib.Path],
+    files: Sequence[str],
     found: Sequence[os.stat_result],
     settings: str,
     name: str,
@@ -45,7 +44,7 @@ def held(
 
     Args:
       x: the images.
-      files: one for each image.
+      files: the name of each image's file in the folder.
       found: what the system said of each of them, before it is read.
       settings: the folder, and what is made of its images.
       name: of the bar.

@@ -135,12 +135,13 @@ def load(
         None if rows is None else np.stack([rows[file] for file in every]),
     )
     found = [os.stat(file) for file in every]
-    listed = [f"{_name(file, root)} {f.st_size}" for file, f in zip(every, found, strict=True)]
+    in_folder = [_name(file, root) for file in every]
+    listed = [f"{name} {f.st_size}" for name, f in zip(in_folder, found, strict=True)]
     if not streaming.choose(in_memory, x.nbytes, f"data.data_dir {root}"):
         if cache:
             roots = [os.path.realpath(folder) for folder in (root, held_root) if folder is not None]
             settings = repr((roots, resolution, crop, max_examples))
-            held = decoded_images.held(x, every, found, settings, root.name)
+            held = decoded_images.held(x, in_folder, found, settings, root.name)
             whole = dataclasses.replace(whole, x=held)
         else:
             whole = whole.held(root.name)

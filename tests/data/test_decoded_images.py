@@ -68,6 +68,17 @@ def test_the_second_time_nothing_is_decoded(folder, tmp_path, monkeypatch, caplo
     assert pixels(again) == {picture(i).tobytes() for i in range(8)}
 
 
+def test_another_path_to_the_same_folder(folder, tmp_path, monkeypatch):
+    before = load(folder)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    decode = image_folder.read_image
+    for path in ("images", "link", "./images/"):
+        monkeypatch.setattr(image_folder, "read_image", decode)
+        decode_nothing(monkeypatch)
+        np.testing.assert_array_equal(load(path).train.x, before.train.x)
+
+
 def replaced(folder):
     """Other pixels in a file of the same size and time of change."""
     file, other = folder / "3.bmp", folder / "other.bmp"
