@@ -24,7 +24,7 @@ NARROW = {
     "conditioning.feature_dim": 4,
     "conditioning.num_components": 20,
     "network.channels": 8,
-    "network.channel_mult": (1, 1),
+    "network.channel_mult": (1,),
     "network.num_blocks": 1,
     "network.attention_resolutions": (),
     "network.log_variance_features": 16,
@@ -36,7 +36,6 @@ NARROW = {
     "checkpoint.every": 2,
     "sample.num": 4,
     "sample.steps": 2,
-    "evaluation.at_end": False,
     "evaluation.judges": 1,
     "evaluation.judge_epochs": 1,
     "evaluation.max_samples": 16,
@@ -111,21 +110,23 @@ def test_the_exact_config_from_start_to_evaluation(built, run_main, tmp_path, mo
     ]
     run = tmp_path / "runs" / "cifar_gmm"
     # Streamed first, and from memory when it goes on.
-    for steps, where in ((2, "never"), (4, "always")):
+    for steps, where, evaluated in ((2, "never", False), (4, "always", True)):
         status, _, err = run_main(
-            *exact, f"--config.training.num_steps={steps}", f"--config.data.in_memory={where}"
+            *exact,
+            f"--config.training.num_steps={steps}",
+            f"--config.data.in_memory={where}",
+            f"--config.evaluation.at_end={evaluated}",
         )
         assert status == 0, err
+        assert (run / "evaluation.json").exists() == evaluated
     assert "Resumed runs/cifar_gmm from step 2." in err
+    assert json.loads((run / "evaluation.json").read_text())
     status, _, err = run_main(
         f"--workdir={run}", "--mode=sample", "--config.sample.condition=class:3"
     )
     assert status == 0, err
     (file,) = (run / "samples").glob("*.npz")
     assert np.load(file)["x"].shape == (4, 32, 32, 3)
-    status, _, err = run_main(f"--workdir={run}", "--mode=evaluate")
-    assert status == 0, err
-    assert json.loads((run / "evaluation.json").read_text())
 
 
 def test_a_folder_is_as_good_as_an_archive(script, images, built, tmp_path):
