@@ -296,7 +296,4 @@ def compilation_cache() -> pathlib.Path | None:
     name = "JAX_COMPILATION_CACHE_DIR"
     if name in os.environ:
         return paths.expand(os.environ[name], name, bucket=True) if os.environ[name] else None
-    try:
-        return paths.expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache", name) / "gmm_diffusion"
-    except InputError:
-        return None
+    return paths.user_cache()

@@ -35,10 +35,18 @@ MODEL_FIELDS = (
 # Single fields of these groups that a resumed run may change: what bounds memory, where the data
 # are and wait, and what makes pictures of them. Whether they are the same data is compared by
 # `runs.data_fingerprint`.
-FREE_FIELDS = ("contrastive.chunk", "data.data_dir", "data.in_memory", "data.decoder")
+FREE_FIELDS = (
+    "contrastive.chunk",
+    "data.data_dir",
+    "data.heldout_dir",
+    "data.in_memory",
+    "data.cache",
+    "data.decoder",
+)
 # Fields that hold a path from the current directory; it is stored as an absolute one.
 PATH_FIELDS = (
     "data.data_dir",
+    "data.heldout_dir",
     "conditioning.classifier",
     "ngmg.workdir",
     "training.init_from",
@@ -90,6 +98,10 @@ def default() -> ConfigDict:
     # image_folder: the folder; cifar_archive: the archive; arrays: an .npz or a folder of .npy;
     # TFDS: its folder, empty is its default.
     data.data_dir = ""
+    # image_folder: a folder of held-out images; empty looks for one in data_dir, or for a list.
+    data.heldout_dir = ""
+    # image_folder: many decoded images are kept in the user's cache until one of the files changes.
+    data.cache = True
     # arrays: what makes pictures of float latents, package.module:function; empty is nothing.
     data.decoder = ""
     data.train_split = "train"  # TFDS split to train on
@@ -517,7 +529,10 @@ def check_name(field: str) -> None:
     """Raises InputError, with a suggestion, if `field` is not the dotted name of a setting."""
     known = _usual()
     if field not in known:
-        near = difflib.get_close_matches(field, known, 1, 0.5)
+        # Others' words.
+        ours = re.sub(r"^data\.(test|val|valid|validation|eval)_", "data.heldout_", field)
+        ours = re.sub(r"^data\.train(ing)?_dir$", "data.data_dir", ours)
+        near = difflib.get_close_matches(ours, known, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "config.py lists all fields."
         raise InputError(f"{field or repr(field)} is not a setting; {hint}")
 
@@ -566,6 +581,8 @@ def validate(config: ConfigDict) -> None:
         refuse("data.in_memory", f"data.name {config.data.name} is held in memory, auto or always")
     if config.data.name == "tfds_images" and not config.data.tfds_name:
         refuse("data.tfds_name", "data.name tfds_images needs the name of a TFDS dataset")
+    if config.data.heldout_dir and config.data.name != "image_folder":
+        refuse("data.heldout_dir", f"data.name {config.data.name} has no folder of that kind")
     if config.data.name in ("image_folder", "cifar_archive") and not config.data.data_dir:
         refuse("data.data_dir", f"data.name {config.data.name} needs its path")
     _check_arrays(config, refuse)
@@ -602,6 +619,22 @@ def validate(config: ConfigDict) -> None:
             refuse(
                 "network.head_channels",
                 f"it must divide the {channels} channels of resolution {i}",
+            )
+
+
+def check_splits(config: ConfigDict) -> None:
+    """For a new run, raises InputError for splits of TFDS that were chosen for other data.
+
+    Earlier versions took such a run, and passed over the choice; it goes on as it was.
+    """
+    name, usual = config.data.name, _usual()
+    for field in ("train_split", "heldout_split"):
+        value = config.data[field]
+        if name != "tfds_images" and value != usual[f"data.{field}"]:
+            hint = "; data.heldout_dir names a folder" if name == "image_folder" else ""
+            raise InputError(
+                f"data.{field} is {value!r}; data.name {name} has no splits of that kind, and "
+                f"needs {usual[f'data.{field}']!r}{hint}."
             )
 
 

@@ -39,6 +39,7 @@ def _work(argv):
 
     parsed = command_line.parse(argv, define)
     config_lib.validate(parsed.config)
+    config_lib.check_splits(parsed.config)
     out = paths.folder(parsed.flags.out, "--out") if parsed.flags.out else None
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()

@@ -177,7 +177,8 @@ def do(command: Command) -> int:
         log.info("%s", said)
     processes.same("Programs", processes.versions)
     # The same data may lie elsewhere.
-    settings = {"--mode": command.mode, **config_lib.fields(command.config), "data.data_dir": ""}
+    elsewhere = dict.fromkeys(("data.data_dir", "data.heldout_dir"), "")
+    settings = {"--mode": command.mode, **config_lib.fields(command.config), **elsewhere}
     processes.same("Settings", lambda: settings)
     # Devices connect when they are first used together, and wait for each other for seconds only.
     devices.highest(0)

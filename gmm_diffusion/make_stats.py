@@ -40,6 +40,7 @@ def _work(argv):
     if not parsed.flags.out:
         raise InputError("--out is missing; it must name the file to write.")
     config_lib.validate(parsed.config)
+    config_lib.check_splits(parsed.config)
     path = paths.file(parsed.flags.out, "--out")
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()

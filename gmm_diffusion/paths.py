@@ -126,6 +126,15 @@ def absolute(text: str | os.PathLike, name: str) -> str:
         ) from error
 
 
+def user_cache() -> pathlib.Path | None:
+    """Our folder in the user's cache, which need not be there; None without a home."""
+    name = "XDG_CACHE_HOME"
+    try:
+        return expand(os.environ.get(name) or "~/.cache", name) / "gmm_diffusion"
+    except InputError:
+        return None
+
+
 def folder(
     text: str | os.PathLike, name: str, exists: str = "", bucket: bool = False
 ) -> pathlib.Path:

@@ -101,6 +101,7 @@ def test_every_number_and_choice_has_a_rule():
         "data.toy_name",
         "data.tfds_name",
         "data.data_dir",
+        "data.heldout_dir",
         "data.train_split",
         "data.heldout_split",
         "sample.condition",
@@ -203,6 +204,7 @@ def test_the_edges_of_rules(field, refused, allowed):
         ({"data__name": "toy"}, r"network\.name"),
         ({"data__name": "toy", "network__name": "mlp", "data__flip": True}, r"data\.flip"),
         ({"network__name": "mlp"}, r"network\.name"),
+        ({"data__heldout_dir": "x"}, r"data\.heldout_dir is 'x'; data\.name digits has no folder"),
         ({"training__task": "classifier", "ngmg__weight": 1.0}, r"ngmg\.weight"),
         ({"guidance__energy": 1.0}, r"guidance\.energy is 1\.0; a run without ngmg\.weight"),
         (
@@ -238,6 +240,36 @@ def test_the_edges_of_rules(field, refused, allowed):
 def test_fields_that_do_not_go_together(values, field):
     with pytest.raises(InputError, match=field):
         config_lib.validate(changed(**values))
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("data.test_dir", "data.heldout_dir"),
+        ("data.val_dir", "data.heldout_dir"),
+        ("data.validation_dir", "data.heldout_dir"),
+        ("data.test_split", "data.heldout_split"),
+        ("data.train_dir", "data.data_dir"),
+        ("data.heldout_fractoin", "data.heldout_fraction"),
+    ],
+)
+def test_the_setting_that_was_meant(typed, ours):
+    with pytest.raises(InputError, match=rf"{typed} is not a setting; did you mean {ours}\?"):
+        config_lib.check_name(typed)
+
+
+def test_splits_of_tfds_are_of_nothing_else():
+    config = changed(data__name="tfds_images", data__tfds_name="mnist", data__heldout_split="x")
+    config_lib.check_splits(config)
+    for name, hint in (("image_folder", "; data.heldout_dir names a folder."), ("digits", ".")):
+        for field, usual in (("heldout_split", "test"), ("train_split", "train")):
+            config = changed(data__name=name, **{f"data__{field}": "val"})
+            with pytest.raises(InputError) as caught:
+                config_lib.check_splits(config)
+            assert str(caught.value) == (
+                f"data.{field} is 'val'; data.name {name} has no splits of that kind, and needs "
+                f"{usual!r}{hint}"
+            )
 
 
 def test_the_defaults_are_valid():

@@ -55,7 +55,9 @@ def random_dataset(tfds_name, resolution, attributes, **options):
 
 
 def random_images(resolution, **options):
-    """What a folder of unlabelled photographs would give."""
+    """What a folder of unlabelled photographs would give; of their own size, one of digits."""
+    if resolution is None:
+        return random_dataset("mnist", None, ())
     x = np.random.default_rng(0).integers(0, 256, (64, resolution, resolution, 3), dtype=np.uint8)
     return Dataset("stand-in for a folder", Split(x), Split(x))
 

@@ -54,6 +54,7 @@ ALLOWED = {
         "memory",
         "mixture",
         "npz_files",
+        "paths",
     },
     "metrics": {"errors", "extras", "npz_files", "paths", "types", "data", "networks", "mixture"},
     "model": {"devices", "errors", "paths", "types", "random_keys", "data", *CORE},

@@ -72,6 +72,9 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "crop": data.crop,
             "max_examples": data.max_examples or None,
             "in_memory": data.in_memory,
+            "heldout_dir": _heldout_place(data.heldout_dir),
+            "validation": data.validation_fraction > 0,
+            "cache": data.cache,
         },
         "cifar_archive": lambda: {
             "data_dir": place,
@@ -93,7 +96,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
         loaded = DATASETS[data.name](**options[data.name]())
     if data.decoder:
         loaded = dataclasses.replace(loaded, decoder=latents.load_decoder(data.decoder))
-    # Those that are drawn draw it.
+    # Those that are drawn draw it, and a folder may have one of its own.
     if data.validation_fraction and loaded.validation is None:
         loaded = with_validation(loaded, data.validation_fraction, data.split_seed)
     if loaded.attribute_names and not loaded.num_classes:
@@ -136,6 +139,16 @@ def _place(data) -> str:
     name = "data.data_dir" if data.data_dir else "The default of data.data_dir"
     path = paths.folder(data.data_dir or usual, name)
     return str(path) if data.data_dir else ""
+
+
+def _heldout_place(text: str) -> str | None:
+    if not text:
+        return None
+    wanted = (
+        "a folder of held-out images; if they have moved, --config.data.heldout_dir=PATH says "
+        "where to, also of a run"
+    )
+    return str(paths.folder(text, "data.heldout_dir", exists=wanted))
 
 
 def _check_fit(config: ConfigDict, data: Dataset) -> None:

@@ -101,6 +101,8 @@ def _train(config, run_dir, given, started, streams):
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
+    if not resumed:
+        config_lib.check_splits(config)
     path, first = paths.of(run_dir), processes.is_first()
     # All have looked before the first one writes.
     processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gmm_diffusion.attribute_names import check_askable
+from gmm_diffusion.data import folder_splits
 from gmm_diffusion.errors import InputError
 
 NAMES = ("attributes.csv", "list_attr_celeba.csv", "list_attr_celeba.txt")
@@ -25,7 +26,11 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
     known = [name for name in names if name.lower() in NAMES]
-    csvs = [name for name in names if name.lower().endswith(".csv")]
+    csvs = [
+        name
+        for name in names
+        if name.lower().endswith(".csv") and name.lower() not in folder_splits.FILES
+    ]
     found = [folder / name for name in known or csvs if (folder / name).is_file()]
     if len(found) > 1:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gmm_diffusion.data.dataset import Dataset, Split
-from gmm_diffusion.data.resize import fit
+from gmm_diffusion.data.resize import announce, fit
 from gmm_diffusion.errors import InputError
 
 _PIXELS = 3 * 32 * 32
@@ -118,6 +118,7 @@ def load(
             f"{layout.num_classes}: fetch the archive again."
         )
     train, heldout = read(layout.train), read(layout.test)
+    announce((32, 32, 3), train.x.shape[1:], crop, path.name)
     size = "x".join(map(str, train.x.shape[1:]))
     return Dataset(
         name=f"cifar_archive {folder} (train {len(train)}, test {len(heldout)}, {size}, {crop})",

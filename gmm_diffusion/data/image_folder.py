@@ -3,12 +3,16 @@
 DIR/CLASS/*.png        a folder for each class
 DIR/*.png              no labels
 DIR/**/*.png and a table of attributes, DIR/attributes.csv or CelebA's list_attr_celeba.txt
-DIR/train, DIR/test    one of these in each, with the table in DIR; else a part is held out
+DIR/train, DIR/test    one of these in each, with the table in DIR
+DIR and HELDOUT_DIR    one of these in each, with a table of its own in each
+Splits may also be in a list, DIR/splits.csv or CelebA's list_eval_partition.txt; where nothing says
+what is held out, a part is.
 """
 
 import dataclasses
 import hashlib
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +21,20 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gmm_diffusion.attribute_names import check_names
-from gmm_diffusion.data import attribute_table, image_files, streaming
+from gmm_diffusion.data import (
+    attribute_table,
+    decoded_images,
+    folder_splits,
+    image_files,
+    streaming,
+)
 from gmm_diffusion.data.dataset import Dataset, Split, evenly_spaced, split_indices
-from gmm_diffusion.data.resize import fit
+from gmm_diffusion.data.resize import announce, fit
 from gmm_diffusion.errors import InputError, printable
 
 log = logging.getLogger(__name__)
 
-HELDOUT = ("test", "heldout", "val", "validation")  # the first that is there
+_PURPOSES = {"train": "to train on", "heldout": "held out", "validation": "for choices"}
 _CHANNELS = {1: "grey", 3: "RGB"}
 # Of what a file holds, whatever it is called; others may run programs (EPS) or have 16 bits (TIFF).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
@@ -39,6 +49,9 @@ def load(
     crop: str = "center",
     max_examples: int | None = None,
     in_memory: str = "auto",
+    heldout_dir: str | None = None,
+    validation: bool = False,
+    cache: bool = False,
 ) -> Dataset:
     """Reads every image below a folder, sorted by path, into memory or when it is asked for.
 
@@ -48,13 +61,18 @@ def load(
     Args:
       data_dir: the folder.
       attributes: names out of the table, in this order; () is all of them.
-      heldout_fraction: where there is no folder of held-out images, the part held out, in (0, 1),
-        the same of every class.
+      heldout_fraction: where nothing says what is held out (`folder_splits`), the part that is, in
+        (0, 1), the same of every class.
       split_seed: which images are that part.
       resolution: images get this height and width; None keeps theirs, which must then be equal.
       crop: what is cut out before that; see `resize.fit`.
       max_examples: so many of each split, evenly spaced; None takes all.
       in_memory: of `streaming.CHOICES`.
+      heldout_dir: a folder of held-out images, in `data_dir` or elsewhere, with the same classes or
+        attributes; None looks for another sign of what is held out.
+      validation: whether images that are for choices, by folders or by a list, become that split;
+        else they are left out.
+      cache: whether many decoded images are kept for the next call, `decoded_images.held`.
 
     Returns:
       Images `[N, H, W, C]` uint8, C 1 or 3, with classes, attributes or neither.
@@ -63,123 +81,176 @@ def load(
       InputError: names the file: a folder without images, or with both images and classes; an
         image that cannot be read, has 16 bits, transparency, or other channels or another size
         than the first; a table that cannot be read or does not match the images; an attribute that
-        it does not have; classes that only held-out images have. Streamed images are looked at
-        when they are read.
+        it does not have; classes that only held-out images have; or as `folder_splits.find`.
+        Streamed images are looked at when they are read.
     """
     streaming.check(in_memory)
     root = pathlib.Path(data_dir)
-    if not root.is_dir():
-        raise InputError(f"data.data_dir is {data_dir!r}, which is no folder; it must be one.")
-    table = attribute_table.find(root)
-    files = image_files.find(root, table)
-    splits = _splits(root, files)
+    held_root = None if heldout_dir is None else pathlib.Path(heldout_dir)
+    for field, folder in (("data_dir", root), ("heldout_dir", held_root)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(
+                f"data.{field} is {str(folder)!r}, which is no folder; it must be one."
+            )
+    tables = {
+        folder: table
+        for folder in (root, held_root)
+        if folder is not None and (table := attribute_table.find(folder)) is not None
+    }
+    splits = folder_splits.find(root, held_root, validation, list(tables.values()))
+    _say(root, splits)
     names, rows, class_names, label = (), None, (), None
-    if table is not None:
-        names, rows = _matched(root, table, files, attributes)
+    if tables:
+        names, rows = _attributes(root, tables, splits, attributes)
     elif attributes:
         raise InputError(
             f"data.attributes names {', '.join(attributes)}, and {root} holds no table of "
             f"attributes; it must hold {' or '.join(attribute_table.NAMES)}."
         )
     else:
-        class_names = _class_names(root, splits)
+        class_names = _class_names(root, splits.parts)
     if class_names:
+        number = {name: i for i, name in enumerate(class_names)}
         label = {
-            file: class_names.index(file.relative_to(root / split).parts[0])
-            for split, members in splits.items()
-            for file in members
+            file: number[image_files.top(file, part.folder)]
+            for part in splits.parts.values()
+            for file in part.files
         }
-    used = splits
+    used = {name: part.files for name, part in splits.parts.items()}
     if max_examples is not None:
         used = {
-            split: [members[i] for i in evenly_spaced(len(members), max_examples)]
-            for split, members in splits.items()
+            name: [members[i] for i in evenly_spaced(len(members), max_examples)]
+            for name, members in used.items()
         }
     every = [file for members in used.values() for file in members]
-    images = _Images(tuple(every), resolution, crop, read_image(every[0], resolution, crop).shape)
+    first = read_image(every[0], None, "none")
+    images = _Images(
+        tuple(every), resolution, crop, _fitted(first, resolution, crop, every[0]).shape
+    )
+    announce(first.shape, images.shape, crop, str(root))
     x: Any = streaming.Streamed(images)
     whole = Split(
         x,
         None if label is None else np.array([label[file] for file in every], np.int32),
         None if rows is None else np.stack([rows[file] for file in every]),
     )
+    found = [os.stat(file) for file in every]
+    in_folder = [_name(file, root) for file in every]
+    listed = [f"{name} {f.st_size}" for name, f in zip(in_folder, found, strict=True)]
     if not streaming.choose(in_memory, x.nbytes, f"data.data_dir {root}"):
-        whole = whole.held(root.name)
-    train: slice | np.ndarray
-    heldout: slice | np.ndarray
-    if len(splits) > 1:
-        train, heldout = slice(len(used["train"])), slice(len(used["train"]), None)
-        parts = ", ".join(splits)
+        if cache:
+            roots = [os.path.realpath(folder) for folder in (root, held_root) if folder is not None]
+            settings = repr((roots, resolution, crop, max_examples))
+            held = decoded_images.held(x, in_folder, found, settings, root.name)
+            whole = dataclasses.replace(whole, x=held)
+        else:
+            whole = whole.held(root.name)
+    rows_of: dict[str, slice | np.ndarray] = {}
+    if len(used) > 1:
+        start = 0
+        for name, members in used.items():
+            rows_of[name] = slice(start, start + len(members))
+            start += len(members)
+        how = splits.how
     else:
-        train, heldout = split_indices(len(every), heldout_fraction, split_seed, whole.label)
-        parts = f"{heldout_fraction} held out, seed {split_seed}"
+        indices = split_indices(len(every), heldout_fraction, split_seed, whole.label)
+        rows_of = dict(zip(("train", "heldout"), indices, strict=True))
+        how = f"{heldout_fraction} held out, seed {split_seed}"
+    if len({part.folder for part in splits.parts.values()}) < len(splits.parts):
+        # By a list: no path says on which side an image is.
+        listed.append(" ".join(str(len(members)) for members in used.values()))
     # So that a judge or statistics of other images are never taken for those of these.
-    listed = [f"{_name(file, root)} {file.stat().st_size}" for file in every]
     text = "\n".join([*listed, *names, *class_names])
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
     digest.update(b"" if whole.attributes is None else whole.attributes.tobytes())
     size = "x".join(map(str, images.shape))
     return Dataset(
-        name=f"image_folder {printable(root.resolve().name)} ({parts}, {size}, crop {crop}, "
-        f"files {digest.hexdigest()[:8]})",
-        train=whole.take(train),
-        heldout=whole.take(heldout),
+        name=f"image_folder {printable(root.resolve().name)} ({printable(how)}, {size}, "
+        f"crop {crop}, files {digest.hexdigest()[:8]})",
         num_classes=len(class_names),
         class_names=tuple(map(printable, class_names)),
         attribute_names=names,
+        train=whole.take(rows_of["train"]),
+        heldout=whole.take(rows_of["heldout"]),
+        validation=whole.take(rows_of["validation"]) if "validation" in rows_of else None,
     )
 
 
 def _name(file, root):
-    return file.relative_to(root).as_posix()
+    """From the folder of the data; that of held-out images may lie elsewhere."""
+    inside = str(root) == "." or str(file).startswith(f"{str(root).rstrip('/')}/")
+    return image_files.relative(file, root) if inside else os.path.relpath(file, root)
 
 
-def _splits(root, files):
-    """Images by folder of the first level where that is a split, training first; else by ""."""
-    top: dict[str, list[pathlib.Path]] = {}
-    for file in files:
-        top.setdefault("" if file.parent == root else _name(file, root).split("/")[0], []).append(
-            file
+def _say(root, splits):
+    """Which images are what, where it was found, and which are nothing."""
+    if len(splits.parts) > 1:
+        counts = [
+            f"{len(part.files)} {_PURPOSES[name]}"
+            + (f" ({part.folder.name})" if part.folder != root else "")
+            for name, part in splits.parts.items()
+        ]
+        log.info("Images of %s: %s.", root, ", ".join(counts))
+    if splits.left_out:
+        folders = [part.folder.name for part in splits.parts.values() if part.folder != root]
+        where = f"outside {' and '.join(folders)}" if folders else "of other splits"
+        log.warning(
+            "Images of %s %s are not read: %d, the first is %s.",
+            root,
+            where,
+            len(splits.left_out),
+            _name(splits.left_out[0], root),
         )
-    heldout = next((name for name in HELDOUT if name in top), None)
-    if "train" not in top or (heldout is None and len(top) > 1):
-        return {"": files}
-    used = {name: top.pop(name) for name in ("train", heldout) if name in top}
-    if top:
-        log.warning("Images of %s outside %s are not read.", root, " and ".join(used))
-    return used
 
 
-def _class_names(root, splits):
+def _class_names(root, parts):
     """The classes of a tree without a table; empty if all images lie in one folder."""
-    train, *others = (_folders_of_images(root / split, splits[split]) for split in splits)
+    folders = {part.folder for part in parts.values()}
+    if len(folders) < len(parts):
+        # By a list of splits, which may put all images of a folder on one side.
+        _folders_of_images(root, [file for part in parts.values() for file in part.files], folders)
+        found = [
+            sorted({image_files.top(file, root) for file in part.files} - {""}, key=_by_number)
+            for part in parts.values()
+        ]
+    else:
+        found = [_folders_of_images(part.folder, part.files, folders) for part in parts.values()]
+    train, *others = found
     for other in others:
         only = set(other) - set(train) if other or len(train) < 2 else set(train)
         if only:
             raise InputError(
-                f"{root} has the class {min(only)} in one of its folders {' and '.join(splits)} "
-                "only; held-out images need the classes of those to train on."
+                f"{root} has the class {min(only)} in one of its {_splits_in_words(parts)} only; "
+                "held-out images need the classes of those to train on."
             )
     return tuple(train) if len(train) > 1 else ()
 
 
-def _folders_of_images(folder, members):
-    inside = [file for file in members if file.parent != folder]
-    if not inside:
+def _splits_in_words(parts):
+    names = {part.folder.name for part in parts.values()}
+    if len(names) == len(parts):
+        return f"folders {' and '.join(part.folder.name for part in parts.values())}"
+    return "splits"
+
+
+def _folders_of_images(folder, members, splits):
+    """The folders right below that hold images; `splits` are folders of others."""
+    tops = [image_files.top(file, folder) for file in members]
+    names = {top for top in tops if top}
+    if not names:
         return []
-    if len(inside) < len(members):
-        stray = next(file for file in members if file.parent == folder)
+    if "" in tops:
         raise InputError(
-            f"{folder} holds both images ({stray.name}) and folders of images "
-            f"({_name(inside[0], folder).split('/')[0]}); it must hold only one of them."
+            f"{folder} holds both images ({members[tops.index('')].name}) and folders of images "
+            f"({next(filter(None, tops))}); it must hold only one of them."
         )
-    names = {_name(file, folder).split("/")[0] for file in inside}
     for subfolder in sorted(folder.iterdir()):
         empty = subfolder.is_dir() and subfolder.name not in names
-        if empty and not image_files.is_system(subfolder.name):
+        other = any(split.is_relative_to(subfolder) for split in splits)
+        if empty and not other and not image_files.is_system(subfolder.name):
             raise InputError(f"{subfolder} holds no image; every class needs at least one.")
     (only,) = names if len(names) == 1 else [None]
-    if only and all(file.parent != folder / only for file in inside):
+    if only and all(file.parent != folder / only for file in members):
         raise InputError(
             f"{folder} holds the folder {only} alone, which holds folders; data.data_dir must be "
             "the folder that holds a folder for each class."
@@ -191,38 +262,44 @@ def _by_number(name):
     return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
-def _matched(root, table, files, wanted):
+def _attributes(root, tables, splits, wanted):
     """The attributes by file: `(names, {file: [A] uint8})`."""
-    names, rows = attribute_table.read(table)
-    check_names(wanted, names, "data.attributes")
-    paths = any("/" in name for name in rows)
-    keys: dict[str, pathlib.Path] = {}
-    for file in files:
-        key = _name(file, root) if paths else file.name
-        if key in keys:
+    parts = [(part.folder, part.files) for part in splits.parts.values()]
+    of_table: dict[pathlib.Path, list[pathlib.Path]] = {}
+    for folder, files in parts:
+        # The table beside them, or else that of the folder of the data, in which they are.
+        owner = next((f for f in (folder, root) if f in tables and folder.is_relative_to(f)), None)
+        if owner is None:
+            (other,) = tables.values()
             raise InputError(
-                f"{file} and {keys[key]} have one name; {table.name} must name files by their "
-                f"paths from {root}."
+                f"{folder} holds no table of attributes, and {other} does not list its images; it "
+                f"must hold {' or '.join(attribute_table.NAMES)}."
             )
-        keys[key] = file
-    without_image = [name for name in rows if name not in keys]
-    without_row = [name for name in keys if name not in rows]
-    if without_image or without_row:
-        counts = [
-            f"{len(missing)} {what} (the first is {missing[0]})"
-            for missing, what in (
-                (without_image, "rows have no image"),
-                (without_row, "images have no row"),
+        of_table.setdefault(owner, []).extend(files)
+    first, found = None, {}
+    for owner, files in of_table.items():
+        table = tables[owner]
+        names, rows = attribute_table.read(table)
+        check_names(wanted, names, "data.attributes")
+        if first is not None and set(names) != set(first[1]):
+            other = min(set(names) ^ set(first[1]))
+            raise InputError(
+                f"{first[0]} and {table} differ in the attribute {other}; both must have the same."
             )
-            if missing
-        ]
-        raise InputError(
-            f"{table} does not match the images below {root}: {', and '.join(counts)}; each image "
-            "needs one row."
-        )
-    columns = [names.index(name) for name in wanted or names]
-    chosen = tuple(names[i] for i in columns)
-    return chosen, {file: rows[key][columns] for key, file in keys.items()}
+        first = first or (table, names)
+        columns = [names.index(name) for name in wanted or first[1]]
+        left_out = [file for file in splits.left_out if file.is_relative_to(owner)]
+        named = image_files.named(owner, table, rows, [*files, *left_out])
+        found.update({file: rows[named[file]][columns] for file in files})
+    assert first is not None
+    return tuple(wanted or first[1]), found
+
+
+def _fitted(pixels, resolution, crop, file):
+    try:
+        return fit(pixels, resolution, crop)
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}: {file}.") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,10 +351,7 @@ def read_image(
         reason = getattr(error, "strerror", None) or str(error) if known else "of no known format"
         raise InputError(f"{file} cannot be read as an image ({reason}).") from error
     pixels = np.asarray(image, np.uint8)
-    try:
-        return fit(pixels if pixels.ndim == 3 else pixels[..., None], resolution, crop)
-    except InputError as error:
-        raise InputError(f"{str(error).rstrip('.')}: {file}.") from error
+    return _fitted(pixels if pixels.ndim == 3 else pixels[..., None], resolution, crop, file)
 
 
 def _check_depth(file):

@@ -1,9 +1,13 @@
 """The one resize, used by data and metrics: another filter changes every score."""
 
+import logging
+
 import numpy as np
 from PIL import Image
 
 from gmm_diffusion.errors import InputError
+
+log = logging.getLogger(__name__)
 
 METHOD = "pil_bilinear_antialiased"  # Stored with statistics: only equal methods compare.
 
@@ -72,6 +76,28 @@ def fit(image: np.ndarray, resolution: int | None, crop: str = "center") -> np.n
     else:
         cut = _box(image, crop)
     return cut if resolution is None else resize(cut[None], resolution)[0]
+
+
+def announce(before: tuple[int, ...], after: tuple[int, ...], crop: str, name: str) -> None:
+    """Says in a line that images of `name` get another size, judged by the first of them.
+
+    Args:
+      before: `(H, W, C)` as it was.
+      after: `(R, R, C)` as `fit` makes it.
+      crop: of `fit`.
+      name: of the data.
+    """
+    sizes = ["x".join(map(str, shape[:2])) for shape in (before, after)]
+    if sizes[0] == sizes[1]:
+        return
+    grows = after[0] > before[0] or after[1] > before[1]
+    log.info(
+        "Images of %s have %s pixels, and are made %s%s: data.resolution and data.crop %s.",
+        name,
+        *sizes,
+        ", which adds no detail" if grows else "",
+        crop,
+    )
 
 
 def _box(image, crop):

@@ -18,7 +18,7 @@ from gmm_diffusion import lazy_tensorflow
 from gmm_diffusion.attribute_names import check_names
 from gmm_diffusion.data import streaming
 from gmm_diffusion.data.dataset import Dataset, Split, split_indices
-from gmm_diffusion.data.resize import fit
+from gmm_diffusion.data.resize import announce, fit
 from gmm_diffusion.errors import InputError
 
 _PROBE_SECONDS = 8.0
@@ -281,6 +281,7 @@ def _read(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
     for example in tfds.as_numpy(source):
         image = fit(example[image_key], resolution, crop)
         if x is None:
+            announce(example[image_key].shape, image.shape, crop, f"{name}, {split}")
             x = np.empty((max(1, int(source.cardinality())), *image.shape), np.uint8)
         if image.shape != x.shape[1:]:
             raise InputError(
@@ -353,6 +354,17 @@ class _Records:
         return len(self.records)
 
     def __getitem__(self, i):
+        pixels = self.decoded(i)
+        image = fit(pixels, self.resolution, self.crop)
+        if self.shape and image.shape != self.shape:
+            raise InputError(
+                f"images of {self.name} have shapes {self.shape} and {image.shape} (record {i}); "
+                "data.resolution makes them equal."
+            )
+        return image
+
+    def decoded(self, i):
+        """`[H, W, C]` as it is stored."""
         example = _example()
         try:
             record = example.FromString(self.records[i])
@@ -364,13 +376,7 @@ class _Records:
             raise InputError(
                 f"record {i} of {self.name} cannot be read as an image ({error})."
             ) from error
-        image = fit(pixels if pixels.ndim == 3 else pixels[..., None], self.resolution, self.crop)
-        if self.shape and image.shape != self.shape:
-            raise InputError(
-                f"images of {self.name} have shapes {self.shape} and {image.shape} (record {i}); "
-                "data.resolution makes them equal."
-            )
-        return image
+        return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _open(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
@@ -391,6 +397,7 @@ def _open(tfds, builder, split, keys, resolution, crop, max_examples) -> Split:
     channels = builder.info.features[image_key].shape[-1]
     source = _Records(records, name, image_key, channels, resolution, crop)
     source = dataclasses.replace(source, shape=source[0].shape)
+    announce(source.decoded(0).shape, source.shape, crop, f"{builder.info.full_name}, {split}")
     x: Any = streaming.Streamed(source, np.arange(num))
     labels, rows = [], []
     if label_key is not None or attributes:

@@ -213,6 +213,7 @@ def _load(path, overrides):
             kind = type(config[group][name]).__name__
             raise InputError(f"{field} is {value!r}; it must be of type {kind}.") from None
     config_lib.validate(config)
+    config_lib.check_splits(config)
     return config_lib.with_paths(config)
 
 

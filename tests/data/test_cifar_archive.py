@@ -1,6 +1,7 @@
 """Archives packed by hand in the published layout, and damaged ones."""
 
 import io
+import logging
 import socket
 import tarfile
 
@@ -50,7 +51,8 @@ def refused(match, path, **options):
         cifar_archive.load(str(path), **options)
 
 
-def test_cifar10(cifar10, monkeypatch):
+def test_cifar10(cifar10, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(socket, "socket", None)
     path, x, _ = cifar10
     data = cifar_archive.load(str(path))
@@ -63,6 +65,8 @@ def test_cifar10(cifar10, monkeypatch):
     np.testing.assert_array_equal(few.train.x, x[:2, :16, :8])
     assert cifar_archive.load(str(path), resolution=8).shape == (8, 8, 3)
     assert few.name != data.name
+    assert "made 16x8: data.resolution and data.crop 0,0,16,8" in caplog.text
+    assert "32x32 pixels, and are made 8x8: data.resolution and data.crop center" in caplog.text
 
 
 def test_cifar100_has_its_fine_classes(tmp_path):

@@ -1,8 +1,10 @@
 """Folders written pixel by pixel, read back, and every way in which one can be wrong."""
 
+import itertools
 import logging
 import os
 import re
+import shutil
 import socket
 import struct
 import sys
@@ -107,6 +109,208 @@ def test_a_train_folder_alone_is_split(tmp_path):
         write(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", i)
     data = image_folder.load(str(tmp_path), heldout_fraction=0.5)
     assert (data.class_names, len(data.train), len(data.heldout)) == (("a", "b"), 2, 2)
+
+
+def shown(split):
+    """Which pictures, by the numbers that `write` was given, of one size."""
+    return sorted(next(i for i in range(100) if (picture(i) == x).all()) for x in split.x)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_a_split_for_choices(name, tmp_path, caplog):
+    for i, (split, c) in enumerate(itertools.product(("Training", "test", name), ("cat", "dog"))):
+        write(tmp_path / split / c / "x.png", i)
+    caplog.set_level(logging.INFO)
+    data = image_folder.load(str(tmp_path), validation=True)
+    assert [shown(s) for s in (data.train, data.heldout, data.validation)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+    ]
+    assert data.validation.label.tolist() == [0, 1]
+    assert f"2 to train on (Training), 2 held out (test), 2 for choices ({name})" in caplog.text
+    without = image_folder.load(str(tmp_path))
+    assert without.validation is None
+    assert without.name != data.name
+    assert "outside Training and test are not read: 2, the first is" in caplog.text
+    shutil.rmtree(tmp_path / "test")
+    data = image_folder.load(str(tmp_path), validation=True)
+    assert (shown(data.heldout), data.validation) == ([4, 5], None), "held-out images come first"
+
+
+def test_a_folder_of_heldout_images(tmp_path, caplog):
+    for i, (split, c) in enumerate(itertools.product(("here", "there"), ("cat", "dog"))):
+        write(tmp_path / split / c / "x.png", i)
+    caplog.set_level(logging.INFO)
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    data = image_folder.load(here, heldout_dir=there, heldout_fraction=0.5)
+    assert (shown(data.train), shown(data.heldout)) == ([0, 1], [2, 3])
+    assert data.heldout.label.tolist() == [0, 1]
+    assert "here: 2 to train on, 2 held out (there)." in caplog.text
+    assert data.name.startswith("image_folder here (held out there, 5x7x3, ")
+    (tmp_path / "there" / "dog" / "x.png").rename(tmp_path / "there" / "dog" / "y.png")
+    assert image_folder.load(here, heldout_dir=there).name != data.name
+    write(tmp_path / "there" / "owl" / "x.png", 4)
+    refused("class owl in one of its folders here and there only", here, heldout_dir=there)
+    refused(
+        "data.heldout_dir is .*nowhere', which is no folder",
+        here,
+        heldout_dir=there[:-5] + "nowhere",
+    )
+    (tmp_path / "empty").mkdir()
+    refused("data.heldout_dir .* holds no image", here, heldout_dir=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("train", ["train", ""])
+def test_heldout_images_inside_of_the_folder(train, tmp_path, monkeypatch):
+    for i, c in enumerate(("cat", "dog", "cat", "dog")):
+        write(tmp_path / train / c / f"{i}.png", i)
+    for i, c in enumerate(("cat", "dog"), 4):
+        write(tmp_path / "last" / c / "x.png", i)
+    monkeypatch.chdir(tmp_path)
+    for root in (str(tmp_path), "."):
+        data = image_folder.load(root, heldout_dir="last")
+        assert (shown(data.train), shown(data.heldout)) == ([0, 1, 2, 3], [4, 5])
+        assert data.class_names == ("cat", "dog")
+    for wrong in (".", ".."):
+        refused("images to train on lie there, too", ".", heldout_dir=wrong)
+    os.mkdir("last/.hidden")
+    refused("which leaves no image held out", ".", heldout_dir="last/.hidden")
+
+
+def test_no_image_is_held_out_and_trained_on_by_a_link(tmp_path):
+    for i in range(4):
+        write(tmp_path / ("here", "there")[i % 2] / f"{i}.png", i)
+    (tmp_path / "there" / "again.png").symlink_to(tmp_path / "here" / "0.png")
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    refused("again.png and .*here/0.png are one place", here, heldout_dir=there)
+
+
+def test_a_table_in_each_folder(tmp_path):
+    for i in range(6):
+        write(tmp_path / ("here", "there")[i // 4] / f"{i}.png", i)
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "attributes.csv").write_text("file,A,B\n0.png,1,0\n1.png,0,0\n2.png,0,1\n3.png,1,1\n")
+    refused("there holds no table of attributes", str(here), heldout_dir=str(there))
+    (there / "attributes.csv").write_text("file,B,A\n4.png,1,0\n5.png,0,1\n")
+    data = image_folder.load(str(here), heldout_dir=str(there))
+    assert data.attribute_names == ("A", "B")
+    assert data.train.attributes.tolist() == [[1, 0], [0, 0], [0, 1], [1, 1]]
+    assert data.heldout.attributes.tolist() == [[0, 1], [1, 0]]
+    (there / "attributes.csv").write_text("file,B,C\n4.png,1,0\n5.png,0,1\n")
+    refused("differ in the attribute A", str(here), heldout_dir=str(there))
+
+
+LISTS = {
+    "list_eval_partition.txt": "0.png 0\n1.bmp 0\n2.png 0\n3.bmp 1\n4.png 2\n",
+    "list_eval_partition.csv": "image_id,partition\n0.png,0\n1.bmp,0\n2.png,0\n3.bmp,1\n4.png,2\n",
+    "splits.csv": "0.png,train\n4.png,test\n1.bmp,Training\n3.bmp,val\n2.png,train\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_splits(name, flat, caplog):
+    for i in range(5, 10):
+        (flat / f"{i}.{'bmp' if i % 2 else 'png'}").unlink()
+    (flat / name).write_text(LISTS[name])
+    caplog.set_level(logging.INFO)
+    data = image_folder.load(str(flat), validation=True)
+    assert [shown(s) for s in (data.train, data.heldout, data.validation)] == [[0, 1, 2], [4], [3]]
+    assert data.attribute_names == ()
+    assert "3 to train on, 1 held out, 1 for choices." in caplog.text
+    assert "not read" not in caplog.text
+    assert image_folder.load(str(flat)).validation is None
+    assert "of other splits are not read: 1, the first is 3.bmp" in caplog.text
+    # Another split of the same files is other data, also where their order is the same.
+    for one, other in (("2.png", "3.bmp"), ("2.png", "4.png")):
+        text = LISTS[name].replace(one, "x").replace(other, one).replace("x", other)
+        (flat / name).write_text(text)
+        assert image_folder.load(str(flat), validation=True).name != data.name
+    moved = re.sub(r"2\.png(.)(0|train)", r"2.png\g<1>test", LISTS[name])
+    assert moved != LISTS[name]
+    (flat / name).write_text(moved)
+    after = image_folder.load(str(flat))
+    assert [shown(s) for s in (after.train, after.heldout)] == [[0, 1], [2, 4]]
+    (flat / name).write_text(LISTS[name])
+    assert image_folder.load(str(flat)).name != after.name
+
+
+def test_celebas_splits_with_its_attributes(tmp_path):
+    names = [f"{i + 1:06}.jpg" for i in range(6)]
+    for i, name in enumerate(names):
+        write(tmp_path / "img_align_celeba" / name, i)
+    rows = [
+        f"{name} {'1' if i % 2 else '-1'}  {'1' if i > 2 else '-1'}" for i, name in enumerate(names)
+    ]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(["6", "Male Young", *rows]))
+    (tmp_path / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {'001122'[i]}\n" for i, name in enumerate(names))
+    )
+    for validation in (True, False):
+        data = image_folder.load(str(tmp_path), validation=validation)
+        assert data.train.attributes.tolist() == [[0, 0], [1, 0]]
+        assert data.heldout.attributes.tolist() == [[0, 1], [1, 1]]
+    assert image_folder.load(str(tmp_path), validation=True).validation.attributes.tolist() == [
+        [0, 0],
+        [1, 1],
+    ]
+
+
+def test_a_list_of_splits_and_classes(tmp_path):
+    for i in range(8):
+        write(tmp_path / ("cat", "dog")[i % 2] / f"{i}.png", i)
+    listed = tmp_path / "splits.csv"
+    rows = [f"{('cat', 'dog')[i % 2]}/{i}.png,{'test' if i > 5 else 'train'}" for i in range(8)]
+    listed.write_text("\n".join(rows))
+    data = image_folder.load(str(tmp_path))
+    assert data.class_names == ("cat", "dog")
+    assert (shown(data.train), shown(data.heldout)) == ([0, 1, 2, 3, 4, 5], [6, 7])
+    assert data.heldout.label.tolist() == [0, 1]
+    rows = [f"{i}.png,{'test' if i % 2 else 'train'}" for i in range(8)]
+    listed.write_text("\n".join(rows))
+    refused("class dog in one of its splits only", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.png 0\n1.png 3\n", "line 2 of .* has the split '3'; valid are 0 or train"),
+        ("0.png 0\n1.png\n", "line 2 of .* has 1 values; it must be a file and its split"),
+        ("0.png 0\n0.png 1\n", "line 2 of .* is of 0.png, which stands further up"),
+        ("0.png 0\n1.png 2\n2.png 2\n", "1 rows have no image"),
+        ("0.png 0\n", r"1 images have no row \(the first is 1.png\)"),
+        ("0.png 0\n1.png 0\n", "leaves no image held out"),
+        ("0.png 2\n1.png 1\n", "leaves no image to train on"),
+        ("0.png \xff\n", "cannot be read as a list of splits"),
+    ],
+)
+def test_lists_of_splits_that_cannot_be_used(text, message, tmp_path):
+    for i in range(2):
+        write(tmp_path / f"{i}.png", i)
+    (tmp_path / "list_eval_partition.txt").write_text(text, encoding="latin-1")
+    refused(message, tmp_path)
+
+
+def test_two_signs_of_what_is_held_out(tmp_path):
+    for i, split in enumerate(("train", "test")):
+        write(tmp_path / split / f"{i}.png", i)
+    (tmp_path / "splits.csv").write_text("0.png,train\n1.png,test\n")
+    refused("holds splits.csv and the folders train and test, which are called", tmp_path)
+    refused("says what is held out, too", tmp_path, heldout_dir=str(tmp_path / "test"))
+    (tmp_path / "List_Eval_Partition.csv").touch()
+    refused("holds List_Eval_Partition.csv and splits.csv; it must hold one", tmp_path)
+
+
+def test_another_size_is_said(flat, caplog):
+    caplog.set_level(logging.INFO)
+    image_folder.load(str(flat), resolution=9)
+    assert "have 5x7 pixels, and are made 9x9, which adds no detail" in caplog.text
+    caplog.clear()
+    image_folder.load(str(flat), resolution=4, crop="none")
+    assert "have 5x7 pixels, and are made 4x4: data.resolution and data.crop none." in caplog.text
+    caplog.clear()
+    image_folder.load(str(flat))
+    assert "made" not in caplog.text
 
 
 def test_attributes_come_from_the_row_of_the_file(with_table):

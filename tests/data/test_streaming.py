@@ -100,10 +100,12 @@ def test_a_folder_is_the_same_as_in_memory(folder):
     check_equal(*(with_validation(data, 0.3, 1) for data in (held, streamed)))
 
 
-def test_records_are_the_same_as_in_memory(prepared):
+def test_records_are_the_same_as_in_memory(prepared, caplog):
+    caplog.set_level(logging.INFO)
     for options in ({}, {"resolution": 3, "max_examples": 7, "attributes": ("Round",)}):
         held, streamed = (of_records(prepared, choice, **options) for choice in ("always", "never"))
         check_equal(held, streamed)
+    assert "pixels, and are made 3x3: data.resolution and data.crop center." in caplog.text
     streamed = of_records(prepared, "never", train_split="train[:50%]", heldout_split=None)
     assert len(streamed.train) + len(streamed.heldout) == 15
     # And they are those that were written, whatever format they were written in.

@@ -1,6 +1,7 @@
 """Real small datasets prepared on disk, TFDS's own mock, and every way in which it can fail."""
 
 import io
+import logging
 import socket
 import threading
 import time
@@ -121,13 +122,15 @@ def test_the_order_is_always_the_same(prepared):
     assert few.name != a.name
 
 
-def test_resolution_is_a_central_square_of_that_side(prepared):
+def test_resolution_is_a_central_square_of_that_side(prepared, caplog):
+    caplog.set_level(logging.INFO)
     data = tfds_images.load("tiny_pictures", data_dir=str(prepared), resolution=6)
     # 6 x 9 to 6 x 6: the middle columns, 1 to 6, and no resampling.
     assert _rows(data.train.x) == _rows(
         np.ascontiguousarray(_picture(i)[:, 1:7]) for i in range(30)
     )
     assert tfds_images.load("tiny_pictures", str(prepared), resolution=4).shape == (4, 4, 3)
+    assert "test have 6x9 pixels, and are made 4x4: data.resolution and data.crop" in caplog.text
 
 
 def test_holds_out_a_stratified_part_where_there_is_one_split(prepared):

@@ -6,16 +6,17 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gmm_diffusion import assembly
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.commands import evaluate, sample, train
-from gmm_diffusion.data import DATASETS, Dataset, Split
+from gmm_diffusion.data import DATASETS, Dataset, Split, decoded_images
 from gmm_diffusion.data.toy import load as load_toy
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import data_fingerprint
-from gmm_diffusion.runs.workdir import read_config
+from gmm_diffusion.runs.workdir import read_config, write_config
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (400, 6, 6, 3), dtype=np.uint8)
@@ -206,3 +207,73 @@ def test_data_that_are_gone_say_how_to_change_the_place(make_config, tmp_path, m
 def test_splits_of_all_kinds_are_compared():
     fields = {f.name for f in dataclasses.fields(Dataset) if "Split" in str(f.type)}
     assert fields == {*data_fingerprint._SPLITS}
+
+
+def test_a_folder_that_changes_between_two_starts(make_config, tmp_path, monkeypatch, caplog):
+    """Also where decoded images are kept, and held-out ones lie apart from the others."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(decoded_images, "FEWEST", 1)
+    monkeypatch.setattr(decoded_images, "SETTLED_SECONDS", -1e9)
+    for i in range(30):
+        place = tmp_path / ("held" if i < 10 else "images") / ("cat", "dog")[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[i]).save(place)
+    config = make_config("tiny")
+    config.data.name, config.data.in_memory = "image_folder", "always"
+    config.data.data_dir, config.data.heldout_dir = str(tmp_path / "images"), str(tmp_path / "held")
+    run = tmp_path / "run"
+    run.mkdir()
+    data = assembly.dataset(config)
+    assert [len(s) for s in (data.train, data.validation, data.heldout)] == [18, 2, 10]
+    data_fingerprint.keep(config, data, run)
+    assert list((tmp_path / "cache").rglob("*.npz"))
+    # Elsewhere they are the same.
+    (tmp_path / "held").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"heldout_dir is .* --config.data.heldout_dir=PATH says"):
+        assembly.dataset(config)
+    config.data.heldout_dir = str(tmp_path / "moved")
+    data_fingerprint.check(config, assembly.dataset(config), run)
+    place = tmp_path / "moved" / "cat" / "4.png"
+    Image.fromarray(IMAGES[100]).save(place)
+    with pytest.raises(InputError, match="1 of 10 examples compared in the split heldout are oth"):
+        data_fingerprint.check(config, assembly.dataset(config), run)
+    Image.fromarray(IMAGES[4]).save(place)
+    data_fingerprint.check(config, assembly.dataset(config), run)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    (tmp_path / "images" / "dog" / "11.png").unlink()
+    with pytest.raises(InputError, match="the split train has 17 examples where it had 18"):
+        data_fingerprint.check(config, assembly.dataset(config), run)
+
+
+def test_a_folder_with_a_split_for_choices(make_config, tmp_path):
+    """It takes the place of a share of the training split, where one is wanted."""
+    for i in range(60):
+        split = ("train", "train", "test", "val")[i % 4]
+        place = tmp_path / split / ("cat", "dog")[i // 4 % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[i]).save(place)
+    config = make_config("tiny")
+    config.data.name, config.data.data_dir = "image_folder", str(tmp_path)
+    data = assembly.dataset(config)
+    np.testing.assert_array_equal(
+        np.sort([x.sum() for x in data.validation.x]), np.sort([x.sum() for x in IMAGES[3:60:4]])
+    )
+    assert [len(s) for s in (data.train, data.heldout)] == [30, 15]
+    config.data.validation_fraction = 0.0
+    assert assembly.dataset(config).validation is None
+
+
+def test_splits_of_tfds_chosen_for_a_folder(make_config, tmp_path):
+    """A new run is refused; one of an earlier version goes on to look at its data."""
+    config = make_config("tiny")
+    config.data.name, config.data.data_dir = "image_folder", str(tmp_path / "no_such")
+    config.data.heldout_split = "val"
+    with pytest.raises(
+        InputError, match=r"data.heldout_split is 'val'; data.name image_folder has"
+    ):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    write_config(config, tmp_path / "run")
+    with pytest.raises(InputError, match="no_such', which is no folder"):
+        train.train(config, str(tmp_path / "run"))

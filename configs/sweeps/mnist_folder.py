@@ -1,0 +1,31 @@
+"""MNIST from a folder of PNGs: a mixture of each digit against the digits' labels, three seeds.
+
+    python -m gmm_diffusion.sweep --out=runs/mnist_folder configs/sweeps/mnist_folder.py \\
+        data.data_dir=FOLDER
+    python -m gmm_diffusion.report runs/mnist_folder/mnist \\
+        --metric agreement defect_rate memorisation recall coverage frechet
+
+The command goes on where it was stopped, also within a run.
+"""
+
+
+def get_sweep() -> list[dict]:
+    """The same network, updates and judges for both; six runs."""
+    return [
+        {
+            "name": "mnist",
+            "config": "configs/mnist_folder_gmm.py",
+            "fixed": {
+                "training.tensorboard": False,
+                "checkpoint.snapshot_every": 0,
+                # One set of judges for all runs.
+                "evaluation.judge_dir": "..",
+            },
+            "grid": {"training.seed": [0, 1, 2]},
+            "points": [
+                {"conditioning.kind": "gmm"},
+                {"conditioning.kind": "class", "conditioning.embedding": "table"},
+            ],
+            "minutes": (30.0, 6.0),
+        }
+    ]
