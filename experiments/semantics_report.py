@@ -26,9 +26,10 @@ def table(kinds: list[str], found: dict[str, np.ndarray]) -> str:
     for row, kind in enumerate(kinds):
         cells = []
         for column, _ in enumerate(WAYS):
-            star = (row, column) in against and against[row, column].differs
+            differs = (row, column) in against and against[row, column].differs
+            star = " \\*" if differs else ""
             cells.append(
-                f"{_spread(distance[:, row, column])}{' \\*' if star else ''}, "
+                f"{_spread(distance[:, row, column])}{star}, "
                 f"{100 * defects[:, row, column].mean():.1f} %"
             )
         floor = f"{distance[:, row, -1].mean():.3f}, {100 * defects[:, row, -1].mean():.1f} %"
