@@ -9,14 +9,14 @@ from experiments import run_semantics, semantics, semantics_report
 from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 
-MEANS = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 8.0]])
-SPREAD = np.array([0.5, 1.0, 0.7])
-SHARE = np.array([0.5, 0.2, 0.3])
+MEANS = np.array([[0.0, 0.0], [15.0, 0.0], [0.0, 15.0], [15.0, 15.0]])
+SPREAD = np.array([0.5, 1.0, 0.7, 0.4])
+SHARE = np.array([0.4, 0.2, 0.3, 0.1])
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Three round Gaussians, far apart, of which the fitted mixture is the truth."""
+    """Four round Gaussians, far apart, of which the fitted mixture is the truth."""
     mix = mixture.GaussianMixture.create(SHARE, MEANS, SPREAD**2, "spherical")
     x = np.asarray(mixture.sample(mix, jax.random.key(0), 20_000))
     weights = np.asarray(mixture.responsibilities(mix, x), float)
@@ -25,17 +25,17 @@ def known():
 
 
 def test_the_target_of_a_blend_is_that_mixture_of_gaussians(known):
-    w = np.array([0.1, 0.6, 0.3])
+    w = np.array([0.1, 0.5, 0.3, 0.1])
     x = known.target(w, 20_000, np.random.default_rng(0))
     owner = np.argmin(((x[:, None] - MEANS) ** 2).sum(axis=-1), axis=1)
     np.testing.assert_allclose(np.bincount(owner) / len(x), w, atol=0.015)
-    for k in range(3):
+    for k in range(4):
         np.testing.assert_allclose(x[owner == k].mean(axis=0), MEANS[k], atol=0.06)
-        np.testing.assert_allclose(x[owner == k].std(axis=0), SPREAD[k], rtol=0.05)
+        np.testing.assert_allclose(x[owner == k].std(axis=0), SPREAD[k], rtol=0.07)
     expected = np.log(
         sum(
             w[k] * scipy.stats.multivariate_normal(MEANS[k], SPREAD[k] ** 2).pdf(known.x[:50])
-            for k in range(3)
+            for k in range(4)
         )
     )
     found = known.log_target(known.weights[:50], known.log_density[:50], w)
@@ -45,18 +45,18 @@ def test_the_target_of_a_blend_is_that_mixture_of_gaussians(known):
 
 def test_points_alike_are_those_with_such_weights(known):
     rng = np.random.default_rng(0)
-    there = known.alike(np.array([0.0, 1.0, 0.0]), 500, rng)
+    there = known.alike(np.array([0.0, 1.0, 0.0, 0.0]), 500, rng)
     assert np.linalg.norm(there - MEANS[1], axis=1).max() < 5
-    assert known.alike(np.array([0.5, 0.5, 0.0]), 500, rng) is None
+    assert known.alike(np.array([0.5, 0.5, 0.0, 0.0]), 500, rng) is None
 
 
 def test_requests_are_weights_and_draws_have_their_shares(known):
     for kind, asked in semantics.requests(known).items():
         for w in asked:
-            assert w.shape == (3,)
+            assert w.shape == (4,)
             assert w.min() >= 0
             assert w.sum() == pytest.approx(1), kind
-    w = np.array([0.2, 0.0, 0.8])
+    w = np.array([0.2, 0.0, 0.8, 0.0])
     one_hot = semantics.drawn(w, 5000, np.random.default_rng(0))
     assert set(np.unique(one_hot)) == {0, 1}
     np.testing.assert_allclose(one_hot.mean(axis=0), w, atol=0.02)

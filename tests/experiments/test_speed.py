@@ -25,7 +25,8 @@ def test_points_are_of_the_density(name):
     x, owner = truth.draw(40_000, 0)
     size = np.bincount(owner).max()
     k = int(np.bincount(owner).argmax())
-    cov = truth.mixture.basis[k] * truth.mixture.spectrum[k] @ truth.mixture.basis[k].T
+    axes, spread = np.asarray(truth.mixture.basis)[k], np.asarray(truth.mixture.spectrum)[k]
+    cov = axes @ np.diag(spread) @ axes.T
     found = np.cov((x[owner == k] - np.asarray(truth.mixture.means)[k]).T)
     np.testing.assert_allclose(found, cov, atol=4 * np.abs(cov).max() / np.sqrt(size))
     mean = np.asarray(mixture.log_prob(truth.mixture, x)).mean()
