@@ -29,25 +29,35 @@ def balanced(informed: np.ndarray) -> np.ndarray:
 def matched(compared: list[Cell]) -> tuple[float, list[np.ndarray]]:
     """What is read of held-out people when all losses have fitted the training labels alike.
 
-    The level is the lowest that a loss ends with at its own best rate, in the mean over seeds.
+    The level is the lowest that any seed of a loss ends with at the loss's own best rate; losses of
+    which a seed failed there do not count.
 
     Args:
       compared: cells of one optimiser and share of wrong labels.
 
     Returns:
-      The level, a balanced accuracy, and for each cell the held-out balanced accuracy of each seed
-      at the first check at which it is reached; NaN where it is not.
+      The level, a balanced accuracy (NaN where every loss failed), and for each cell the held-out
+      balanced accuracy of each seed where it is first reached, between two checks on a line, the
+      start a guess; NaN where it is not.
     """
     fitted = [balanced(c.by_seed(c.curves.fitted)[:, _AT_BEST]) for c in compared]
     heldout = [balanced(c.by_seed(c.curves.informed)[:, _AT_BEST].mean(axis=-1)) for c in compared]
-    level = min(f[:, -1].mean() for f in fitted)
-    values = []
-    for f, h in zip(fitted, heldout, strict=True):
-        there = f >= level - 1e-9
-        first = there.argmax(axis=1)
-        at = h[np.arange(len(h)), first]
-        values.append(np.where(there.any(axis=1), at, np.nan))
-    return float(level), values
+    sound = [h[:, -1].min() >= balanced(np.array(2 * CHANCE)) for h in heldout]
+    level = min((f[:, -1].min() for f, s in zip(fitted, sound, strict=True) if s), default=np.nan)
+    pairs = zip(fitted, heldout, strict=True)
+    return float(level), [
+        np.array([_at_level(level, *curves) for curves in zip(f, h, strict=True)]) for f, h in pairs
+    ]
+
+
+def _at_level(level, fitted, heldout):
+    there = np.flatnonzero(fitted >= level - 1e-9)
+    if not there.size:
+        return np.nan
+    i = there[0]
+    before = (fitted[i - 1], heldout[i - 1]) if i else (0.5, 0.5)
+    way = min((level - before[0]) / (fitted[i] - before[0]), 1.0) if fitted[i] > before[0] else 1.0
+    return before[1] + way * (heldout[i] - before[1])
 
 
 def _groups(cells):

@@ -143,13 +143,17 @@ def _cell(fitted, heldout, loss="NGMG"):
 
 
 def test_losses_are_read_at_the_same_fit():
-    # The second ends at a fit of 0.4 in the mean; the first is there at its second and first check.
+    # The slow one ends at a fit of 0.4, or 0.7 as a balanced accuracy. The fast one is there halfway
+    # from its first check, 0.6, to its second, 0.8, and four fifths of the way to its first, 0.75.
     fast = _cell([[0.2, 0.6, 0.8], [0.5, 0.7, 0.9]], [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
-    slow = _cell([[0.1, 0.2, 0.4], [0.1, 0.3, 0.4]], [[0.0, 0.1, 0.6], [0.0, 0.1, 0.8]])
-    level, (first, second) = attributes_report.matched([fast, slow])
+    slow = _cell([[0.1, 0.2, 0.4], [0.1, 0.3, 0.5]], [[0.0, 0.1, 0.6], [0.0, 0.1, 0.8]])
+    failed = _cell([[0.0, 0.1, 0.1], [0.5, 0.7, 0.9]], [[0.0, 0.0, 0.05], [0.4, 0.5, 0.6]])
+    level, (first, second, third) = attributes_report.matched([fast, slow, failed])
     assert level == pytest.approx(0.7)
-    np.testing.assert_allclose(first, [(1 + 0.2) / 2, (1 + 0.4) / 2])
-    np.testing.assert_allclose(second, [0.8, 0.9])
+    np.testing.assert_allclose(first, [(0.55 + 0.6) / 2, 0.5 + 0.8 * 0.2])
+    np.testing.assert_allclose(second, [0.8, (0.55 + 0.9) / 2])
+    np.testing.assert_allclose(third, [np.nan, 0.5 + 0.8 * 0.2])
+    assert np.isnan(attributes_report.matched([failed])[0])
 
 
 def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, people, capsys):
