@@ -143,7 +143,7 @@ def _cell(fitted, heldout, loss="NGMG"):
 
 
 def test_losses_are_read_at_the_same_fit():
-    # The slow one ends at a fit of 0.4, or 0.7 as a balanced accuracy. The fast one is there halfway
+    # The slow one ends at a fit of 0.4: 0.7 as a balanced accuracy. The fast one is there halfway
     # from its first check, 0.6, to its second, 0.8, and four fifths of the way to its first, 0.75.
     fast = _cell([[0.2, 0.6, 0.8], [0.5, 0.7, 0.9]], [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     slow = _cell([[0.1, 0.2, 0.4], [0.1, 0.3, 0.5]], [[0.0, 0.1, 0.6], [0.0, 0.1, 0.8]])
