@@ -16,14 +16,12 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 
 import argparse
 import dataclasses
-import json
-import os
 import pathlib
 import sys
 
 import numpy as np
 
-from experiments import manifold, manifold_report
+from experiments import kept, manifold, manifold_report
 from gmm_diffusion import signals
 from gmm_diffusion.errors import InputError
 
@@ -85,23 +83,14 @@ def _file(out, problem, name):
 
 def _cost(out, problem, name):
     """Curve and runs of one cost, computed or read."""
-    file = _file(out, problem, name)
-    header = json.dumps([name, dataclasses.asdict(problem)])
-    if file.exists():
-        with np.load(file) as stored:
-            if stored["header"].item() != header:
-                raise InputError(
-                    f"{file} was made with other settings; use another --out, or delete it."
-                )
-            return (stored["cost"], stored["slope"]), stored["learned"]
-    cost, slope = manifold.curve(name, problem, DISTANCES)
-    learned = manifold.learn(name, problem)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as handle:
-        np.savez(handle, header=np.array(header), cost=cost, slope=slope, learned=learned)
-    os.replace(temporary, file)
-    return (cost, slope), learned
+    settings = [name, dataclasses.asdict(problem)]
+
+    def compute():
+        cost, slope = manifold.curve(name, problem, DISTANCES)
+        return {"cost": cost, "slope": slope, "learned": manifold.learn(name, problem)}
+
+    found = kept.arrays(_file(out, problem, name), settings, compute)
+    return (found["cost"], found["slope"]), found["learned"]
 
 
 if __name__ == "__main__":

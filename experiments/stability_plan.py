@@ -6,18 +6,15 @@ five multiples of that best rate.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from experiments import stability
+from experiments import kept, stability
 from experiments.many_classifiers import LOSSES, Curves, Setting, train
 from gmm_diffusion.data import Dataset
-from gmm_diffusion.errors import InputError
 
 MULTIPLES = tuple(float(10 ** (k / 2)) for k in (-2, -1, 0, 1, 2))
 # Powers of two, wide enough that the best of no loss is at an end.
@@ -142,21 +139,12 @@ def run(
 
 
 def _cell(out, stage, setting, data, seeds, rates):
-    file = path(out, stage, setting)
-    header = json.dumps([dataclasses.asdict(setting), seeds, rates, data.name])
-    if file.exists():
-        with np.load(file) as stored:
-            if stored["header"].item() != header:
-                raise InputError(
-                    f"{file} was made with other settings; use another --out, or delete it."
-                )
-            curves = Curves(stored["loss"], stored["gradient_norm"], stored["accuracy"])
-            return Cell(setting, np.array(rates), curves)
-    curves = train(setting, data, seeds, rates)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as handle:
-        np.savez(handle, header=np.array(header), **dataclasses.asdict(curves))
-    os.replace(temporary, file)
-    print(f"{stage:<8} {setting.regime:<15} {setting.optimizer:<5} {setting.loss}", flush=True)
-    return Cell(setting, np.array(rates), curves)
+    settings = [dataclasses.asdict(setting), seeds, rates, data.name]
+
+    def compute():
+        curves = train(setting, data, seeds, rates)
+        print(f"{stage:<8} {setting.regime:<15} {setting.optimizer:<5} {setting.loss}", flush=True)
+        return dataclasses.asdict(curves)
+
+    found = kept.arrays(path(out, stage, setting), settings, compute)
+    return Cell(setting, np.array(rates), Curves(**found))

@@ -22,14 +22,19 @@ class Summary:
       half: half the width of the interval, or None.
       over: what the interval is over: "seeds", "blocks" or "".
       floor: real held-out data scored the same way.
-      seeds: how many.
+      values: one a seed, in the order of the seeds.
     """
 
     mean: float
     half: float | None
     over: str
     floor: float
-    seeds: int
+    values: tuple[float, ...]
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+        return len(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ def summarise(values: Sequence[float], blocks: Sequence[float], floor: float) ->
     else:
         half = half_width(blocks)
         over = "" if half is None else "blocks"
-    return Summary(float(np.mean(values)), half, over, floor, len(values))
+    return Summary(float(np.mean(values)), half, over, floor, tuple(map(float, values)))
 
 
 def group(results: list[Result], fields: list[str], others: list[str]) -> list[Group]:
@@ -106,7 +111,7 @@ def _summaries(members):
         by_seed: dict[int, list[dict]] = {}
         for member in having:
             by_seed.setdefault(member.settings[SEED], []).append(member.metrics[name])
-        values = [np.mean([m["value"] for m in same]) for same in by_seed.values()]
+        values = [np.mean([m["value"] for m in by_seed[seed]]) for seed in sorted(by_seed)]
         # Repeated evaluations of one run share their seeds: they are no further blocks.
         blocks = having[0].metrics[name]["blocks"]
         floor = float(np.mean([member.metrics[name]["floor"] for member in having]))

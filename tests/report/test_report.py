@@ -95,10 +95,12 @@ def test_intervals_cover_as_often_as_they_say():
 def test_an_interval_is_over_seeds_or_else_over_blocks():
     several = summary.summarise([1.0, 3.0], [5.0, 5.0], 0.5)
     # The quantile of one degree of freedom is tan(0.475 pi); the standard error is 1.
-    assert several == summary.Summary(2.0, pytest.approx(np.tan(0.475 * np.pi)), "seeds", 0.5, 2)
+    assert several == summary.Summary(
+        2.0, pytest.approx(np.tan(0.475 * np.pi)), "seeds", 0.5, (1.0, 3.0)
+    )
     single = summary.summarise([2.0], [1.0, 3.0], 0.5)
-    assert single == summary.Summary(2.0, several.half, "blocks", 0.5, 1)
-    assert summary.summarise([2.0], [2.0], 0.5) == summary.Summary(2.0, None, "", 0.5, 1)
+    assert single == summary.Summary(2.0, several.half, "blocks", 0.5, (2.0,))
+    assert summary.summarise([2.0], [2.0], 0.5) == summary.Summary(2.0, None, "", 0.5, (2.0,))
 
 
 def test_parallel_sampling_reports_its_rounds_and_evaluations(tmp_path):
@@ -248,8 +250,26 @@ def test_differences_are_those_of_the_same_seed(grid, tmp_path, capsys):
         assert float(named["frechet_360"].split()[2]) < 1e-12
     assert len(body) == 2 * (len(SCALES) * 2 - 1)
     assert "differences from the runs with guidance.kind=auto, guidance.scale=1.0" in text
+    # All differ by 0, 0.5, 1, ..., exactly but for rounding: the one that is 0 is no difference.
+    starred = [row[header.index("frechet_360")].endswith("\\*") for row in body]
+    expected = [float(row[1]) - 1 + (row[0] == "mixture") != 0 for row in body]
+    assert starred == expected
+    assert "10 comparisons, paired by seed" in text
     assert report.run([*line, "training.seed=0"]) == 2
     assert "leaves no pair" in capsys.readouterr().err
+
+
+def test_a_floor_that_differs_within_a_table_is_said(grid, tmp_path):
+    line = [str(grid), f"--out={tmp_path}", "--metric", "frechet", "recall"]
+    assert report.run(line) == 0
+    assert "The floor of" not in (tmp_path / "report.md").read_text()
+    other = evaluated(tmp_path / "other", 0, "", 1.0, sample__ema=0.2)
+    stored = json.loads(other.read_text())
+    stored["metrics"]["frechet_360"]["floor"] = 0.26
+    write_json(other, stored)
+    assert report.run([str(tmp_path / "other"), *line]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "The floor of frechet_360 is not the same in every row" in text
 
 
 def test_one_seed_is_said(grid, tmp_path):

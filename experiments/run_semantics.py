@@ -1,0 +1,97 @@
+"""What weights mean: `mixture` and `example` semantics against exact targets.
+
+  python -m experiments.run_semantics --out=runs/semantics
+
+On the grid and the moons, for each seed a model of either semantics, asked for components, blends,
+random weights and the average, in both ways. Writes OUT/DATA.md and OUT/DATA_SEED.npz; the same
+command goes on with what is left. The time comes first.
+
+  --out=DIR         of the whole experiment
+  --data=A,B        grid, moons
+  --seeds=3         models of each semantics
+  --steps=1500      updates of a model
+  --dry_run         prints the time, and runs nothing
+
+Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+
+from experiments import kept, semantics, semantics_report
+from gmm_diffusion import signals
+from gmm_diffusion.errors import InputError
+
+# On one CPU core: seconds for an update of a model, and for its fits and its samples.
+_SECONDS, _START = 0.012, 50.0
+
+
+def run(argv: list[str]) -> int:
+    """One command, without the program's name; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--data", default=",".join(semantics.NUM_COMPONENTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--dry_run", action="store_true")
+    arguments = parser.parse_args(argv)
+    try:
+        problems = [
+            semantics.Problem(name, num_steps=arguments.steps) for name in arguments.data.split(",")
+        ]
+        todo = [
+            (problem, seed)
+            for problem in problems
+            for seed in range(arguments.seeds)
+            if not _file(arguments.out, problem, seed).exists()
+        ]
+        minutes = len(todo) * 2 * (_START + _SECONDS * arguments.steps) / 60
+        print(f"{2 * len(todo)} models left, about {minutes:.1f} minutes.", flush=True)
+        if arguments.dry_run:
+            return 0
+        with signals.graceful() as interrupt:
+            for problem in problems:
+                _one(arguments.out, problem, arguments.seeds, interrupt.check)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except signals.Interrupted as interrupted:
+        print("Stopped. The same command goes on from here.")
+        return interrupted.exit_status
+    print(f"Written to {arguments.out}.")
+    return 0
+
+
+def _file(out, problem, seed):
+    return out / f"{problem.name}_{seed}.npz"
+
+
+def _one(out, problem, seeds, poll):
+    rows = []
+    for seed in range(seeds):
+        poll()
+        rows.append(_measured(out, problem, seed))
+    stacked = {name: np.stack([row[name] for row in rows]) for name in ("distance", "defects")}
+    stacked["alike"] = np.stack([row["alike"] for row in rows])
+    text = semantics_report.table([str(kind) for kind in rows[0]["kinds"]], stacked)
+    (out / f"{problem.name}.md").write_text(text + "\n")
+    print(f"{problem.name}\n\n{text}\n", flush=True)
+
+
+def _measured(out, problem, seed):
+    def compute():
+        models = {name: semantics.fit(problem, name, seed) for name in ("mixture", "example")}
+        known = semantics.oracle(problem, models["mixture"])
+        found = semantics.scores(problem, models, known, seed)
+        return found | {"kinds": np.array(list(semantics.requests(known)))}
+
+    settings = [dataclasses.asdict(problem), seed, list(semantics.WAYS), semantics.NUM_SAMPLES]
+    return kept.arrays(_file(out, problem, seed), settings, compute)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
