@@ -59,6 +59,7 @@ ALLOWED = {
     "runs": {
         "config",
         "errors",
+        "extras",
         "lazy_tensorflow",
         "npz_files",
         "paths",
@@ -135,6 +136,15 @@ ALLOWED = {
         "runs",
         "commands",
     },
+    "inspect_mixture": {
+        "errors",
+        "pictures",
+        "stages",
+        "conditioning",
+        "data",
+        "model",
+        "assembly",
+    },
     "inspect_data": {
         "command_line",
         "config",
@@ -143,6 +153,7 @@ ALLOWED = {
         "pictures",
         "data",
         "assembly",
+        "inspect_mixture",
     },
     "make_stats": {"command_line", "config", "errors", "paths", "data", "metrics", "assembly"},
     "check_env": {
