@@ -130,6 +130,14 @@ def _merge(mode, workdir, path, config, overrides):
     return merged
 
 
+def _check_other_runs(command):
+    from gmm_diffusion.runs import other_runs
+    from gmm_diffusion.runs.workdir import CONFIG
+
+    new = command.mode == "train" and not (paths.of(command.workdir) / CONFIG).exists()
+    other_runs.check(command.config, new)
+
+
 def run(argv: list[str]) -> int:
     """One command; returns the exit status."""
     return command_line.run(argv, __file__, _work)
@@ -138,6 +146,7 @@ def run(argv: list[str]) -> int:
 def _work(argv):
     command = parse(argv)
     config_lib.validate(command.config)
+    _check_other_runs(command)
     if command.deterministic:
         command_line.make_deterministic()
     command_line.check_address_space()
@@ -156,7 +165,6 @@ def do(command: Command) -> int:
     """One command, or this process's part in it; returns the exit status."""
     command_line.prepare_jax()
     from gmm_diffusion import devices, processes, signals
-    from gmm_diffusion.commands import ema, evaluate, sample, train
 
     devices.found()
     processes.same("Programs", processes.versions)
@@ -165,17 +173,31 @@ def do(command: Command) -> int:
     processes.same("Settings", lambda: settings)
     # Devices connect when they are first used together, and wait for each other for seconds only.
     devices.highest(0)
-    modes: dict[str, Callable[[ConfigDict, str], object]] = {
-        "train": train.train,
-        "sample": sample.sample,
-        "evaluate": evaluate.evaluate,
-        "ema": ema.ema,
-    }
+    work = _mode(command.mode)
     try:
-        modes[command.mode](command.config, command.workdir)
+        work(command.config, command.workdir)
     except signals.Interrupted as interrupted:
         return interrupted.exit_status
     return 0
+
+
+def _mode(name) -> Callable[[ConfigDict, str], object]:
+    """The command of a mode. What the others need is not imported: it takes seconds."""
+    if name == "train":
+        from gmm_diffusion.commands.train import train
+
+        return train
+    if name == "sample":
+        from gmm_diffusion.commands.sample import sample
+
+        return sample
+    if name == "evaluate":
+        from gmm_diffusion.commands.evaluate import evaluate
+
+        return evaluate
+    from gmm_diffusion.commands.ema import ema
+
+    return ema
 
 
 def main() -> None:
