@@ -207,7 +207,8 @@ def test_a_mixture(tmp_path):
     # Two of a class, the larger first.
     assert all(a[2] >= b[2] for a, b in zip(lines[::2], lines[1::2], strict=True))
     assert "of at most 0.693: as if 1." in printed(out)["entropy"]
-    likelihood = [s.split() for s in out.splitlines() if re.match(r" +(10|20)  ", s)]
+    curve = out[out.index("K    training") :].splitlines()
+    likelihood = [s.split() for s in curve if re.match(r" +(10|20)  ", s)]
     assert [row[0] for row in likelihood] == ["10", "20"]
     assert float(likelihood[1][1]) > float(likelihood[0][1])
     assert "validation" in out
