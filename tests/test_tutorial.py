@@ -32,14 +32,14 @@ def get_config():
     config.conditioning.em_starts = 1
     config.network.channels = 8
     config.network.channel_mult = (1,)
-    config.training.num_steps = 300 // 50
+    config.training.num_steps = 200 // 50
     config.training.batch_size = 8
     config.training.steps_per_call = 1
     config.training.log_every = 4
-    config.training.heldout_every = 3
+    config.training.heldout_every = 2
     config.training.tensorboard = False
     config.checkpoint.every = 2
-    config.checkpoint.snapshot_every = 2
+    config.checkpoint.snapshot_every = 1
     config.evaluation.judge_epochs = 1
     config.evaluation.loss_levels = 2
     config.sample.steps = 2
@@ -68,13 +68,13 @@ def test_every_command_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path / "photos")
     (config,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert "num_steps = 300" in config
+    assert "num_steps = 200" in config
     (tmp_path / "photos.py").write_text(config + SMALL)
     printed = []
     for arguments in commands():
         assert arguments[:2] == ["python", "-m"]
         # A fiftieth of the updates.
-        rest = [re.sub(r"(guide_step=)100$", r"\g<1>2", text) for text in arguments[3:]]
+        rest = [re.sub(r"(guide_step=)50$", r"\g<1>1", text) for text in arguments[3:]]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = MODULES[arguments[2]](["command", *rest])
@@ -91,7 +91,7 @@ def test_every_command_of_the_page(tmp_path, monkeypatch):
         json.loads((run / name).read_text())
         for name in ("evaluation.json", "evaluations/guided.json")
     )
-    assert plain["step"] == guided["step"] == 6
+    assert plain["step"] == guided["step"] == 4
     assert plain["settings"]["guidance.kind"] == "none"
     assert guided["settings"]["guidance.scale"] == 2
     assert guided["cost"]["guide_evaluations"] > 0

@@ -41,6 +41,10 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     task = config.training.task
     if not TASKS[task].samples:
         raise InputError(f"training.task is {task!r}; --mode=sample needs the run of a denoiser.")
+    # A call is filled up to its size: one of half, or a quarter of it, has less to do. No other
+    # sizes, for each is compiled once.
+    while config.sample.num <= config.sample.batch_size // 2:
+        config.sample.batch_size //= 2
     model = loading.load(config, path)
     # Refused before what is slow to load.
     if model.conditioner is None:
