@@ -46,6 +46,8 @@ FEATURES = ["flatbuffers>=25.9"]
 CLUSTER = ["submitit>=1.5"]
 # Runs in a bucket of Google Cloud Storage; orbax asks it by google-cloud-storage.
 GCS = ["fsspec>=2026.9", "gcsfs>=2026.10", "google-cloud-storage>=3.17"]
+# Curves in a browser, beside TensorBoard's.
+WANDB = ["wandb>=0.31"]
 # setuptools and wheel: a test builds the wheel with what is here. The tests execute the notebooks.
 TEST = [
     *DATA,
@@ -53,6 +55,7 @@ TEST = [
     *CLUSTER,
     *GCS,
     *STREAM,
+    *WANDB,
     "hypothesis>=6.140",
     "ipykernel>=7",
     "ipywidgets>=8.1",
@@ -113,6 +116,7 @@ setup(
         "cluster": CLUSTER,
         "gcs": GCS,
         "stream": STREAM,
+        "wandb": WANDB,
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

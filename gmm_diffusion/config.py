@@ -230,6 +230,10 @@ def default() -> ConfigDict:
     training.list_parameters = False  # the log shows each parameter, not each block of the network
     training.tensorboard = True  # write TensorBoard events where TensorFlow is installed
 
+    c.logging = logging = ConfigDict()
+    # Curves, sheets and evaluations go to Weights & Biases, too, under one id also after a resume.
+    logging.wandb = False
+
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 400  # steps between checkpoints; one is always written at the end
     checkpoint.keep = 3  # how many to keep

@@ -4,8 +4,15 @@
 
 Prints shapes, counts, mean and deviation, classes, attributes and what the network is conditioned
 on, and refuses what training would refuse. With --out it writes DIR/sheet.png: training images, a
-row for each class, or a scatter plot of vectors; of latents it needs data.decoder. Exit status: 0
-done, 2 bad input.
+row for each class, or a scatter plot of vectors; of latents it needs data.decoder.
+
+  --mixture            fits the mixture, too, and prints its components with their shares and
+                       nearest training examples, the entropy of an example's weights, and the
+                       likelihood of data that were not fitted against the number of components;
+                       with --out it writes DIR/mixture.png and DIR/likelihood.png
+  --components=K,K,... the numbers that are tried; without it some around the config's
+
+Exit status: 0 done, 2 bad input.
 """
 
 import sys
@@ -36,22 +43,45 @@ def run(argv: list[str]) -> int:
 def _work(argv):
     def define(values):
         flags.DEFINE_string("out", None, "Directory of the sheet.", flag_values=values)
+        flags.DEFINE_boolean("mixture", False, "Fit the mixture, too.", flag_values=values)
+        flags.DEFINE_list("components", [], "How many to try.", flag_values=values)
 
     parsed = command_line.parse(argv, define)
     config_lib.validate(parsed.config)
     config_lib.check_splits(parsed.config)
     out = paths.folder(parsed.flags.out, "--out") if parsed.flags.out else None
+    nums = _numbers(parsed.flags.components)
+    if nums and not parsed.flags.mixture:
+        raise InputError("--components is given without --mixture, of which it is a part.")
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion import assembly
+    from gmm_diffusion import assembly, inspect_mixture
 
+    if parsed.flags.mixture:
+        inspect_mixture.check(parsed.config)
     data = assembly.dataset(parsed.config)
     if out is not None and data.is_latent and data.decoder is None:
         raise InputError("--out is given, and latents are no pictures; data.decoder makes some.")
+    if parsed.flags.mixture:
+        nums = inspect_mixture.components(parsed.config, data, nums)
     lines = describe(parsed.config, data)
     if out is not None:
         lines.append(str(_write_sheet(data, out / "sheet.png")))
-    print("\n".join(lines))
+    print("\n".join(lines), flush=True)
+    if not parsed.flags.mixture:
+        return
+    seen = inspect_mixture.look(parsed.config, data, nums)
+    print("\n".join(inspect_mixture.describe(parsed.config, data, seen)), flush=True)
+    for file in inspect_mixture.draw(data, seen, out) if out is not None else ():
+        print(file)
+
+
+def _numbers(texts):
+    if not all(text.isdecimal() and text.isascii() for text in texts):
+        raise InputError(
+            f"--components is {','.join(texts)!r}; it must be whole numbers with commas between."
+        )
+    return [int(text) for text in texts]
 
 
 def describe(config: ConfigDict, data: "Dataset") -> list[str]:

@@ -40,7 +40,9 @@ def import_tensorflow(purpose: str = "this") -> ModuleType:
     Raises:
       InputError: it is not installed.
     """
+    # Its lines would stand between ours. That on oneDNN, of no use here, heeds no level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     tf = _import("tensorflow", purpose)
     try:
         for kind in ("GPU", "TPU"):

@@ -136,6 +136,14 @@ def _merge(mode, workdir, path, config, overrides):
     return merged
 
 
+def _check_other_runs(command):
+    from gmm_diffusion.runs import other_runs
+    from gmm_diffusion.runs.workdir import CONFIG
+
+    new = command.mode == "train" and not (paths.of(command.workdir) / CONFIG).exists()
+    other_runs.check(command.config, new)
+
+
 def run(argv: list[str]) -> int:
     """One command; returns the exit status."""
     return command_line.run(argv, __file__, _work)
@@ -144,6 +152,7 @@ def run(argv: list[str]) -> int:
 def _work(argv):
     command = parse(argv)
     config_lib.validate(command.config)
+    _check_other_runs(command)
     if command.deterministic:
         command_line.make_deterministic()
     command_line.check_address_space()
@@ -170,7 +179,6 @@ def do(command: Command) -> int:
     )
     command_line.prepare_jax()
     from gmm_diffusion import devices, processes, signals
-    from gmm_diffusion.commands import ema, evaluate, sample, train
 
     devices.found()
     if said := cpu_devices.describe(command.devices):
@@ -182,17 +190,31 @@ def do(command: Command) -> int:
     processes.same("Settings", lambda: settings)
     # Devices connect when they are first used together, and wait for each other for seconds only.
     devices.highest(0)
-    modes: dict[str, Callable[[ConfigDict, str], object]] = {
-        "train": train.train,
-        "sample": sample.sample,
-        "evaluate": evaluate.evaluate,
-        "ema": ema.ema,
-    }
+    work = _mode(command.mode)
     try:
-        modes[command.mode](command.config, command.workdir)
+        work(command.config, command.workdir)
     except signals.Interrupted as interrupted:
         return interrupted.exit_status
     return 0
+
+
+def _mode(name) -> Callable[[ConfigDict, str], object]:
+    """The command of a mode. What the others need is not imported: it takes seconds."""
+    if name == "train":
+        from gmm_diffusion.commands.train import train
+
+        return train
+    if name == "sample":
+        from gmm_diffusion.commands.sample import sample
+
+        return sample
+    if name == "evaluate":
+        from gmm_diffusion.commands.evaluate import evaluate
+
+        return evaluate
+    from gmm_diffusion.commands.ema import ema
+
+    return ema
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import logging
 import pathlib
+import re
 import socket
 
 import numpy as np
@@ -186,6 +187,93 @@ def test_what_training_would_refuse_is_refused(of_folder, folder, tmp_path):
     status, _, err = command(inspect_data, TINY, *of_folder, NONE, f"--out={tmp_path / 'file'}")
     assert status == 2
     assert "which is a file" in err
+
+
+def components_of(out):
+    """The lines of components in what `--mixture` prints: number, class, share, largest in."""
+    body = out[out.index("component  class") :].split("\n\n")[0].splitlines()[1:]
+    return [(int(w[0]), w[1], float(w[2]), float(w[4])) for w in map(str.split, body)]
+
+
+def test_a_mixture(tmp_path):
+    asked = ["--mixture", "--components=20,10", "--config.conditioning.num_components=20"]
+    status, out, err = command(inspect_data, TINY, *asked, f"--out={tmp_path}")
+    assert status == 0, err
+    lines = components_of(out)
+    assert [name for _, name, _, _ in lines] == [str(k // 2) for k in range(20)]
+    assert sorted(k for k, *_ in lines) == list(range(20))
+    for column in (2, 3):
+        assert sum(line[column] for line in lines) == pytest.approx(100, abs=0.1)
+    # Two of a class, the larger first.
+    assert all(a[2] >= b[2] for a, b in zip(lines[::2], lines[1::2], strict=True))
+    assert "of at most 0.693: as if 1." in printed(out)["entropy"]
+    curve = out[out.index("K    training") :].splitlines()
+    likelihood = [s.split() for s in curve if re.match(r" +(10|20)  ", s)]
+    assert [row[0] for row in likelihood] == ["10", "20"]
+    assert float(likelihood[1][1]) > float(likelihood[0][1])
+    assert "validation" in out
+    assert " is best, " in out
+    with Image.open(tmp_path / "mixture.png") as sheet:
+        # A mean and eight images, four times enlarged, and captions to the left of them.
+        assert sheet.size[1] == 20 * 33 + 1
+        assert 9 * 33 + 1 < sheet.size[0] < 9 * 33 + 200
+    assert (tmp_path / "likelihood.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_mean_of_a_component_is_drawn_beside_its_nearest_images(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    label = (np.arange(200) % 2).astype(np.int32)
+    x = (60 + 120 * label[:, None, None, None] + rng.integers(0, 30, (200, 4, 4, 1))).astype(
+        np.uint8
+    )
+    split = Split(x, label)
+    stand_in(monkeypatch, Dataset("two", split, split, 2, ("dark", "light")))
+    asked = ["--mixture", "--components=2", "--config.conditioning.num_components=2"]
+    raw = "--config.conditioning.features=raw"
+    status, _, err = command(inspect_data, TINY, *asked, raw, f"--out={tmp_path}")
+    assert status == 0, err
+    with Image.open(tmp_path / "mixture.png") as image:
+        sheet = np.asarray(image)
+    left = sheet.shape[1] - (9 * 33 + 1)
+    for c in (0, 1):
+        mean = sheet[1 + 33 * c : 33 + 33 * c : 8, left + 1 : left + 33 : 8, 0]
+        np.testing.assert_allclose(mean, x[label == c].mean(axis=0)[..., 0], atol=1.5)
+        nearest = sheet[1 + 33 * c : 33 + 33 * c : 8, left + 34 : left + 66 : 8, 0]
+        assert any(np.array_equal(nearest, one[..., 0]) for one in x[label == c])
+
+
+def test_a_mixture_of_points_and_clusters(tmp_path):
+    points = ["--config.data.name=toy", "--config.network.name=mlp", "--config.data.num_train=1000"]
+    eight = ["--config.conditioning.num_components=8", "--config.conditioning.per_class=false"]
+    raw = "--config.conditioning.features=raw"
+    asked = [*points, *eight, raw, "--mixture", "--components=4,8"]
+    status, out, err = command(inspect_data, TINY, *asked, f"--out={tmp_path / 'points'}")
+    assert status == 0, err
+    # The ring's own number of equal clouds.
+    assert "K = 8 is best, 8 the smallest" in out
+    assert all(11 < share < 14 for _, _, share, _ in components_of(out))
+    assert (tmp_path / "points" / "mixture.png").read_bytes().startswith(b"\x89PNG")
+    clusters = [*points, *eight, raw, "--mixture", "--config.conditioning.kind=clusters"]
+    status, out, err = command(inspect_data, TINY, *clusters, f"--out={tmp_path / 'clusters'}")
+    assert status == 0, err
+    assert "entropy    0.000 nats" in out
+    assert "log-likelihood" not in out
+    assert not (tmp_path / "clusters" / "likelihood.png").exists()
+
+
+def test_mixtures_that_cannot_be_looked_at():
+    for arguments, message in (
+        (["--mixture", NONE], "conditioning.kind 'none' fits none to the data; gmm and clusters"),
+        (["--mixture", "--config.conditioning.kind=class"], "conditioning.kind 'class' fits none"),
+        (["--components=10"], "--components is given without --mixture"),
+        (["--mixture", "--components=ten"], "--components is 'ten'; it must be whole numbers"),
+        (["--mixture", "--components=10,15"], "--components has 15; each must be from 1 to 1250"),
+        (["--mixture", "--components=0"], "a multiple of the 10 classes"),
+        (["--mixture", "--components=5000"], "--components has 5000"),
+    ):
+        status, out, err = command(inspect_data, TINY, *arguments)
+        assert (status, out) == (2, ""), arguments
+        assert message in err
 
 
 def test_help():

@@ -1,5 +1,7 @@
 """The scripts of launch/: what they type, and how runs under them end and go on."""
 
+import io
+import json
 import os
 import pathlib
 import re
@@ -7,10 +9,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LAUNCH = REPOSITORY / "launch"
@@ -45,8 +50,8 @@ def executable(path, text):
     return path
 
 
-def wait_for(condition):
-    end = time.monotonic() + 30
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
@@ -463,3 +468,126 @@ def test_the_image_has_what_it_needs():
     assert {f"!{source}" for source in sources} <= set(ignored)
     # What setup.py reads.
     assert {"README.md", "setup.py", "gmm_diffusion", "configs"} <= set(sources)
+
+
+# What makes of configs/cifar_gmm.py a run of seconds.
+TOY = {
+    "data.flip": "false",
+    "conditioning.num_components": "10",
+    "conditioning.feature_dim": "4",
+    "conditioning.em_starts": "1",
+    "conditioning.em_iterations": "5",
+    "conditioning.embedding_features": "16",
+    "network.channels": "8",
+    "network.channel_mult": "(1,)",
+    "network.num_blocks": "1",
+    "network.attention_resolutions": "()",
+    "network.attention_middle": "false",
+    "network.dtype": "float32",
+    "network.log_variance_features": "16",
+    "optimizer.warmup_steps": "2",
+    "training.batch_size": "8",
+    "training.steps_per_call": "2",
+    "training.log_every": "2",
+    "training.heldout_every": "0",
+    "training.tensorboard": "false",
+    "checkpoint.every": "1000",
+    "checkpoint.snapshot_every": "0",
+    "sample.steps": "2",
+    "evaluation.judges": "1",
+    "evaluation.judge_epochs": "1",
+    "evaluation.loss_levels": "1",
+}
+
+
+def jpegs(path, train=6, test=3):
+    """An archive as of CIFAR-10: ten classes of 8x8 images, each of a brightness of its own."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w:gz") as archive:
+        for split, count in (("test", test), ("train", train)):
+            for c in range(10):
+                for i in range(count):
+                    pixels = rng.integers(0, 40, (8, 8, 3)) + 20 * c
+                    stream = io.BytesIO()
+                    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=95)
+                    member = tarfile.TarInfo(f"{split}/class{c}/{i:04}.jpg")
+                    member.size = stream.tell()
+                    stream.seek(0)
+                    archive.addfile(member, stream)
+    return path
+
+
+def test_slices_on_a_lent_gpu(tmp_path):
+    """Two calls: the first is ended while it trains, the second goes on to the evaluation."""
+    archive, out = jpegs(tmp_path / "cifar.tar.gz"), tmp_path / "out"
+    environment = os.environ | {"PYTHON": sys.executable, "SAMPLES": "20", "RUNS": "cifar_gmm"}
+    fields = [f"--config.{name}={value}" for name, value in TOY.items()]
+    command = [LAUNCH / "cifar_gpu.sh", archive, out, *fields]
+    log = out / "cifar_gmm" / "metrics.jsonl"
+
+    def steps():
+        return [json.loads(line)["step"] for line in log.read_text().splitlines()]
+
+    with subprocess.Popen(
+        [*command, "--config.training.num_steps=1000000"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as first:
+        wait_for(lambda: first.poll() is not None or (log.exists() and steps()), 240)
+        first.send_signal(signal.SIGTERM)
+        text, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, text
+    assert "The slice is over" in text
+    assert not (out / "cifar_gmm.done").exists()
+    last = max(map(int, (p.name for p in (out / "cifar_gmm" / "checkpoints").glob("[0-9]*"))))
+    assert last >= max(steps())
+    second = subprocess.run(
+        [*command, f"--config.training.num_steps={last + 2}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert second.returncode == 0, second.stderr
+    assert f"from step {last}." in second.stderr
+    assert "All is done" in second.stdout
+    result = json.loads((out / "cifar_gmm" / "evaluation.json").read_text())
+    assert (result["step"], result["samples_per_block"]) == (last + 2, 20)
+    again = subprocess.run(
+        [*command, f"--config.training.num_steps={last + 2}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (again.returncode, again.stdout.splitlines()[0]) == (
+        0,
+        f"cifar_gmm is done: {out}/cifar_gmm",
+    )
+    x, label = (np.load(out / "cifar10" / f"{name}.npy") for name in ("x_heldout", "label_heldout"))
+    assert (x.shape, x.dtype) == ((30, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(label, np.repeat(np.arange(10), 3))
+    np.testing.assert_allclose(x.mean(axis=(1, 2, 3)), 20 * label + 19.5, atol=6)
+
+
+def test_what_the_slices_refuse(tmp_path):
+    script = LAUNCH / "cifar_gpu.sh"
+    environment = {"PYTHON": sys.executable}
+    for arguments, message in (
+        ([], "type launch/cifar_gpu.sh ARCHIVE OUT"),
+        (["--config.training.seed=1", tmp_path / "out"], "type launch/cifar_gpu.sh ARCHIVE OUT"),
+        ([tmp_path / "none.tar.gz", tmp_path / "out"], "none.tar.gz cannot be used: "),
+    ):
+        done = bash(script, *arguments, env=environment)
+        assert done.returncode == 2
+        assert message in done.stderr
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(__file__, "readme.txt")
+    done = bash(script, tmp_path / "other.tar.gz", tmp_path / "out", env=environment)
+    assert done.returncode == 2
+    assert "it holds readme.txt; valid are train/CLASS/*, test/CLASS/*" in done.stderr
+    done = bash(script, "a", "b", env=environment | {"SLICE": "soon"})
+    assert "SLICE is soon" in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "other.tar.gz"]

@@ -1,6 +1,7 @@
 """TensorFlow is imported in one place only, late, without accelerators, and may be absent."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -94,6 +95,29 @@ def test_too_late_to_hide_warns(monkeypatch):
         lazy_tensorflow.import_tensorflow()
 
 
-def test_present():
-    assert lazy_tensorflow.available()
-    assert hasattr(lazy_tensorflow.import_metric_writers(), "create_default_writer")
+def test_a_setting_of_the_user_stands(monkeypatch):
+    fake = types.ModuleType("tensorflow")
+    fake.config = types.SimpleNamespace(set_visible_devices=lambda *_: None)
+    monkeypatch.setitem(sys.modules, "tensorflow", fake)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    lazy_tensorflow.import_tensorflow()
+    assert (os.environ["TF_ENABLE_ONEDNN_OPTS"], os.environ["TF_CPP_MIN_LOG_LEVEL"]) == ("1", "0")
+
+
+def test_present_and_without_a_line_of_its_own():
+    code = (
+        "from gmm_diffusion import lazy_tensorflow as lazy;"
+        "assert lazy.available();"
+        "assert hasattr(lazy.import_metric_writers(), 'create_default_writer')"
+    )
+    own = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=PACKAGE.parent,
+        env=own,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

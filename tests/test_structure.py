@@ -62,6 +62,7 @@ ALLOWED = {
     "runs": {
         "config",
         "errors",
+        "extras",
         "lazy_tensorflow",
         "npz_files",
         "paths",
@@ -140,6 +141,15 @@ ALLOWED = {
         "runs",
         "commands",
     },
+    "inspect_mixture": {
+        "errors",
+        "pictures",
+        "stages",
+        "conditioning",
+        "data",
+        "model",
+        "assembly",
+    },
     "inspect_data": {
         "command_line",
         "config",
@@ -148,6 +158,7 @@ ALLOWED = {
         "pictures",
         "data",
         "assembly",
+        "inspect_mixture",
     },
     "make_stats": {"command_line", "config", "errors", "paths", "data", "metrics", "assembly"},
     "check_env": {

@@ -25,23 +25,27 @@ def of_state(config: ConfigDict, state: TrainState, width: float) -> PyTree:
 
 
 def of_checkpoint(
-    config: ConfigDict, directory: str | os.PathLike, step: int, width: float, expected: PyTree
+    config: ConfigDict,
+    directory: str | os.PathLike,
+    stored: storage.Restored,
+    width: float,
+    expected: PyTree,
 ) -> PyTree:
-    """The parameters of a tracked width, or of 0, from a checkpoint, of which no more is read.
+    """The parameters of a tracked width, or of 0, from a checkpoint that was read.
 
     Args:
       config: of the run.
-      directory: of its checkpoints.
-      step: of one of them.
+      directory: of its checkpoints, for messages.
+      stored: one of them, by `storage.restore_leaves`.
       width: tracked, or 0.
       expected: the parameters' shapes and dtypes.
 
     Raises:
-      InputError: as `storage.restore_step`.
+      InputError: it does not fit.
     """
     number = str(_number(config, width)) if width else ""
     target = {"ema": {number: expected}} if width else {"params": expected}
-    state = storage.restore_step(directory, step, target, partial=True).state
+    state = storage.fit(directory, stored.step, stored.state, target, partial=True)
     return state["ema"][number] if width else state["params"]
 
 

@@ -137,14 +137,22 @@ def _by_view(weights, split):
     return weights.reshape(-1, len(split), weights.shape[1])
 
 
+def split_examples(config: ConfigDict, fitted: FittedStatistics, split: Split) -> Examples:
+    """A split's N examples as its mixture sees them, mirrored ones behind where training mirrors.
+
+    Of a model that is conditioned.
+    """
+    assert fitted.conditioner is not None
+    classes = fitted.conditioner.num_classes
+    return _examples(config, split, fitted.transform, fitted.embedder, classes)
+
+
 def split_weights(config: ConfigDict, fitted: FittedStatistics, split: Split) -> np.ndarray | None:
     """Mixture weights of a split's examples, `[1 or 2 (mirrored), N, K]`, or None."""
     own, conditioner = kind(config), fitted.conditioner
     if own is None or conditioner is None:
         return None
-    classes = conditioner.num_classes
-    examples = _examples(config, split, fitted.transform, fitted.embedder, classes)
-    return _by_view(own.weigh(conditioner, examples), split)
+    return _by_view(own.weigh(conditioner, split_examples(config, fitted, split)), split)
 
 
 def semantics_options(config: ConfigDict, fitted: FittedStatistics) -> dict:

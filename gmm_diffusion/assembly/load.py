@@ -48,7 +48,9 @@ def load_run(
     # The raw parameters are in checkpoints alone.
     in_checkpoint = averages.is_tracked(config, ema) and (not ema or _has_checkpoint(workdir, step))
     # Fitted statistics never change in a run: any checkpoint has them.
-    stored = storage.restore_fitted_and_meta(directory, step if in_checkpoint else None)
+    # Read once: what holds the parameters holds them all.
+    restore = storage.restore_leaves if in_checkpoint else storage.restore_fitted_and_meta
+    stored = restore(directory, step if in_checkpoint else None)
     if stored is None:
         raise InputError(f"{directory} holds no checkpoint yet; train the run first.")
     fitted = from_arrays(stored.fitted, stored.meta["settings"])
@@ -56,7 +58,7 @@ def load_run(
     params = jax.eval_shape(lambda: networks.init_params(config, shape, fitted))
     if in_checkpoint:
         step = stored.step
-        chosen = averages.of_checkpoint(config, directory, step, ema, params)
+        chosen = averages.of_checkpoint(config, directory, stored, ema, params)
     else:
         made = snapshots.reconstruct(workdir / workdir_lib.SNAPSHOTS, step, ema)
         step, chosen = made.step, made.params

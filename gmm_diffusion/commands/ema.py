@@ -27,6 +27,5 @@ def ema(config: ConfigDict, run_dir: str) -> None:
     file = path / workdir.AVERAGES / snapshots.file_name(made.width, made.step)
     with paths.writing(file):
         export_params(made.params, file)
-    print(
-        f"{file}\n{made.num_snapshots} snapshots, profile error {100 * made.profile_error:.2g} %."
-    )
+    # Of what quality it is, the log has said.
+    print(file)

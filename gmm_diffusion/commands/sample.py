@@ -15,7 +15,6 @@ from gmm_diffusion.commands import loading
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import latents
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import workdir
 from gmm_diffusion.tasks import TASKS
 
@@ -93,8 +92,10 @@ def sample(config: ConfigDict, run_dir: str) -> None:
     if kept:
         print(f"Those that were there are now {' and '.join(kept)}")
     if samples.info is not None:
-        cost = assembly.parallel_cost(model, [samples.info], guidance)
-        print(evaluation_report.rounds_line(config, cost))
+        # Imported late: metrics take a second to import.
+        from gmm_diffusion.evaluation.report import rounds_line
+
+        print(rounds_line(config, assembly.parallel_cost(model, [samples.info], guidance)))
 
 
 def name_of(config: ConfigDict) -> str:

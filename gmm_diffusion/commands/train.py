@@ -35,7 +35,14 @@ from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import from_arrays, to_arrays
 from gmm_diffusion.random_keys import Run
-from gmm_diffusion.runs import data_fingerprint, saving_probe, snapshots, storage, workdir
+from gmm_diffusion.runs import (
+    data_fingerprint,
+    saving_probe,
+    snapshots,
+    storage,
+    wandb_writer,
+    workdir,
+)
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog, NoLog
 from gmm_diffusion.tasks import TASKS
@@ -98,6 +105,8 @@ def _standing(run_dir):
 
 def _train(config, run_dir, given, started, streams):
     _check_devices(config)
+    if config.logging.wandb and processes.is_first():
+        wandb_writer.check()
     requests.parse(config.sample.condition)
     config = workdir.as_written(config, run_dir)
     resumed = workdir.check(config, run_dir)
@@ -172,7 +181,8 @@ def _open_store(config, path):
 
 def _open_log(config, path):
     if processes.is_first():
-        return MetricsLog(path, tensorboard=config.training.tensorboard)
+        shown = config if config.logging.wandb else None
+        return MetricsLog(path, tensorboard=config.training.tensorboard, wandb=shown)
     return NoLog()
 
 

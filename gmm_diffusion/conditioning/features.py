@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from sklearn.decomposition import PCA
 
 from gmm_diffusion.types import Array, Rows
 
@@ -50,6 +49,26 @@ def features(transform: FeatureTransform, x: Array) -> Array:
     if transform.directions is not None:
         flat = jnp.matmul(flat, transform.directions, precision=_HIGHEST)
     return flat * transform.scale[None]
+
+
+def to_data(transform: FeatureTransform, feature: np.ndarray) -> np.ndarray:
+    """The data nearest to the mean that have these features: `[M, D] -> [M, P]`, on the host.
+
+    The inverse of `features` on the space that the features span; coordinates that are constant
+    stay at the mean.
+
+    Raises:
+      ValueError: features that are not made of the data themselves.
+    """
+    if transform.source != "data":
+        raise ValueError(
+            f"source is {transform.source!r}; only features of 'data' have an inverse."
+        )
+    scale = np.asarray(transform.scale, np.float64)
+    flat = np.divide(feature, scale, out=np.zeros(np.shape(feature)), where=scale > 0)
+    if transform.directions is not None:
+        flat = flat @ np.asarray(transform.directions, np.float64).T
+    return (flat + np.asarray(transform.mean, np.float64)).astype(np.float32)
 
 
 def block_rows(x: Rows) -> int:
@@ -90,6 +109,9 @@ def fit_pca(x: Rows, dim: int) -> FeatureTransform:
             f"{coordinates} coordinates it must be from 1 to {min(num, coordinates)}."
         )
     if num * coordinates <= _WHOLE_VALUES:
+        # Imported late: it takes seconds, and a model that is fitted needs it no more.
+        from sklearn.decomposition import PCA
+
         flat = np.asarray(x[np.arange(num)], np.float32).reshape(num, -1)
         pca = PCA(dim, random_state=0).fit(flat)
         mean, directions = pca.mean_, pca.components_.T

@@ -111,12 +111,24 @@ class Kind:
 def fit_gmm(examples: Examples, settings: Fitted, seed: int) -> Layout:
     """A Gaussian mixture by EM."""
     transform, points, labels = feature_points(examples, settings, seed)
+    mix, owner = fit_points(points, labels, examples.num_classes, settings, seed)
+    return Layout(mix, owner, transform)
+
+
+def fit_points(
+    points: np.ndarray, labels: np.ndarray | None, num_classes: int, settings: Fitted, seed: int
+) -> tuple[GaussianMixture, np.ndarray]:
+    """The mixture of `fit_gmm` from what `feature_points` returns, and `[K]` classes or -1.
+
+    Raises:
+      InputError: points that cannot be fitted.
+    """
     try:
-        mix, component_class = fit_mixture(
+        return fit_mixture(
             jax.random.fold_in(jax.random.key(seed), Run.MIXTURE),
             points,
             labels,
-            examples.num_classes,
+            num_classes,
             settings.num_components,
             settings.covariance,
             num_restarts=settings.em_starts,
@@ -129,7 +141,6 @@ def fit_gmm(examples: Examples, settings: Fitted, seed: int) -> Layout:
             f"conditioning.num_components is {settings.num_components}, and the mixture could not "
             f"be fitted: {error}"
         ) from error
-    return Layout(mix, component_class, transform)
 
 
 def weigh_by_responsibility(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:

@@ -13,7 +13,7 @@ from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import denoiser
 from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model
-from gmm_diffusion.runs import workdir
+from gmm_diffusion.runs import wandb_writer, workdir
 from gmm_diffusion.runs.metrics_log import training_seconds
 from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.types import Poll
@@ -54,6 +54,8 @@ def _report(model, path, guidance, scores, as_text, partial):
     file.parent.mkdir(exist_ok=True)
     workdir.write_json(file, result)
     paths.remove_folder(partial, ignore_errors=True)
+    if config.logging.wandb:
+        wandb_writer.write_evaluation(config, path, result)
     print(as_text(result))
     if taken:
         print(f"Parallel sampling: {rounds_line(config, taken)}")

@@ -28,6 +28,7 @@ _WITHOUT_EFFECT = (
     "evaluation.loss_levels",
     "evaluation.name",
     "evaluation.statistics",
+    "logging.wandb",
     "sample.batch_size",
     "sample.condition",
     "sample.name",

@@ -71,7 +71,7 @@ def _read_once(path):
 def fit(
     directory: str | os.PathLike, step: int, state: dict, target: PyTree, partial: bool
 ) -> PyTree:
-    """The flat state in the target's structure; see `storage.restore_step`.
+    """The flat state in the target's structure; arguments as of `storage.restore_step`.
 
     Raises:
       InputError: it does not fit.

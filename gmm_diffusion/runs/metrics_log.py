@@ -1,6 +1,7 @@
-"""Metrics of a run: lines of JSON always, TensorBoard events where TensorFlow is installed."""
+"""Metrics of a run: lines of JSON always, and what is looked at in a browser, if asked for."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -10,19 +11,23 @@ import pathlib
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gmm_diffusion import lazy_tensorflow, paths
 from gmm_diffusion.errors import RunError
+from gmm_diffusion.runs import wandb_writer
 from gmm_diffusion.runs.workdir import METRICS
 
 log = logging.getLogger(__name__)
 
 # A longer log takes longer to write again, and an object may change once a second.
 _REWRITE_SECONDS = 10.0
+# A server that does not answer holds a run up for no longer.
+_CLOSING_SECONDS = 120.0
 
 
 class MetricsLog:
@@ -32,21 +37,32 @@ class MetricsLog:
     are the strings "NaN", "Infinity" and "-Infinity", which Python's `float` reads. Each line is on
     disk when `write` returns; in a bucket, where nothing can be appended to, see `flush`.
 
-    TensorBoard events go to the same directory. A thread imports TensorFlow, which takes seconds,
-    at the first write, and does all writing of events; where that fails, the log says so once and
-    the run goes on.
+    TensorBoard events go to the same directory, and to wandb what belongs there. A thread for each
+    imports what is needed, which takes seconds, at the first write, and does all writing; where
+    that fails, the log says so once and the run goes on.
 
     Args:
       workdir: made if need be.
       tensorboard: whether to write events, if tensorflow and tensorboard are installed.
+      wandb: the config of a run that wandb is to have, or None.
     """
 
-    def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        tensorboard: bool = True,
+        wandb: ConfigDict | None = None,
+    ):
         self._workdir = paths.of(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / METRICS
         self._lines = (_Rewritten if paths.in_bucket(self._path) else _Appended)(self._path)
-        self._events = _Events(self._workdir) if tensorboard and _installed() else None
+        self._shown = []
+        if tensorboard and _installed():
+            self._shown.append(_InThread("TensorBoard events", self._workdir, _tensorboard))
+        if wandb is not None:
+            make = functools.partial(wandb_writer.WandbWriter, config=wandb)
+            self._shown.append(_InThread("curves for wandb", self._workdir, make))
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -70,8 +86,8 @@ class MetricsLog:
         line = json.dumps({"step": int(step)} | {k: _valid(v) for k, v in values.items()})
         with self._writing():
             self._lines.append(line + "\n")
-        if self._events is not None:
-            self._events.put("write_scalars", step, values)
+        for shown in self._shown:
+            shown.put("write_scalars", step, values)
 
     def flush(self) -> None:
         """Returns when all lines are in the file, as they must be before a checkpoint is saved.
@@ -93,9 +109,9 @@ class MetricsLog:
             raise RunError(f"Metrics could not be written to {self._path}: {error}") from error
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Shows uint8 images `[H, W, C]` in TensorBoard, if it is written at all."""
-        if self._events is not None:
-            self._events.put("write_images", step, dict(images))
+        """Shows uint8 images `[H, W, C]` in a browser, if anything is shown there."""
+        for shown in self._shown:
+            shown.put("write_images", step, dict(images))
 
     def truncate(self, step: int) -> None:
         """`truncate` in this log's directory."""
@@ -117,8 +133,8 @@ class MetricsLog:
         try:
             self.flush()
         finally:
-            if self._events is not None:
-                self._events.close()
+            for shown in self._shown:
+                shown.close()
 
 
 class NoLog:
@@ -235,32 +251,40 @@ class _Rewritten:
         self._content = None
 
 
-class _Events:
-    """TensorBoard events through clu, all in one thread, which starts at the first write."""
+class _InThread:
+    """A writer of what is shown in a browser, all in one thread, which starts at the first write.
 
-    def __init__(self, directory: pathlib.Path):
-        self._directory = directory
+    Args:
+      name: of what it writes, for the log.
+      directory: of the run.
+      make: of the directory, the writer; it imports what it needs.
+    """
+
+    def __init__(self, name: str, directory: pathlib.Path, make: Callable[[pathlib.Path], Any]):
+        self._name, self._directory, self._make = name, directory, make
         self._queue: queue.Queue = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def put(self, method: str, step: int, values: dict[str, Any]) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="tensorboard", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         # After a failure nobody takes from the queue, and images would pile up.
         if self._thread.is_alive():
             self._queue.put((method, int(step), values))
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        self._thread.join(_CLOSING_SECONDS)
+        if self._thread.is_alive():
+            log.warning("The last %s in %s are not written yet.", self._name, self._directory)
+        self._thread = None
 
     def _work(self) -> None:
         try:
-            writers = lazy_tensorflow.import_metric_writers()
-            writer = writers.SummaryWriter(str(self._directory))
+            writer = self._make(self._directory)
             while (item := self._queue.get()) is not None:
                 method, step, values = item
                 getattr(writer, method)(step, values)
@@ -268,7 +292,11 @@ class _Events:
                     writer.flush()
             writer.close()
         except Exception as error:
-            log.warning("No further TensorBoard events in %s: %s", self._directory, error)
+            log.warning("No further %s in %s: %s", self._name, self._directory, error)
+
+
+def _tensorboard(directory: pathlib.Path) -> Any:
+    return lazy_tensorflow.import_metric_writers().SummaryWriter(str(directory))
 
 
 def _installed() -> bool:

@@ -36,9 +36,11 @@ from gmm_diffusion.types import PyTree
 __all__ = [
     "Restored",
     "Store",
+    "fit",
     "last_complete_step",
     "open",
     "restore_fitted_and_meta",
+    "restore_leaves",
     "restore_step",
     "steps",
 ]
@@ -291,8 +293,15 @@ def restore_fitted_and_meta(
     return Restored(step, None, fitted, meta)
 
 
+def restore_leaves(directory: str | os.PathLike, step: int | None = None) -> Restored | None:
+    """As `restore_fitted_and_meta`, with the state as it was read: a flat dict for `fit`."""
+    if step is None:
+        return _newest(directory, None, leaves_too=True)[0]
+    return Restored(step, *_chosen(directory, step))
+
+
 def _newest(
-    directory: str | os.PathLike, target: PyTree | None
+    directory: str | os.PathLike, target: PyTree | None, leaves_too: bool = False
 ) -> tuple[Restored | None, dict[int, str]]:
     """The newest good checkpoint and the damaged ones above it, with reasons."""
     damaged: dict[int, str] = {}
@@ -303,7 +312,9 @@ def _newest(
             log.warning("Skipping checkpoint %d in %s: %s", step, directory, reason)
             damaged[step] = str(reason)
             continue
-        state = None if target is None else fit(directory, step, leaves, target, partial=False)
+        state: PyTree = leaves if leaves_too else None
+        if target is not None:
+            state = fit(directory, step, leaves, target, partial=False)
         return Restored(step, state, fitted, meta), damaged
     if damaged:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())

@@ -48,7 +48,9 @@ def test_what_is_tracked_stands_in_the_state_and_in_its_checkpoint(
     assert value(averages.final(config, tmp_path, state)) == chosen
     with storage.open(tmp_path / "checkpoints", asynchronous=False) as store:
         store.save(4, state, {}, {})
-    found = averages.of_checkpoint(config, tmp_path / "checkpoints", 4, width, tree(0.0))
+    directory = tmp_path / "checkpoints"
+    stored = storage.restore_leaves(directory, 4)
+    found = averages.of_checkpoint(config, directory, stored, width, tree(0.0))
     assert value(found) == chosen
 
 

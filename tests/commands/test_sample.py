@@ -17,6 +17,7 @@ from gmm_diffusion.commands import ema, evaluate, sample, train
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
+from gmm_diffusion.runs import storage
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,39 @@ def test_another_user(tmp_path):
     first, second = done.stdout.splitlines()
     assert first == f"{parent}/samples/train.npz cannot be written: Permission denied."
     assert "which may not be read (permission denied)" in second
+
+
+def test_it_imports_neither_scikit_learn_nor_metrics():
+    code = (
+        "import sys, gmm_diffusion.commands.sample;"
+        "slow = {'sklearn', 'scipy.stats', 'tensorflow', 'matplotlib', 'clu',"
+        " 'gmm_diffusion.metrics', 'gmm_diffusion.commands.train'};"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_checkpoint_is_read_once(run, monkeypatch):
+    read = []
+    real = storage.read
+    monkeypatch.setattr(storage, "read", lambda *where: read.append(where) or real(*where))
+    config, path = run
+    sample.sample(config, path)
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(("num", "size"), [(1, 1), (5, 8), (8, 8), (9, 16), (64, 64), (100, 128)])
+def test_a_call_is_no_larger_than_it_must_be(run, monkeypatch, num, size):
+    asked = []
+
+    def stop(model, *_):
+        asked.append(model.config.sample.batch_size)
+        raise InputError("enough")
+
+    monkeypatch.setattr(assembly, "sample", stop)
+    config, path = run
+    config = config.copy_and_resolve_references()
+    config.sample.num = num
+    with pytest.raises(InputError, match="enough"):
+        sample.sample(config, path)
+    assert asked == [size]
