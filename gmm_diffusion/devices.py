@@ -94,8 +94,13 @@ def replicate(tree: PyTree, num_devices: int | None = None) -> PyTree:
     (Another layout, such as that of `flax.jax_utils.replicate`, would compile every step twice.)
     """
     devices = found()[:num_devices]
-    copy = jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None), devices=devices)
-    return copy(np.zeros(len(_here(devices))), tree)
+    return _copier(tuple(devices))(np.zeros(len(_here(devices))), tree)
+
+
+# A function that is new to JAX is compiled at each call, and what was compiled is kept for ever.
+@functools.cache
+def _copier(devices):
+    return jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None), devices=devices)
 
 
 def _here(devices):

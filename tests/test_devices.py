@@ -77,6 +77,7 @@ def test_replicas_come_back_as_they_were():
     back = devices.unreplicate(replicated)
     np.testing.assert_array_equal(back["a"], tree["a"])
     assert (back["n"], back["n"].dtype) == (7, np.int32)
+    assert len(devices.replicate(tree, 2)["a"].addressable_shards) == 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 16, 100])

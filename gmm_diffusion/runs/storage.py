@@ -12,13 +12,14 @@ permissions, a disk that does not answer or too little memory, may well be good:
 there, in a RunError, and nothing is touched.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 # Orbax's threads wait up to five minutes for one another after one of them has failed.
 _CLOSING_SECONDS = 10.0
+# Threads of tensorstore wait for ever where memory is refused to them, and nobody would start the
+# run again. No save takes so long: not 100 GB on a disk that takes 60 MB a second.
+_SAVING_SECONDS = 1800.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Store:
         self._manager = manager
         self._route = contextlib.ExitStack() if route is None else route
         self._failed = False
+        self._stuck: TimeoutError | None = None
         self._newest: int | None = None
 
     def __enter__(self) -> "Store":
@@ -141,9 +146,8 @@ class Store:
         args = {item: ocp.args.StandardSave(leaves) for item, leaves in stored.items() if leaves}
         self.wait()
         try:
-            saved = self._manager.save(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonSave(record), **args)
-            )
+            composite = ocp.args.Composite(meta=ocp.args.JsonSave(record), **args)
+            saved = self._in_time(lambda: self._manager.save(step, args=composite))
         except Exception as error:
             self._forget_failed()
             raise RunError(
@@ -196,10 +200,10 @@ class Store:
         """Returns when every save is on disk.
 
         Raises:
-          RunError: a save failed in the background.
+          RunError: a save failed in the background, or does not end.
         """
         try:
-            self._manager.wait_until_finished()
+            self._in_time(self._manager.wait_until_finished)
         except Exception as error:
             self._forget_failed()
             which = "A checkpoint" if self._newest is None else f"The checkpoint {self._newest}"
@@ -207,11 +211,34 @@ class Store:
                 f"{which} could not be written to {self.directory}: {cause(error)}"
             ) from error
 
+    def _in_time(self, work: Callable[[], Any]) -> Any:
+        """`work()` in a thread of its own, which is left alone where it does not end."""
+        if self._stuck is not None:
+            raise self._stuck
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        threading.Thread(target=_fulfil, args=(done, work), daemon=True).start()
+        ended, _ = concurrent.futures.wait([done], _SAVING_SECONDS)
+        if not ended:
+            self._stuck = TimeoutError(
+                f"it has not ended after {_SAVING_SECONDS:,.0f} seconds, as where memory is refused"
+            )
+            raise self._stuck
+        return done.result()
+
     def _forget_failed(self):
         """Steps that failed to be saved count no more as there."""
         self._failed = True
+        if self._stuck is not None:
+            return
         with contextlib.suppress(Exception):
             self._manager.reload()
+
+
+def _fulfil(done, work):
+    try:
+        done.set_result(work())
+    except BaseException as error:
+        done.set_exception(error)
 
 
 def _close_failed(manager):

@@ -206,6 +206,10 @@ def test_a_longer_run_goes_on_from_a_finished_one(make_config, tmp_path, no_eval
     train.train(config, tmp_path / "run")
     assert storage.steps(tmp_path / "run" / "checkpoints") == [4, 6]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["num_steps"] == 6
+    # Fewer than are done: nothing to do.
+    config.training.num_steps = 4
+    train.train(config, tmp_path / "run")
+    assert storage.steps(tmp_path / "run" / "checkpoints") == [4, 6]
     config.training.num_steps = 6
     train.train(config, tmp_path / "straight")
     same(

@@ -5,6 +5,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -402,6 +403,21 @@ def test_heldout_losses_of_a_network_that_says_nothing(toy):
         (losses["heldout_loss/sigma_0.134"] + losses["heldout_loss/sigma_0.677"]) / 2
     )
     assert heldout_lib.make_heldout_losses(config, data, fitted)(params) == losses
+
+
+def test_what_is_watched_again_compiles_nothing(toy, caplog):
+    # What was compiled is kept as long as the process lives: a run of days would fill the memory.
+    config, data, fitted = toy
+    params = assembly.init_params(config, data.shape, fitted)
+    losses = heldout_lib.make_heldout_losses(config, data, fitted)
+    sheet = heldout_lib.make_sheet(config, data, fitted)
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        for _ in range(2):
+            losses(params)
+            sheet(params)
+            compiled = [m for m in caplog.messages if m.startswith("Compiling")]
+            caplog.clear()
+    assert not compiled
 
 
 def colourful(channels):

@@ -1,12 +1,13 @@
 """The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
 
-N kills (a quarter of them while a checkpoint is being written), N/4 processes that get no more
-memory, and each file of the newest checkpoint damaged in each way. It prints the figures of
-docs/reliability.md.
+N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4 processes
+that get no more memory, and each file of the newest checkpoint damaged in each way. It prints the
+figures of docs/reliability.md.
 """
 
 import collections
 import contextlib
+import fcntl
 import os
 import pathlib
 import random
@@ -69,6 +70,52 @@ def test_kills(straight, tmp_path):
         survived += 1
         shutil.rmtree(workdir)
     print(f"\n{NUMBER} kills, {alive} before the end, {saving} in a save: {survived} survived")
+
+
+def kill_in_a_snapshot(workdir, name, size):
+    """Goes on with the run and kills it when so many bytes of this snapshot's file are written.
+
+    Its temporary file is a pipe, whose other end reads no more than that.
+    """
+    pipe = workdir / "snapshots" / f"{name}.tmp"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    process = start(workdir, stderr=subprocess.DEVNULL)
+    content = b""
+    end = time.monotonic() + 100
+    while len(content) < size and time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(BlockingIOError):
+            content += os.read(reader, size - len(content))
+        time.sleep(0.01)
+    lived = process.poll() is None
+    process.kill()
+    process.wait()
+    os.close(reader)
+    # What a disk would have.
+    pipe.unlink()
+    pipe.write_bytes(content)
+    return lived and len(content) == size
+
+
+def test_kills_in_a_snapshot(straight, tmp_path):
+    draw = random.Random(2)
+    files = sorted((straight / "snapshots").iterdir())
+    survived = 0
+    for number in range(-(-NUMBER // 8)):
+        workdir, file = tmp_path / str(number), draw.choice(files)
+        workdir.mkdir()
+        shutil.copy(straight / "config.json", workdir)
+        # At the end less than what a pipe holds.
+        assert kill_in_a_snapshot(workdir, file.name, draw.randrange(1, file.stat().st_size - 4096))
+        assert file.name not in {p.name for p in (workdir / "snapshots").iterdir()}
+        result = runs.finish(runs.command(workdir))
+        assert result.returncode == 0, result.stderr
+        runs.assert_same(workdir, straight)
+        survived += 1
+        shutil.rmtree(workdir)
+    print(f"\n{survived} kills within a snapshot: {survived} survived")
 
 
 def refuse_memory(workdir, seconds, spare):

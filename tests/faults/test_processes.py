@@ -126,9 +126,11 @@ def test_a_second_ctrl_c(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a[1] ü*"])
-def test_an_odd_path(straight, tmp_path, name):
+def test_an_odd_place(straight, tmp_path, name):
+    """Nowhere to put what is temporary, and what was compiled, either."""
     workdir = tmp_path / name
-    result = runs.finish(runs.command(workdir))
+    missing = ("TMPDIR=/missing", "JAX_COMPILATION_CACHE_DIR=/proc/missing")
+    result = runs.finish(["env", *missing, *runs.command(workdir)])
     assert result.returncode == 0, result.stderr
     runs.assert_same(workdir, straight)
     assert load_lib.load_run(workdir).step == runs.STEPS

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -453,6 +454,34 @@ def test_a_failed_write_does_not_hide_why_the_run_ended(caplog):
     with pytest.raises(ZeroDivisionError):
         run()
     assert "A checkpoint could not be written to /run: No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["save", "wait_until_finished"])
+def test_a_save_that_does_not_end_ends_the_run(where, monkeypatch):
+    never = threading.Event()
+
+    class Stuck(FullDisk):
+        def save(self, step, args):
+            return True
+
+        def wait_until_finished(self):
+            pass
+
+    manager = Stuck()
+    monkeypatch.setattr(storage, "_SAVING_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "_CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr(manager, "close", never.wait)
+
+    def run():
+        with storage.Store(pathlib.Path("/run"), manager) as store:
+            store.save(1, {"w": jnp.zeros(2)}, {}, {})
+            monkeypatch.setattr(manager, where, lambda *args, **kwargs: never.wait())
+            store.save(2, {"w": jnp.zeros(2)}, {}, {})
+
+    which = {"save": "of step 2", "wait_until_finished": "1"}[where]
+    with pytest.raises(RunError, match=f"checkpoint {which} could not be .* has not ended after"):
+        run()
+    never.set()
 
 
 SAVE_FROM_FOUR = """
