@@ -49,7 +49,7 @@ CASES = {
     "large": {
         "shape": [32, 32, 3],
         "batch": 16,
-        "updates": 2,
+        "updates": 8,
         "samples": 4,
         "peer_channels": 64,
         "network": {
