@@ -96,6 +96,8 @@ def compare(differences: Mapping[Any, Sequence[float]]) -> dict[Hashable, Compar
 def note(found: Mapping[Any, Comparison], baseline: str = "") -> str:
     """What stands below a table of such comparisons."""
     tested = sum(comparison.adjusted is not None for comparison in found.values())
+    if not tested:
+        return "No difference is tested: that needs two seeds at least."
     against = f" from {baseline}" if baseline else ""
     number = "1 comparison" if tested == 1 else f"{tested} comparisons"
     return (

@@ -71,3 +71,4 @@ def test_a_table_of_comparisons():
     assert found["c"].half is found["c"].adjusted is None
     text = comparisons.note(found, "classes")
     assert text.startswith("2 comparisons, paired by seed; \\* marks a difference from classes")
+    assert comparisons.note({"c": found["c"]}).startswith("No difference is tested")
