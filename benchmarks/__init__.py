@@ -1,0 +1,1 @@
+"""Scripts that measure the package; some share what they count and time."""
