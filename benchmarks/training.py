@@ -26,8 +26,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A clone that is not installed works, too.
 sys.path.insert(0, str(ROOT))
@@ -80,68 +78,24 @@ def ours(case: dict, num_devices: int):
     import jax
 
     jax.config.update("jax_num_cpu_devices", num_devices)
-    import jax.numpy as jnp
+    from benchmarks import unconditional
+    from gmm_diffusion import devices
 
-    from gmm_diffusion import assembly, devices
-    from gmm_diffusion import config as config_lib
-    from gmm_diffusion.assembly.networks import log_variance
-    from gmm_diffusion.data.dataset import Dataset, Split
-    from gmm_diffusion.model.denoiser import Denoiser
-    from gmm_diffusion.sampling.samplers import initial_noise
-    from gmm_diffusion.sampling.settings import SamplerSettings
-    from gmm_diffusion.training import state as state_lib
-    from gmm_diffusion.types import Batch
-
-    shape, batch, steps, num = (case[k] for k in ("shape", "batch", "updates", "samples"))
-    config = config_lib.default()
-    config.conditioning.kind = "none"
-    config.training.batch_size = batch
-    config.network.update(
-        {k: tuple(v) if isinstance(v, list) else v for k, v in case["network"].items()}
-    )
-    images = np.random.default_rng(0).integers(0, 256, (200, *shape), np.uint8)
-    fitted = assembly.fit_statistics(config, Dataset("noise", Split(images), Split(images)))
-    network, uncertainty = assembly.network(config), log_variance(config)
-    image, level = jnp.zeros((1, *shape)), jnp.zeros(1)
-
-    def start():
-        params = {
-            "network": network.init(jax.random.key(0), image, level)["params"],
-            "log_variance": uncertainty.init(jax.random.key(1), level)["params"],
-        }
-        widths = config.training.ema_widths
-        return state_lib.create(params, assembly.optimizer(config), len(widths))
-
-    state = jax.jit(start)()
-    params = {"network": state.params["network"]}
-    state = devices.replicate(state)
-    run = devices.make_train_steps(assembly.train_step_fn(config, fitted))
-    batches = Batch(
-        x=np.random.default_rng(1).normal(size=(steps, batch, *shape)).astype(np.float32),
-        index=np.tile(np.arange(batch, dtype=np.int32), (steps, 1)),
-        mask=np.ones((steps, batch), np.float32),
-    )
+    shape, steps, num = case["shape"], case["updates"], case["samples"]
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in case["network"].items()}
+    net = unconditional.Case(shape[0], image_channels=shape[2], **settings)
+    training = unconditional.Training(net, num_devices)
+    batches = unconditional.noise_batches(net, steps, case["batch"])
+    params = net.parameters()
+    draw = unconditional.sampler(net, STEPS)
+    program = devices.map_examples(lambda params, keys: draw(params, None, keys), num)
+    keys = devices.example_keys(0, num)
 
     def train():
-        nonlocal state
-        state, metrics = run(state, batches, jax.random.key(2))
-        jax.block_until_ready(metrics)
+        training.call(batches)
         return steps
 
-    settings = SamplerSettings(sigma_min=SIGMA_MIN, rho=RHO)
-    denoiser, grid = Denoiser(network, SIGMA_DATA), settings.grid(STEPS, SIGMA_MAX)
-    sampler = settings.sampler(SIGMA_DATA, None)
-
-    def draw(params, keys):
-        def denoise_fn(x, sigma, cond):
-            return denoiser(params, x, sigma, cond)
-
-        return sampler(denoise_fn, keys, initial_noise(keys, shape, grid[0]), grid, None)[0]
-
-    program = devices.map_examples(draw, num)
-    keys = devices.example_keys(0, num)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return train, lambda: program(params, keys), num_params
+    return train, lambda: program(params, keys), net.count().parameters
 
 
 def torch_network(case: dict, library: str):
