@@ -1,8 +1,8 @@
 """The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
 
-N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4 processes
-that get no more memory, and each file of the newest checkpoint damaged in each way. It prints the
-figures of docs/reliability.md.
+N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4
+processes that get no more memory, and each file of the newest checkpoint damaged in each way. It
+prints the figures of docs/reliability.md.
 """
 
 import collections
