@@ -265,6 +265,10 @@ def open(directory: str | os.PathLike, keep: int = 3, asynchronous: bool = True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=asynchronous,
+        # Orbax would give up a save whose folders a process that stands still makes too late.
+        async_options=ocp.AsyncOptions(
+            timeout_secs=int(_SAVING_SECONDS), create_directories_asynchronously=False
+        ),
         multiprocessing_options=alone(),
         create=False,
     )

@@ -1,19 +1,20 @@
 """The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
 
-N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4 processes
-that get no more memory, and each file of the newest checkpoint damaged in each way. It prints the
-figures of docs/reliability.md.
+N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4
+processes that get no more memory, and each file of the newest checkpoint damaged in each way. It
+prints the figures of docs/reliability.md.
 """
 
 import collections
 import contextlib
-import fcntl
 import os
 import pathlib
 import random
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 import time
 
 import jax
@@ -72,31 +73,20 @@ def test_kills(straight, tmp_path):
     print(f"\n{NUMBER} kills, {alive} before the end, {saving} in a save: {survived} survived")
 
 
-def kill_in_a_snapshot(workdir, name, size):
-    """Goes on with the run and kills it when so many bytes of this snapshot's file are written.
-
-    Its temporary file is a pipe, whose other end reads no more than that.
-    """
-    pipe = workdir / "snapshots" / f"{name}.tmp"
-    pipe.parent.mkdir()
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
-    process = start(workdir, stderr=subprocess.DEVNULL)
-    content = b""
-    end = time.monotonic() + 100
-    while len(content) < size and time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(BlockingIOError):
-            content += os.read(reader, size - len(content))
-        time.sleep(0.01)
-    lived = process.poll() is None
-    process.kill()
-    process.wait()
-    os.close(reader)
-    # What a disk would have.
-    pipe.unlink()
-    pipe.write_bytes(content)
-    return lived and len(content) == size
+# A run that is killed when so many bytes of this file are written, before it has its name.
+KILLED = """
+import os, runpy, signal, sys
+name, size = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+replace = os.replace
+def killed(source, target):
+    if os.path.basename(target) == name:
+        os.truncate(source, size)
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = killed
+runpy.run_module("gmm_diffusion.main", run_name="__main__")
+"""
 
 
 def test_kills_in_a_snapshot(straight, tmp_path):
@@ -105,11 +95,13 @@ def test_kills_in_a_snapshot(straight, tmp_path):
     survived = 0
     for number in range(-(-NUMBER // 8)):
         workdir, file = tmp_path / str(number), draw.choice(files)
-        workdir.mkdir()
-        shutil.copy(straight / "config.json", workdir)
-        # At the end less than what a pipe holds.
-        assert kill_in_a_snapshot(workdir, file.name, draw.randrange(1, file.stat().st_size - 4096))
-        assert file.name not in {p.name for p in (workdir / "snapshots").iterdir()}
+        size = draw.randrange(file.stat().st_size + 1)
+        program = [sys.executable, "-c", KILLED, file.name, str(size)]
+        killed = runs.finish([*program, *runs.command(workdir)[3:]])
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        left = {p.name: p.stat().st_size for p in (workdir / "snapshots").iterdir()}
+        assert left[f"{file.name}.tmp"] == size
+        assert file.name not in left
         result = runs.finish(runs.command(workdir))
         assert result.returncode == 0, result.stderr
         runs.assert_same(workdir, straight)

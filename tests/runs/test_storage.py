@@ -419,6 +419,18 @@ def test_a_save_lands_although_the_run_fails(tmp_path):
     same(storage.restore_step(tmp_path, 3, make_state(0)).state, make_state(3))
 
 
+def test_a_process_that_stood_still_saves(tmp_path, monkeypatch):
+    # After 300 seconds orbax gives up what waits for folders that another thread is to make.
+    from orbax.checkpoint._src.futures import future
+
+    def wait(signals, *args, **kwargs):
+        assert not signals
+
+    monkeypatch.setattr(future, "wait_for_signals", wait)
+    write(tmp_path, [3])
+    same(storage.restore_step(tmp_path, 3, make_state(0)).state, make_state(3))
+
+
 class FullDisk:
     """Stands in for orbax's manager where nothing can be written."""
 
