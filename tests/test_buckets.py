@@ -322,5 +322,3 @@ def test_checkpoints(bucket, place):
     with pytest.raises(RunError, match="need not be its fault; nothing was touched"):
         storage.restore_step(directory, 3, state)
     del bucket[0].rights[bucket[1]]
-
-

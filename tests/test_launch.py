@@ -118,8 +118,9 @@ def test_all_workers_are_set_up_and_checked():
     assert copy[6:] == ["cifar:gmm_diffusion.tar.gz", "--zone=us-central1-a", "--worker=all"]
     workers, commands = zip(*map(remote, lines), strict=True)
     assert set(workers) == {"all"}
-    assert "pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data,gcs]'" in (
-        commands[-2]
+    assert (
+        "pip install --python .venv/bin/python 'jax[tpu]' --editable '.[data,gcs]'"
+        in (commands[-2])
     )
     assert commands[-1] == ".venv/bin/python -m gmm_diffusion.check_env --expect=tpu --processes=4"
 

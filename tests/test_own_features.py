@@ -163,7 +163,7 @@ def test_the_last_hidden_layer_of_a_classifier(make_config, tmp_path):
 def test_columns_of_one_value_do_not_count_and_mirror_images_have_features(make_config, caplog):
     rng = np.random.default_rng(0)
     kinds = np.arange(1000) % 3
-    features = np.stack([kinds * 5.0, np.full(1000, 7.0), -kinds**2 * 9.0], axis=1)
+    features = np.stack([kinds * 5.0, np.full(1000, 7.0), -(kinds**2) * 9.0], axis=1)
     features += rng.normal(size=(1000, 3)) * [0.5, 0, 0.5]
     data = gd.data.from_arrays(rng.normal(size=(1000, 2)), features=features)
     config = make_config("toy")
@@ -229,9 +229,9 @@ def test_latents_are_trained_sampled_and_scored(tmp_path, monkeypatch, run_main)
     data = assembly.dataset(model.config)
     metrics = gd.evaluate(model, data)["metrics"]
     train_z, heldout_z = (
-        PCA(32, random_state=0).fit(x[:200].reshape(200, -1).astype(float)).transform(
-            part.reshape(len(part), -1).astype(float)
-        )
+        PCA(32, random_state=0)
+        .fit(x[:200].reshape(200, -1).astype(float))
+        .transform(part.reshape(len(part), -1).astype(float))
         for part in (x[:200], x[200:])
     )
     floor = metrics["frechet_60"]["floor"]

@@ -250,20 +250,3 @@ def test_a_checkpoint_is_read_once(run, monkeypatch):
     config, path = run
     sample.sample(config, path)
     assert len(read) == 1
-
-
-@pytest.mark.parametrize(("num", "size"), [(1, 1), (5, 8), (8, 8), (9, 16), (64, 64), (100, 128)])
-def test_a_call_is_no_larger_than_it_must_be(run, monkeypatch, num, size):
-    asked = []
-
-    def stop(model, *_):
-        asked.append(model.config.sample.batch_size)
-        raise InputError("enough")
-
-    monkeypatch.setattr(assembly, "sample", stop)
-    config, path = run
-    config = config.copy_and_resolve_references()
-    config.sample.num = num
-    with pytest.raises(InputError, match="enough"):
-        sample.sample(config, path)
-    assert asked == [size]

@@ -257,7 +257,5 @@ def test_latents_are_decoded_in_equal_blocks(place):
     assert set(sys.modules["decoders"].seen) == {32}
     expected = np.clip((data.train.x[..., 0].astype(float) + 1) * 127.5, 0, 255).round()
     np.testing.assert_array_equal(pictures.train.x[:, ::2, 1::2, 0], expected)
-    np.testing.assert_array_equal(
-        pictures.heldout.x, latents.decode(data.decoder, data.heldout.x)
-    )
+    np.testing.assert_array_equal(pictures.heldout.x, latents.decode(data.decoder, data.heldout.x))
     assert latents.decoded(pictures) is pictures

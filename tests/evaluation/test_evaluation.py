@@ -251,9 +251,7 @@ def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
     monkeypatch.setattr(assembly, "sample", lambda *_: drawn)
     config = config.copy_and_resolve_references()
     config.evaluation.max_reference = 700
-    denoiser_evaluation.evaluate(
-        assembly.model(config, data.shape, fitted, {}), data, path
-    )
+    denoiser_evaluation.evaluate(assembly.model(config, data.shape, fitted, {}), data, path)
     # Losses while training, of at most so many examples.
     monkeypatch.setattr(heldout_lib, "_LOSS_EXAMPLES", 50)
     weighted = []

@@ -141,9 +141,7 @@ def test_real_data_cover_as_much_as_their_numbers_allow(num_samples, num_referen
     def draw(num):
         return rng.exponential(size=(num, 3)) * [1.0, 5.0, 0.2]
 
-    covered = [
-        manifold.coverage(draw(num_samples), draw(num_reference), k) for _ in range(400)
-    ]
+    covered = [manifold.coverage(draw(num_samples), draw(num_reference), k) for _ in range(400)]
     error = np.std(covered, ddof=1) / np.sqrt(len(covered))
     ceiling = manifold.coverage_ceiling(num_samples, num_reference, k)
     assert abs(np.mean(covered) - ceiling) < 4 * error

@@ -295,8 +295,11 @@ def test_the_log_form_is_stationary_where_its_responsibilities_say(name):
         solution = optimize.root(residual, start)
         if solution.success:
             slope = ngmg.gradient(
-                jnp.asarray(solution.x), jnp.asarray(weights), jnp.asarray(centers),
-                SCALES[name], "log",
+                jnp.asarray(solution.x),
+                jnp.asarray(weights),
+                jnp.asarray(centers),
+                SCALES[name],
+                "log",
             )
             assert np.linalg.norm(slope) < 1e-5  # Mixtures are float32 where they were made so.
             found += 1

@@ -151,9 +151,7 @@ def test_the_cost_is_what_is_called(parts, interval, number):
     weights = np.tile(BASE, (num, 1))
     jax.effects_barrier()
     ROWS.clear()
-    main.sample(
-        num, weights, sampler=settings, steps=steps, guidance=guidance, batch_size=num
-    )
+    main.sample(num, weights, sampler=settings, steps=steps, guidance=guidance, batch_size=num)
     jax.effects_barrier()
     found = guidances.calls(guidance, settings.levels(steps, main.sigma_max))
     assert found.all.sum() * num == sum(ROWS.values())

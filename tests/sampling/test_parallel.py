@@ -223,9 +223,7 @@ def test_a_trajectory_that_is_not_finite_is_named_and_alone():
         bad = (cond[:, 0] > 0) & (sigma <= limit)
         return jnp.where(bad, jnp.inf, 1.0)[:, None] * exact(x, sigma, None)
 
-    sequential, parallel, info = both(
-        "euler", 3, sigmas, cond, breaks, window=4, tolerance=0.0
-    )
+    sequential, parallel, info = both("euler", 3, sigmas, cond, breaks, window=4, tolerance=0.0)
     np.testing.assert_array_equal(info.bad_step, [-1, 6, -1])
     assert np.isnan(parallel[1]).all()
     np.testing.assert_allclose(parallel[[0, 2]], sequential[[0, 2]], atol=1e-5)
