@@ -101,7 +101,7 @@ def update_seconds(settings: dict, seconds: float, num_devices: int = 1) -> floa
     from benchmarks.unconditional import Training, noise_batches
 
     training = Training(case_of(settings), num_devices)
-    given = noise_batches(case_of(settings), 1, settings["batch"])
+    given = training.place(noise_batches(case_of(settings), 1, settings["batch"]))
     return median_seconds(lambda: training.call(given), 3, seconds)
 
 

@@ -81,7 +81,7 @@ class Case:
 
 
 class Training:
-    """Updates of one case; `run` and its state are those of a run of the package."""
+    """Updates of one case, compiled and laid out as those of a run of the package."""
 
     def __init__(self, case: Case, num_devices: int = 1):
         params = case.parameters()
@@ -101,16 +101,26 @@ class Training:
         state = state_lib.create(params, optimizer, len(EMA_WIDTHS))
         self.state = devices.replicate(state, num_devices)
         self.key = jax.random.key(1)
-        self._run = devices.make_train_steps(step, num_devices)
+        self.num_devices = num_devices
+        self._run = devices.mapped_train_steps(step, devices.found()[:num_devices])
 
-    def call(self, batches: Batch) -> dict[str, np.ndarray]:
-        """The updates of some batches, waited for; their metrics."""
-        return jax.device_get(self.begin(batches))
+    def place(self, batches: Batch) -> Batch:
+        """Batches that stay on the devices, where each of several gets the first one's share."""
+        share = jax.tree.map(lambda x: x[0], self.spread(batches))
+        return devices.replicate(share, self.num_devices)
+
+    def spread(self, batches: Batch) -> Batch:
+        """Batches on the host, `[S, B, ...] -> [devices, S, B / devices, ...]`."""
+        return devices.split_batches(batches, self.num_devices)
 
     def begin(self, batches: Batch) -> dict[str, jax.Array]:
-        """The same, not waited for."""
+        """The updates of batches from `place` or `spread`, not waited for; their metrics."""
         self.state, metrics = self._run(self.state, batches, self.key)
         return metrics
+
+    def call(self, batches: Batch) -> dict[str, np.ndarray]:
+        """The same, waited for."""
+        return jax.device_get(self.begin(batches))
 
 
 def batches_of(x: np.ndarray) -> Batch:

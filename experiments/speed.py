@@ -34,6 +34,8 @@ _CLASSES = 4
 _PIECES = 200
 _WIDTH = 0.015
 _NUM_TRAIN, _NUM_SAMPLES = 16384, 4096
+# Checkpoints fall between calls of so many updates.
+_STEPS_PER_CALL = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Problem:
     Attributes:
       data: of `DATA`.
       condition: of `CONDITIONS`.
-      num_steps: updates of the shortest training.
+      num_steps: updates of the shortest training, a multiple of 10.
       batch_size: points an update.
       width: of the MLP.
     """
@@ -61,6 +63,10 @@ class Problem:
         ):
             if value not in valid:
                 raise InputError(f"{name} is {value!r}; valid are {', '.join(valid)}.")
+        if self.num_steps < 1 or self.num_steps % _STEPS_PER_CALL:
+            raise InputError(
+                f"num_steps is {self.num_steps}; valid are multiples of {_STEPS_PER_CALL}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +157,7 @@ def measure(problem: Problem, seed: int) -> dict[str, np.ndarray]:
     config.diffusion.law, config.evaluation.at_end = "auto", False
     config.training.update(
         num_steps=TIMES[-1] * problem.num_steps,
+        steps_per_call=_STEPS_PER_CALL,
         batch_size=problem.batch_size,
         seed=seed,
         heldout_every=0,

@@ -56,6 +56,8 @@ def test_conditions_have_as_many_components_as_each_other():
     assert (clusters.features, fitted.features) == ("own", "own")
     with pytest.raises(InputError, match="condition is 'names'; valid are nothing, classes"):
         speed.Problem("grid", "names")
+    with pytest.raises(InputError, match="num_steps is 15; valid are multiples of 10"):
+        speed.Problem("grid", "mixture", num_steps=15)
 
 
 def _scores(level, seeds=4):
@@ -94,5 +96,5 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, capsys)
     assert run_speed.run(arguments) == 0
     assert len(calls) == 8
     assert (tmp_path / "spiral.md").read_text() == text
-    assert run_speed.run([*arguments, "--steps=7"]) == 2
+    assert run_speed.run([*arguments, "--steps=20"]) == 2
     assert run_speed.run([arguments[0], "--data=knot"]) == 2
