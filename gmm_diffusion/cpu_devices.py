@@ -89,24 +89,25 @@ def choose(
         )
 
 
-def describe(asked: int | None) -> str:
-    """A sentence for the log, empty where JAX has found no CPU devices or a single one.
-
-    Raises:
-      InputError: devices were asked for, and JAX has found an accelerator.
-    """
+def check(asked: int | None) -> None:
+    """Raises InputError where devices were asked for, and JAX has found an accelerator."""
     import jax
 
-    platform, count = jax.default_backend(), jax.local_device_count()
-    if platform != "cpu":
-        if asked is not None:
-            raise InputError(
-                f"--devices is {asked}; it divides a CPU, and JAX has found {count} devices of "
-                f"kind {platform}. Choose among them as the platform does, such as by "
-                "CUDA_VISIBLE_DEVICES, or set JAX_PLATFORMS=cpu."
-            )
-        return ""
-    if count == 1:
+    platform = jax.default_backend()
+    if asked is not None and platform != "cpu":
+        raise InputError(
+            f"--devices is {asked}; it divides a CPU, and JAX has found {jax.local_device_count()} "
+            f"devices of kind {platform}. Choose among them as the platform does, such as by "
+            "CUDA_VISIBLE_DEVICES, or set JAX_PLATFORMS=cpu."
+        )
+
+
+def describe() -> str:
+    """A sentence for the log, empty where JAX has found no CPU devices or a single one."""
+    import jax
+
+    count = jax.local_device_count()
+    if jax.default_backend() != "cpu" or count == 1:
         return ""
     return f"The CPU is {count} devices (--devices=N for another number)."
 

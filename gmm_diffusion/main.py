@@ -181,8 +181,7 @@ def do(command: Command) -> int:
     from gmm_diffusion import devices, processes, signals
 
     devices.found()
-    if said := cpu_devices.describe(command.devices):
-        log.info("%s", said)
+    cpu_devices.check(command.devices)
     processes.same("Programs", processes.versions)
     # The same data may lie elsewhere.
     elsewhere = dict.fromkeys(("data.data_dir", "data.heldout_dir"), "")

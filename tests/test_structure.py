@@ -108,6 +108,7 @@ ALLOWED = {
     "commands": {
         "__init__",
         "config",
+        "cpu_devices",
         "devices",
         "errors",
         "paths",

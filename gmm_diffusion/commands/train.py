@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import (
     __version__,
     assembly,
+    cpu_devices,
     devices,
     paths,
     processes,
@@ -264,6 +265,8 @@ def _prepare(config, path, data, fresh, store):
     params = make(config, data.shape, fitted)
     optimizer = assembly.optimizer(config)
     state = state_lib.create(params, optimizer, len(config.training.ema_widths))
+    if said := cpu_devices.describe():
+        log.info("%s", said)
     if config.training.list_parameters:
         log.info("\n%s", get_parameter_overview(params, include_stats=False))
     else:
