@@ -16,11 +16,11 @@ _REFUSED = re.compile(
 class InputError(ValueError):
     """Bad input: one sentence that names the field, its value and what is valid. Exit status 2.
 
-    Long values are cut, and what is no text is escaped.
+    What is no text is escaped, and long values are cut.
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(_cut(str(message))))
+        super().__init__(_cut(printable(str(message))))
 
 
 class RunError(RuntimeError):

@@ -122,6 +122,7 @@ FLAGS = st.one_of(
 @example(["--config.sample.condition=" + "x" * 100_000])
 @example(["--config.network.name=" + "x" * 100_000])
 @example(["--config.a\nb=1"])
+@example(["--noconfig.checkpoint.every=" + "0\x1f\U00011d8f\U00018d09\U00018d09" * 60])
 def test_flags(flags):
     try:
         config = command_line.parse(["program", *flags], lambda values: None).config
