@@ -43,18 +43,24 @@ def fingerprint(data: Dataset) -> dict:
 def _of(split: Split) -> dict:
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _EXAMPLES)).astype(int))
     some = split.x[rows]
-    x = some.reshape(len(rows), -1).astype(np.float64)
+    # One at a time: as float64 a few hundred large images are memory that a run may not have.
+    means, deviations = np.transpose([_moments(example) for example in some])
     return {
         "examples": len(split),
         "labels": _checksum(split.label),
         "attributes": _checksum(split.attributes),
         "features": _checksum(split.features),
-        "means": x.mean(axis=1).round(5).tolist(),
-        "deviations": x.std(axis=1).round(5).tolist(),
-        "deviation": float(x.std()),
+        "means": means.round(5).tolist(),
+        "deviations": deviations.round(5).tolist(),
+        "deviation": float(np.sqrt(np.mean(deviations**2) + np.var(means))),
         "bytes": None if split.streamed else _checksum(split.x),
         "sample": _checksum(some),
     }
+
+
+def _moments(example):
+    x = np.asarray(example, np.float64)
+    return x.mean(), x.std()
 
 
 def _checksum(array):
