@@ -78,11 +78,11 @@ def choose(
     """
     import jax
 
-    there = _there(jax)
-    if there is None:
+    chosen = _chosen(jax)
+    if chosen is None:
         count = asked or (suitable(cores(), batch_size, microbatch, points) if alone else 1)
         jax.config.update("jax_num_cpu_devices", count)
-    elif asked not in (None, there):
+    elif asked is not None and asked != (there := chosen()):
         raise InputError(
             f"--devices is {asked}, and XLA_FLAGS, JAX_NUM_CPU_DEVICES or what has run in this "
             f"process before chose {there} devices."
@@ -112,12 +112,13 @@ def describe() -> str:
     return f"The CPU is {count} devices (--devices=N for another number)."
 
 
-def _there(jax):
-    """The number that something else has chosen, or None."""
+def _chosen(jax):
+    """What tells the number that something else has chosen, or None."""
     from jax._src import xla_bridge  # No public name says so.
 
     if xla_bridge.backends_are_initialized():
-        return len(jax.devices("cpu"))
+        return lambda: len(jax.devices("cpu"))
     if found := re.search(rf"{_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", "")):
-        return int(found[1])
-    return jax.config.jax_num_cpu_devices if jax.config.jax_num_cpu_devices > 0 else None
+        return lambda: int(found[1])
+    number = jax.config.jax_num_cpu_devices
+    return (lambda: number) if number > 0 else None

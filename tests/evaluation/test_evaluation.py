@@ -51,7 +51,7 @@ def score(monkeypatch):
     def run(parts, path, samples, labels):
         config, data, fitted = parts
 
-        def sample(model, num, condition, seed, guidance, poll, first):
+        def sample(model, num, condition, seed, guidance, poll, first, batch_size):
             assert num == len(samples)
             return Samples(samples)
 
@@ -248,7 +248,7 @@ def test_every_class_counts_in_data_sorted_by_class(digits, path, monkeypatch):
     trained = data.train.x, data.train.label
     monkeypatch.setattr(denoiser_evaluation, "ImageScores", Scores)
     drawn = Samples(to_float(data.train.x[:NUM]))
-    monkeypatch.setattr(assembly, "sample", lambda *_: drawn)
+    monkeypatch.setattr(assembly, "sample", lambda *_, **__: drawn)
     config = config.copy_and_resolve_references()
     config.evaluation.max_reference = 700
     denoiser_evaluation.evaluate(assembly.model(config, data.shape, fitted, {}), data, path)
