@@ -85,7 +85,7 @@ def ours(case: dict, num_devices: int):
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in case["network"].items()}
     net = unconditional.Case(shape[0], image_channels=shape[2], **settings)
     training = unconditional.Training(net, num_devices)
-    batches = unconditional.noise_batches(net, steps, case["batch"])
+    batches = training.spread(unconditional.noise_batches(net, steps, case["batch"]))
     params = net.parameters()
     draw = unconditional.sampler(net, STEPS)
     program = devices.map_examples(lambda params, keys: draw(params, None, keys), num)
@@ -266,6 +266,8 @@ def main() -> None:
                 if (found := call(name, CASES[network])) is not None:
                     runs[name].append(found)
         base = runs[arguments.peers[0]]
+        if not base:
+            sys.exit(f"{arguments.peers[0]}, which all are compared with, cannot be measured.")
         for name, several in runs.items():
             if not several:
                 continue
