@@ -19,7 +19,8 @@ devices   of a CPU, for a batch that stays the same: -1 up to the cores there ar
 An update is forwards, backwards, Adam and two averages of a float32 U-Net of two resolutions; an
 iteration of EM is timed with points on the device. Time that stays below the expected exponent at
 small sizes is what does not grow: calls, and passes over parameters. Costs are medians; the range
-is that of the seconds measured. A row of updates took a minute or more on two cores, most of it compiling.
+is that of the seconds measured. A row of updates took a minute or more on two cores, most of it
+compiling.
 """
 
 import argparse
