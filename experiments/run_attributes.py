@@ -22,8 +22,7 @@ import argparse
 import pathlib
 import sys
 
-from experiments import attributes, attributes_plan, attributes_report
-from gmm_diffusion import signals
+from experiments import attributes, attributes_plan, attributes_report, stoppable
 from gmm_diffusion.errors import InputError
 
 
@@ -38,33 +37,28 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
-    try:
-        plan = attributes_plan.Plan(
-            tuple(arguments.losses.split(";")),
-            tuple(arguments.optimizers.split(",")),
-            _shares(arguments.flipped),
-            arguments.seeds,
-            arguments.steps,
-        )
-        list(plan.settings())
-        people = attributes.load()
-        with signals.graceful() as interrupt:
-            minutes = attributes_plan.estimate(plan, people, arguments.out)
-            todo = len(attributes_plan.left(plan, arguments.out))
-            print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
-            if arguments.dry_run:
-                return 0
-            cells = attributes_plan.run(plan, people, arguments.out, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
+    plan = attributes_plan.Plan(
+        tuple(arguments.losses.split(";")),
+        tuple(arguments.optimizers.split(",")),
+        _shares(arguments.flipped),
+        arguments.seeds,
+        arguments.steps,
+    )
+    list(plan.settings())
+    people = attributes.load()
+    minutes = attributes_plan.estimate(plan, people, arguments.out)
+    todo = len(attributes_plan.left(plan, arguments.out))
+    print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return
+    cells = attributes_plan.run(plan, people, arguments.out, poll)
     text = attributes_report.tables(cells)
     (arguments.out / "tables.md").write_text(text)
     print(f"{text}\nWritten to {arguments.out}.")
-    return 0
 
 
 def _shares(text):

@@ -22,8 +22,7 @@ import dataclasses
 import pathlib
 import sys
 
-from experiments import kept, likeness, likeness_report
-from gmm_diffusion import signals
+from experiments import kept, likeness, likeness_report, stoppable
 from gmm_diffusion.errors import InputError
 
 # On one CPU core, of one repetition at 200 points, by dimension, and to compile.
@@ -40,33 +39,28 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
-    try:
-        problems = [
-            likeness.Problem(shape, dim, arguments.points, arguments.seeds)
-            for shape in arguments.shapes.split(",")
-            for dim in _dims(arguments.dims)
-        ]
-        todo = [p for p in problems if not _file(arguments.out, p).exists()]
-        share = (arguments.points / 200) ** 2
-        seconds = sum(_START + p.num_seeds * share * (_SECONDS + _PER_DIM * p.dim) for p in todo)
-        print(f"{len(todo)} problems left, about {seconds / 60:.1f} minutes.", flush=True)
-        if arguments.dry_run:
-            return 0
-        found = {}
-        with signals.graceful() as interrupt:
-            for problem in problems:
-                interrupt.check()
-                found[problem] = _measured(arguments.out, problem)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
+    problems = [
+        likeness.Problem(shape, dim, arguments.points, arguments.seeds)
+        for shape in arguments.shapes.split(",")
+        for dim in _dims(arguments.dims)
+    ]
+    todo = [p for p in problems if not _file(arguments.out, p).exists()]
+    share = (arguments.points / 200) ** 2
+    seconds = sum(_START + p.num_seeds * share * (_SECONDS + _PER_DIM * p.dim) for p in todo)
+    print(f"{len(todo)} problems left, about {seconds / 60:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return
+    found = {}
+    for problem in problems:
+        poll()
+        found[problem] = _measured(arguments.out, problem)
     text = likeness_report.tables(found, likeness.opposite_pairs())
     (arguments.out / "tables.md").write_text(text)
     print(f"{text}\nWritten to {arguments.out}.")
-    return 0
 
 
 def _dims(text):

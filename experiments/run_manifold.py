@@ -21,9 +21,7 @@ import sys
 
 import numpy as np
 
-from experiments import kept, manifold, manifold_report
-from gmm_diffusion import signals
-from gmm_diffusion.errors import InputError
+from experiments import kept, manifold, manifold_report, stoppable
 
 DISTANCES = np.append(0.0, np.geomspace(1e-3, 10, 33))
 # On two CPU cores: seconds for an update of one cost in all its runs, and to compile.
@@ -38,6 +36,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
     problems = [
         manifold.Problem(shape=shape, num_steps=arguments.steps)
         for shape in arguments.shapes.split(",")
@@ -51,19 +53,10 @@ def run(argv: list[str]) -> int:
     minutes = len(todo) * (_START + _SECONDS * arguments.steps) / 60
     print(f"{len(todo)} costs left, about {minutes:.1f} minutes.", flush=True)
     if arguments.dry_run:
-        return 0
-    try:
-        with signals.graceful() as interrupt:
-            for problem in problems:
-                _run_shape(arguments.out, problem, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+        return
+    for problem in problems:
+        _run_shape(arguments.out, problem, poll)
     print(f"Written to {arguments.out}.")
-    return 0
 
 
 def _run_shape(out, problem, poll):

@@ -22,9 +22,7 @@ import sys
 
 import numpy as np
 
-from experiments import kept, semantics, semantics_report
-from gmm_diffusion import signals
-from gmm_diffusion.errors import InputError
+from experiments import kept, semantics, semantics_report, stoppable
 
 # On one CPU core: seconds for an update of a model, and for its fits and its samples.
 _SECONDS, _START = 0.012, 50.0
@@ -39,31 +37,26 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
-    try:
-        problems = [
-            semantics.Problem(name, num_steps=arguments.steps) for name in arguments.data.split(",")
-        ]
-        todo = [
-            (problem, seed)
-            for problem in problems
-            for seed in range(arguments.seeds)
-            if not _file(arguments.out, problem, seed).exists()
-        ]
-        minutes = len(todo) * 2 * (_START + _SECONDS * arguments.steps) / 60
-        print(f"{2 * len(todo)} models left, about {minutes:.1f} minutes.", flush=True)
-        if arguments.dry_run:
-            return 0
-        with signals.graceful() as interrupt:
-            for problem in problems:
-                _one(arguments.out, problem, arguments.seeds, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
+    problems = [
+        semantics.Problem(name, num_steps=arguments.steps) for name in arguments.data.split(",")
+    ]
+    todo = [
+        (problem, seed)
+        for problem in problems
+        for seed in range(arguments.seeds)
+        if not _file(arguments.out, problem, seed).exists()
+    ]
+    minutes = len(todo) * 2 * (_START + _SECONDS * arguments.steps) / 60
+    print(f"{2 * len(todo)} models left, about {minutes:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return
+    for problem in problems:
+        _one(arguments.out, problem, arguments.seeds, poll)
     print(f"Written to {arguments.out}.")
-    return 0
 
 
 def _file(out, problem, seed):

@@ -23,9 +23,7 @@ import sys
 
 import numpy as np
 
-from experiments import kept, speed, speed_report
-from gmm_diffusion import signals
-from gmm_diffusion.errors import InputError
+from experiments import kept, speed, speed_report, stoppable
 
 # On one CPU core: seconds for an update, and for the fits, the compilation and the samples.
 _SECONDS, _START = 0.008, 25.0
@@ -40,31 +38,26 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
     names = arguments.data.split(",")
-    try:
-        todo = [
-            (name, condition, seed)
-            for name in names
-            for condition in speed.CONDITIONS
-            for seed in range(arguments.seeds)
-            if not _file(arguments.out, speed.Problem(name, condition), seed).exists()
-        ]
-        each = _START + _SECONDS * speed.TIMES[-1] * arguments.steps
-        minutes = len(todo) * each / 60
-        print(f"{len(todo)} trainings left, about {minutes:.1f} minutes.", flush=True)
-        if arguments.dry_run:
-            return 0
-        with signals.graceful() as interrupt:
-            for name in names:
-                _one(arguments.out, name, arguments.seeds, arguments.steps, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+    todo = [
+        (name, condition, seed)
+        for name in names
+        for condition in speed.CONDITIONS
+        for seed in range(arguments.seeds)
+        if not _file(arguments.out, speed.Problem(name, condition), seed).exists()
+    ]
+    each = _START + _SECONDS * speed.TIMES[-1] * arguments.steps
+    minutes = len(todo) * each / 60
+    print(f"{len(todo)} trainings left, about {minutes:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return
+    for name in names:
+        _one(arguments.out, name, arguments.seeds, arguments.steps, poll)
     print(f"Written to {arguments.out}.")
-    return 0
 
 
 def _file(out, problem, seed):

@@ -21,11 +21,9 @@ import sys
 
 import numpy as np
 
-from experiments import stability_plan, stability_report
+from experiments import stability_plan, stability_report, stoppable
 from experiments.many_classifiers import REGIMES
-from gmm_diffusion import signals
 from gmm_diffusion.data import digits
-from gmm_diffusion.errors import InputError
 
 
 def run(argv: list[str]) -> int:
@@ -37,24 +35,20 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
+    return stoppable.run(lambda poll: _work(arguments, poll))
+
+
+def _work(arguments, poll):
     regimes = tuple(arguments.regimes.split(","))
     plan = stability_plan.Plan(regimes, arguments.seeds, arguments.steps)
     data = digits()
     chance = float(np.bincount(data.heldout.label).max() / len(data.heldout))
-    try:
-        with signals.graceful() as interrupt:
-            minutes = stability_plan.estimate(plan, data, arguments.out)
-            todo = len(stability_plan.left(plan, arguments.out))
-            print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
-            if arguments.dry_run:
-                return 0
-            cells = stability_plan.run(plan, data, arguments.out, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. The same command goes on from here.")
-        return interrupted.exit_status
+    minutes = stability_plan.estimate(plan, data, arguments.out)
+    todo = len(stability_plan.left(plan, arguments.out))
+    print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
+    if arguments.dry_run:
+        return
+    cells = stability_plan.run(plan, data, arguments.out, poll)
     text = stability_report.tables(cells, chance)
     (arguments.out / "tables.md").write_text(text)
     for regime in regimes:
@@ -62,7 +56,6 @@ def run(argv: list[str]) -> int:
         stability_report.figure(cells, chance, regime, file)
     print(text.split("\n\n")[0])
     print(f"\nWritten to {arguments.out}.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def environment(given: Mapping[str, str], system: pathlib.Path = _SYSTEM) -> dic
     chosen = given.get(_VARIABLE, "")
     if not is_new or not on_request or _TUNABLE in chosen:
         return None
-    if "cpu" not in given.get("JAX_PLATFORMS", "") and given.get("JAX_PLATFORMS"):
+    platforms = given.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms:
         return None
     return {**given, _VARIABLE: ":".join(filter(None, [chosen, f"{_TUNABLE}=1"]))}
 

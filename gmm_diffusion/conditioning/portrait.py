@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmm_diffusion.conditioning.conditioner import Conditioner
-from gmm_diffusion.conditioning.features import block_rows, features
+from gmm_diffusion.conditioning.features import block_rows, features, in_blocks
 from gmm_diffusion.conditioning.kinds import Examples, Layout, feature_points, fit_points
 from gmm_diffusion.conditioning.settings import Fitted
 from gmm_diffusion.mixture import GaussianMixture, log_prob
@@ -136,13 +136,8 @@ def likelihood_curve(
       InputError: as the fit.
     """
     transform, points, labels = feature_points(examples, settings, seed)
-    embed, rows = jax.jit(lambda x: features(transform, x)), block_rows(unseen.x)
-    others = np.concatenate(
-        [
-            np.asarray(embed(unseen.x[np.arange(start, min(start + rows, len(unseen.x)))]))
-            for start in range(0, len(unseen.x), rows)
-        ]
-    )
+    embed = jax.jit(lambda x: features(transform, x))
+    others = np.concatenate([np.asarray(embed(block)) for block in in_blocks(unseen.x)])
     nums, fitted, scores = tuple(sorted(num_components)), [], []
     for num in nums:
         tick()
