@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import estimate, gpu, growth, operations
+from benchmarks import estimate, gpu, growth, mixture_stream, operations
 from gmm_diffusion.mixture.em_steps import (
     Parameters,
     expanded_statistics,
@@ -171,6 +171,23 @@ def test_growth_is_told_as_a_table(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         growth.main(["--rows=EM,none"])
     assert "--rows has none; valid are update, EM, devices" in capsys.readouterr().err
+
+
+def test_peers_of_a_stream_are_scored_alike(tmp_path):
+    path = tmp_path / "points.npy"
+    mixture_stream.write_points(path, mixture_stream.HELDOUT + 3000, 4, 3)
+    x = np.load(path)
+    assert x.dtype == np.float32
+    found = {
+        name: mixture_stream.worker(name, str(path), 3, 20, 3000)
+        for name in ("gmm_diffusion", "sklearn")
+    }
+    assert [f["points"] for f in found.values()] == [3000, 3000]
+    ours, theirs = found.values()
+    assert ours["log_likelihood"] == pytest.approx(theirs["log_likelihood"], abs=0.02)
+    means = x[:5]
+    brute = ((x[:200, None, :].astype(float) - means) ** 2).sum(-1).min(1).mean()
+    assert mixture_stream.distance(means, x[:200]) == pytest.approx(brute)
 
 
 def test_hours_on_paper(capsys):
