@@ -69,7 +69,13 @@ TEST = [
 # The site; mkdocs 2 is another program.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 # Peers that benchmarks/ measures beside us.
-BENCHMARK = ["denoising-diffusion-pytorch>=2.2", "diffusers>=0.42", "gmmx>=0.7", "torch>=2.13"]
+BENCHMARK = [
+    "denoising-diffusion-pytorch>=2.2",
+    "diffusers>=0.42",
+    "faiss-cpu>=1.13",
+    "gmmx>=0.7",
+    "torch>=2.13",
+]
 # The TPU's compiler, for benchmarks/tpu_compile.py on a machine without a TPU. Where there is one,
 # `jax[tpu]` brings a version of its own.
 TPU_COMPILE = ["libtpu>=0.0.52"]
