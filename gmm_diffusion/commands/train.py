@@ -302,7 +302,8 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
         return jax.device_get(state)
     key = jax.random.fold_in(jax.random.key(config.training.seed), Run.STEPS)
     run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.fitted))
-    monitor = monitor_lib.make_monitor(parts, metrics_log)
+    # It holds held-out examples.
+    monitor = monitor_lib.make_monitor(parts, metrics_log) if every else None
     next_batches = _batch_source(parts)
     state = devices.replicate(state)
     silent = cast(TextIO, standard_streams.Unfailing(None))
@@ -346,7 +347,7 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
                 save(step, state)
                 processes.meet()
             interrupt.check()
-            if crossed(config.training.heldout_every):
+            if monitor is not None and crossed(every):
                 with window.paused():
                     monitor(step, devices.unreplicate(state), poll=interrupt.check)
                     processes.meet()

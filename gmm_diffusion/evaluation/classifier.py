@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import assembly, extras, processes
-from gmm_diffusion.data import Dataset, Split, batches, to_float
+from gmm_diffusion.data import Dataset, Split, batches
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import map_examples
 from gmm_diffusion.model.classifier import AttributeObjective
@@ -79,7 +79,7 @@ def make_reader(config: ConfigDict, fitted: FittedStatistics) -> Reader:
         true = np.asarray(split.label) if labelled else weights.argmax(axis=1)
 
         def read(params: PyTree, poll: Poll | None = None) -> Readings:
-            x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
+            x = batches.Views(split.x, jax.device_get(fitted.transform), flip=False)
             scored = mapped(params, x, weights, poll=poll)
             if of_attributes:
                 present = (scored[:, 2::2] > scored[:, 1::2]).astype(np.uint8)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from scipy.special import ndtri
 
 from gmm_diffusion import assembly, conditioning
-from gmm_diffusion.data import Dataset, batches, to_float
+from gmm_diffusion.data import Dataset, batches
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.devices import example_keys, map_examples
 from gmm_diffusion.diffusion.denoising_loss import denoising_loss
@@ -51,7 +51,8 @@ def make_heldout_losses(
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
     log_mean, log_std = assembly.noise_law(config, fitted)
     sigmas = np.exp(log_mean + log_std * quantiles)
-    x = batches.apply(jax.device_get(fitted.transform), to_float(split.x))
+    # Floats of a whole split of large images would take four times what stands in memory.
+    x = batches.Views(split.x, jax.device_get(fitted.transform), flip=False)
     keys = example_keys(config.training.seed, num)
     by_view = assembly.split_weights(config, fitted, split)
     weights = None if by_view is None else jnp.asarray(by_view[0])

@@ -17,6 +17,7 @@ resize, gives other figures: the file's hash is part of the extractor's id.
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable
 
@@ -33,6 +34,8 @@ from gmm_diffusion.metrics.frechet import Statistics
 
 _PCA_DIMENSIONS = 32
 _PCA_EXAMPLES = 10_000
+# Fewer examples where so many float64 numbers would not hold them: of 256x256x3, a thousand.
+_PCA_NUMBERS, _FEWEST_PCA_EXAMPLES = 1 << 27, 1000
 _FILE_ROWS = 64
 _CHUNK = 4096
 
@@ -65,7 +68,8 @@ def _pca(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     del judge, path
     from sklearn.decomposition import PCA
 
-    chosen = dataset.train.sample(_PCA_EXAMPLES)
+    most = max(_PCA_NUMBERS // math.prod(dataset.shape), _FEWEST_PCA_EXAMPLES)
+    chosen = dataset.train.sample(min(_PCA_EXAMPLES, most))
     flat = to_float(chosen.x).reshape(len(chosen), -1).astype(np.float64)
     dimensions = min(_PCA_DIMENSIONS, flat.shape[1], len(flat))
     pca = PCA(dimensions, random_state=0).fit(flat)

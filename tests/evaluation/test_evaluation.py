@@ -13,7 +13,7 @@ from scipy import stats
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning.requests import Request
-from gmm_diffusion.data import DATASETS, Dataset, Split, to_float
+from gmm_diffusion.data import DATASETS, Dataset, Split, batches, to_float
 from gmm_diffusion.data import toy as toy_data
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
@@ -403,6 +403,21 @@ def test_heldout_losses_of_a_network_that_says_nothing(toy):
         (losses["heldout_loss/sigma_0.134"] + losses["heldout_loss/sigma_0.677"]) / 2
     )
     assert heldout_lib.make_heldout_losses(config, data, fitted)(params) == losses
+
+
+def test_images_become_floats_a_batch_at_a_time(digits, monkeypatch):
+    # As floats they take four times the memory.
+    config, data, fitted = digits
+    sizes = []
+
+    def noted(x):
+        sizes.append(len(x))
+        return to_float(x)
+
+    monkeypatch.setattr(batches, "to_float", noted)
+    params = assembly.init_params(config, data.shape, fitted)
+    heldout_lib.make_heldout_losses(config, data, fitted)(params)
+    assert max(sizes) <= config.sample.batch_size < len(data.watched)
 
 
 def test_what_is_watched_again_compiles_nothing(toy, caplog):

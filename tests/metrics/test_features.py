@@ -53,6 +53,19 @@ def test_pca_is_the_eigendecomposition_of_the_training_covariance():
     assert extractor.id == features.make_extractor("pca", data).id
 
 
+def test_pca_takes_fewer_of_large_images(monkeypatch):
+    data = _images()
+    asked = []
+    sample = dataset.Split.sample
+    monkeypatch.setattr(dataset.Split, "sample", lambda s, n: asked.append(n) or sample(s, n))
+    monkeypatch.setattr(features, "_PCA_NUMBERS", 36 * 20)
+    monkeypatch.setattr(features, "_FEWEST_PCA_EXAMPLES", 10)
+    features.make_extractor("pca", data)
+    monkeypatch.setattr(features, "_FEWEST_PCA_EXAMPLES", 30)
+    features.make_extractor("pca", data)
+    assert asked == [20, 30]
+
+
 def test_pca_of_vectors_keeps_distances():
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     data = dataset.Dataset("vectors", dataset.Split(x), dataset.Split(x))
