@@ -14,6 +14,7 @@ from gmm_diffusion.mixture.blocks import block_sizes
 from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.whitened import (
     Whitened,
+    by_accuracy,
     is_accurate,
     log_joint,
     posterior,
@@ -180,15 +181,19 @@ def _from_log_joint(of_point, of_block, mix: GaussianMixture, x: Array, sigma, w
     num_blocks = -(-num_points // size)
     size = -(-num_points // num_blocks)
 
-    def products():
+    def products(apart=None):
+        def one(block):
+            return of_block(log_joint(w, block - center[None, :], apart))
+
         if num_blocks == 1:
-            return of_block(log_joint(w, x - center[None, :]))
+            return one(x)
         padded = jnp.pad(x, ((0, num_blocks * size - num_points), (0, 0)))
-        blocks = padded.reshape(num_blocks, size, mix.dim)
-        values = jax.lax.map(lambda block: of_block(log_joint(w, block - center[None, :])), blocks)
+        values = jax.lax.map(one, padded.reshape(num_blocks, size, mix.dim))
         return values.reshape(-1, *values.shape[2:])[:num_points]
 
-    return jax.lax.cond(is_accurate(w), products, differences)
+    if mix.kind == "full":
+        return jax.lax.cond(is_accurate(w), products, differences)
+    return by_accuracy(w, products, differences)
 
 
 def _whitened(mix: GaussianMixture, center: Array, sigma: Array, weights: Array | None) -> Whitened:

@@ -1,5 +1,6 @@
 """EM from one start: iterations in a `while_loop`, each a pass over blocks of points."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from gmm_diffusion.mixture.em_steps import (
     whiten,
     zero_statistics,
 )
-from gmm_diffusion.mixture.whitened import is_accurate
+from gmm_diffusion.mixture.whitened import by_accuracy
 from gmm_diffusion.types import AnyArray, Array, Numbers
 
 
@@ -104,8 +105,9 @@ def data_statistics(params: Parameters, points: Array, point_weights: Array) -> 
 
     if params.kind == "full":
         return total(statistics, points, point_weights)
-    return jax.lax.cond(
-        is_accurate(w),
-        lambda: total(expanded_statistics, *merge(points, point_weights, params.means.shape[0])),
+    merged = merge(points, point_weights, params.means.shape[0])
+    return by_accuracy(
+        w,
+        lambda apart: total(functools.partial(expanded_statistics, apart=apart), *merged),
         lambda: total(statistics, points, point_weights),
     )

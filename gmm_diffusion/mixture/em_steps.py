@@ -19,6 +19,7 @@ from gmm_diffusion.mixture.whitened import (
     expanded_features,
     expanded_log_joint,
     posterior,
+    select,
     white_coordinates,
     white_means,
     whitened,
@@ -109,12 +110,23 @@ def statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
     )
 
 
-def expanded_statistics(w: Whitened, x: Array, point_weights: Array) -> Statistics:
-    """`statistics` by matrix products; not for "full", and only where `is_accurate(w)`."""
+def expanded_statistics(
+    w: Whitened, x: Array, point_weights: Array, apart: Array | None = None
+) -> Statistics:
+    """`statistics` by matrix products; not for "full", and only where `is_accurate(w)`.
+
+    Of the components `apart [M]` they are taken by differences; not for "tied".
+    """
     features = expanded_features(w, x)
-    r, log_prob = posterior(expanded_log_joint(w, features), axis=1)
+    joint = expanded_log_joint(w, features)
+    if apart is not None:
+        few = select(w, apart)
+        y_apart = white_coordinates(few, x)
+        joint = joint.at[:, apart].set(direct_log_joint(few, y_apart).T)
+    r, log_prob = posterior(joint, axis=1)
+    r = r * point_weights[:, None]
     # This order of factors is the fast one on a CPU, since the features are the narrower.
-    sums = jnp.matmul(features.T, r * point_weights[:, None], precision=_HIGHEST).T
+    sums = jnp.matmul(features.T, r, precision=_HIGHEST).T
     dim = w.means.shape[1]
     count, first, square = sums[:, 0], sums[:, 1 : 1 + dim], sums[:, 1 + dim :]
     white = white_means(w)
@@ -129,11 +141,17 @@ def expanded_statistics(w: Whitened, x: Array, point_weights: Array) -> Statisti
         second = jnp.matmul((y * point_weights[:, None]).T, y, precision=_HIGHEST)
         cross = jnp.matmul((first - 0.5 * count[:, None] * white).T, white, precision=_HIGHEST)
         second = second - cross - cross.T
+    first = first - count[:, None] * white
+    if apart is not None:
+        weighted = r[:, apart].T[:, None, :] * y_apart
+        first = first.at[apart].set(jnp.sum(weighted, axis=2))
+        axes = (2,) if w.kind == "diag" else (1, 2)
+        second = second.at[apart].set(jnp.sum(weighted * y_apart, axis=axes))
     return Statistics(
         total=jnp.sum(point_weights),
         log_likelihood=jnp.sum(point_weights * log_prob),
         count=count,
-        first=first - count[:, None] * white,
+        first=first,
         second=second,
     )
 

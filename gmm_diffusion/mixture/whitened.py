@@ -4,10 +4,12 @@ Two ways. *Direct*: `y = root^-1 (x - mu)`, then its square; exact wherever the 
 *Expanded*: `x'Px - 2 x'P mu + mu'P mu` as one matrix product, several times faster for diagonal
 covariances, with an absolute error of about `eps * (mu'P mu + |y|^2)`. So points and means are
 centred, the error is bounded beforehand from `mu'P mu`, and where the bound is too large the direct
-way is taken.
+way is taken: for all, or for the few components that are far, such as one of a single point.
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,10 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 # In float32 these bound the error of a squared distance by about 2e-3.
 _LARGEST_EXPANDED = 2.0**14
 _LARGEST_LINEAR = 2.0**20
+# One in so many components may be far from the origin before all go the direct way.
+_FAR_SHARE = 16
+
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -64,6 +70,32 @@ def is_accurate(w: Whitened) -> Array:
     """
     largest = jnp.max(jnp.sum(white_means(w) ** 2, axis=-1))
     return largest <= (_LARGEST_LINEAR if w.kind == "full" else _LARGEST_EXPANDED)
+
+
+def by_accuracy(w: Whitened, expanded: Callable[[Array | None], T], direct: Callable[[], T]) -> T:
+    """The faster of two ways that is accurate.
+
+    Args:
+      w: not `full`.
+      expanded: of None, or of the components `[M]`, a sixteenth of them, that it has to treat by
+        differences.
+      direct: all by differences, in the same shapes.
+    """
+    num_components = w.means.shape[0]
+    few = num_components // _FAR_SHARE
+    # All components of a tied mixture are as narrow.
+    if w.kind == "tied" or not few:
+        return jax.lax.cond(is_accurate(w), lambda: expanded(None), direct)
+    squares = jax.lax.stop_gradient(jnp.sum(white_means(w) ** 2, axis=-1))
+    num_far = jnp.sum(squares > _LARGEST_EXPANDED)
+    apart = jax.lax.top_k(squares, few)[1]
+    way = jnp.where(num_far == 0, 0, jnp.where(num_far <= few, 1, 2))
+    return jax.lax.switch(way, [lambda: expanded(None), lambda: expanded(apart), direct])
+
+
+def select(w: Whitened, index: Array) -> Whitened:
+    """The components `index [M]` of a diag or spherical mixture."""
+    return Whitened(w.log_norm[index], w.means[index], w.inverse[index], w.kind)
 
 
 def white_coordinates(w: Whitened, x: Array) -> Array:
@@ -114,11 +146,18 @@ def expanded_coefficients(w: Whitened) -> Array:
     return jnp.concatenate([constant[:, None], linear, quadratic], axis=1)
 
 
-def log_joint(w: Whitened, x: Array) -> Array:
-    """`log w_k N(x; mu_k, Sigma_k)`, `[N, K]`, the faster way; only where `is_accurate(w)`."""
+def log_joint(w: Whitened, x: Array, apart: Array | None = None) -> Array:
+    """`log w_k N(x; mu_k, Sigma_k)`, `[N, K]`, the faster way; only where `is_accurate(w)`.
+
+    `apart [M]`, not of `full`, are components that are taken by differences.
+    """
     if w.kind == "full":
         return direct_log_joint(w, white_coordinates(w, x)).T
-    return expanded_log_joint(w, expanded_features(w, x))
+    joint = expanded_log_joint(w, expanded_features(w, x))
+    if apart is None:
+        return joint
+    few = select(w, apart)
+    return joint.at[:, apart].set(direct_log_joint(few, white_coordinates(few, x)).T)
 
 
 def expanded_log_joint(w: Whitened, features: Array) -> Array:

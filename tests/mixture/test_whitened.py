@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmm_diffusion import mixture
-from gmm_diffusion.mixture import KINDS, GaussianMixture, blocks, density, em_steps
+from gmm_diffusion.mixture import KINDS, GaussianMixture, blocks, density, em_loop, em_steps
 from gmm_diffusion.mixture.triangular import triangular_inverse
 from gmm_diffusion.mixture.whitened import (
     direct_log_joint,
@@ -121,6 +121,52 @@ def test_expanded_statistics_are_those_of_differences(kind, oracle):
     one, other = em_steps.statistics(w, x, a), em_steps.expanded_statistics(w, x, a)
     for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-3)
+
+
+def _nothing(w, x, a):
+    return jax.tree.map(jnp.zeros_like, em_steps.expanded_statistics(w, x, a))
+
+
+def _one_far(kind, oracle):
+    """32 components, of which one is as narrow as EM leaves it around a single point."""
+    rng = np.random.default_rng(0)
+    means = np.float32(rng.uniform(-3, 3, size=(32, 4)))
+    std = rng.uniform(0.5, 1, (32, 4) if kind == "diag" else 32)
+    std[7] = 1e-3
+    weights = np.full(32, 1 / 32)
+    x = _points(weights, means.astype(float), oracle.matrices(std**2, kind, 32, 4), 300)
+    x[:20] = means[7] + 1e-3 * rng.normal(size=(20, 4)).astype(np.float32)
+    return weights, means, std, x
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_only_the_components_that_are_far_take_differences(kind, oracle, always_many, monkeypatch):
+    weights, means, std, x = _one_far(kind, oracle)
+    # All by differences would say nothing.
+    monkeypatch.setattr(em_loop, "statistics", _nothing)
+    params = em_steps.Parameters(
+        *(jnp.asarray(a, jnp.float32) for a in (np.log(weights), means, std)), kind
+    )
+    points, a = blocks.split(x, np.random.default_rng(1).uniform(size=len(x)), 32)
+    got = em_loop.data_statistics(params, jnp.asarray(points), jnp.asarray(a))
+
+    points, a = points.reshape(-1, 4).astype(float), a.reshape(-1).astype(float)
+    matrices = oracle.matrices(std**2, kind, 32, 4)
+    r = oracle.responsibilities(weights, means.astype(float), matrices, points) * a[:, None]
+    y = (points[:, None] - means.astype(float)) / (std if kind == "diag" else std[:, None])
+    square = np.einsum("nk,nkd->kd", r, y**2)
+    np.testing.assert_allclose(got.count, r.sum(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(got.first, np.einsum("nk,nkd->kd", r, y), rtol=1e-3, atol=2e-2)
+    second = square if kind == "diag" else square.sum(1)
+    np.testing.assert_allclose(got.second, second, rtol=1e-3, atol=2e-2)
+    # What is avoided: the expansion of a component that is far.
+    w = em_steps.whiten(params)
+    wrong = em_steps.expanded_statistics(w, jnp.asarray(points), jnp.asarray(a))
+    assert np.abs(wrong.second[7] - second[7]).max() > 1
+
+    mix = GaussianMixture.create(weights, means, std**2, kind)
+    expected = oracle.log_prob(weights, means.astype(float), matrices, points)
+    np.testing.assert_allclose(mixture.log_prob(mix, points), expected, atol=5e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
