@@ -1,6 +1,7 @@
 """Starting points of EM, on standardised data: k-means++ or random points."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _LLOYD_ITERATIONS = 10
 # A start narrower than this cannot reach points between its components.
 _SMALLEST_VARIANCE = 1e-4
+# Restarts find what k-means++ missed of a few clusters, and not of many.
+_FEW_COMPONENTS = 64
 
 STARTS = ("k-means++", "random")
 
@@ -31,7 +34,8 @@ def make_start(key: Array, x: Array, num_components: int, kind: str, start: str)
       num_components: K.
       kind: as in `GaussianMixture`.
       start: "k-means++" (Arthur & Vassilvitskii 2007, then ten Lloyd iterations; the covariance is
-        that within clusters) or "random" (distinct points as means, the data's covariance).
+        that within clusters; of more than 64 components each seed is the best of several) or
+        "random" (distinct points as means, the data's covariance).
     """
     num_points, dim = x.shape
     if start == "random":
@@ -54,7 +58,11 @@ def make_start(key: Array, x: Array, num_components: int, kind: str, start: str)
 
 
 def _seeds(key: Array, x: Array, num_components: int) -> Array:
-    """k-means++: each next seed with probability proportional to its squared distance."""
+    """k-means++: each next seed with probability proportional to its squared distance.
+
+    Of more than a few it is the one of `2 + ln K` so drawn that leaves the least squared distances,
+    the greedy variant that Arthur & Vassilvitskii name in their conclusion.
+    """
     first_key, key = jax.random.split(key)
     seeds = jnp.zeros((num_components, x.shape[1]), x.dtype)
     seeds = seeds.at[0].set(x[jax.random.randint(first_key, (), 0, x.shape[0])])
@@ -65,8 +73,25 @@ def _seeds(key: Array, x: Array, num_components: int) -> Array:
         index = jax.random.categorical(jax.random.fold_in(key, k), jnp.log(nearest))
         return seeds.at[k].set(x[index]), nearest
 
-    far = jnp.full(x.shape[0], jnp.inf, x.dtype)
-    return jax.lax.fori_loop(1, num_components, step, (seeds, far))[0]
+    num_tries = 2 + int(math.log(num_components))
+    squares = jnp.sum(x**2, axis=1)
+
+    def greedy_step(k, carry):
+        seeds, nearest = carry
+        tried = jax.random.categorical(
+            jax.random.fold_in(key, k), jnp.log(nearest), shape=(num_tries,)
+        )
+        cross = jnp.matmul(x, x[tried].T, precision=_HIGHEST)
+        distance = squares[:, None] - 2 * cross + squares[tried][None, :]
+        left = jnp.minimum(nearest[:, None], jnp.maximum(distance, 0))
+        best = jnp.argmin(jnp.sum(left, axis=0))
+        return seeds.at[k].set(x[tried[best]]), left[:, best]
+
+    if num_components <= _FEW_COMPONENTS:
+        far = jnp.full(x.shape[0], jnp.inf, x.dtype)
+        return jax.lax.fori_loop(1, num_components, step, (seeds, far))[0]
+    nearest = jnp.sum((x - seeds[0][None, :]) ** 2, axis=1)
+    return jax.lax.fori_loop(1, num_components, greedy_step, (seeds, nearest))[0]
 
 
 def _lloyd(x: Array, centers: Array) -> tuple[Array, Array, Array]:

@@ -21,8 +21,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 # In float32 these bound the error of a squared distance by about 2e-3.
 _LARGEST_EXPANDED = 2.0**14
 _LARGEST_LINEAR = 2.0**20
-# One in so many components may be far from the origin before all go the direct way.
-_FAR_SHARE = 16
+# One in so many components, rounded up, may be far from the origin before all go the direct way.
+_FAR_SHARE = 32
 
 T = TypeVar("T")
 
@@ -77,14 +77,13 @@ def by_accuracy(w: Whitened, expanded: Callable[[Array | None], T], direct: Call
 
     Args:
       w: not `full`.
-      expanded: of None, or of the components `[M]`, a sixteenth of them, that it has to treat by
-        differences.
+      expanded: of None, or of the few components `[M]` that it has to treat by differences.
       direct: all by differences, in the same shapes.
     """
     num_components = w.means.shape[0]
-    few = num_components // _FAR_SHARE
-    # All components of a tied mixture are as narrow.
-    if w.kind == "tied" or not few:
+    few = -(-num_components // _FAR_SHARE)
+    # All components of a tied mixture are as narrow; and of two one is not few.
+    if w.kind == "tied" or num_components < 8:
         return jax.lax.cond(is_accurate(w), lambda: expanded(None), direct)
     squares = jax.lax.stop_gradient(jnp.sum(white_means(w) ** 2, axis=-1))
     num_far = jnp.sum(squares > _LARGEST_EXPANDED)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.spatial
+from sklearn.cluster import kmeans_plusplus
 
 from gmm_diffusion.mixture import KINDS, starts
 from gmm_diffusion.mixture.em import choose_points
@@ -16,6 +18,25 @@ def test_seeds_are_far_apart():
     keys = jax.random.split(jax.random.key(0), 40)
     seeds = jax.vmap(lambda key: starts._seeds(key, jnp.asarray(x), 2))(keys)
     assert ((seeds == 1e3).all(axis=2).any(axis=1)).mean() > 0.95
+
+
+def test_seeds_of_many_clusters_cost_what_scikit_learns_do(monkeypatch):
+    rng = np.random.default_rng(0)
+    centers = 8 * rng.normal(size=(100, 4))
+    x = (centers[rng.integers(100, size=4000)] + rng.normal(size=(4000, 4))).astype(np.float32)
+
+    def cost(seeds):
+        return scipy.spatial.distance.cdist(x, seeds, "sqeuclidean").min(axis=1).mean()
+
+    def ours():
+        keys = (jax.random.key(i) for i in range(5))
+        return np.mean([cost(starts._seeds(key, jnp.asarray(x), 100)) for key in keys])
+
+    theirs = np.mean([cost(kmeans_plusplus(x, 100, random_state=i)[0]) for i in range(5)])
+    assert ours() == pytest.approx(theirs, rel=0.1)
+    # One draw a seed finds fewer of the clusters.
+    monkeypatch.setattr(starts, "_FEW_COMPONENTS", 100)
+    assert ours() > 1.2 * theirs
 
 
 def test_seeds_are_distinct_points_of_the_data():
