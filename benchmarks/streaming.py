@@ -216,7 +216,8 @@ def train_within(place, allowed):
     config.conditioning.num_components = config.conditioning.feature_dim = 8
     config.network.channels, config.network.channel_mult = 8, (1,)
     config.network.attention_resolutions, config.network.attention_middle = (), False
-    config.training.batch_size, config.training.num_steps = 8 * jax.device_count(), 6
+    # An update of more of them would itself take the memory that is for the data.
+    config.training.batch_size, config.training.num_steps = 2 * jax.device_count(), 6
     config.training.steps_per_call, config.training.heldout_every = 2, 0
     config.training.tensorboard = config.evaluation.at_end = False
     # Imports, and the threads of the compiler.
