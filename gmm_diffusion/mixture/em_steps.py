@@ -19,6 +19,7 @@ from gmm_diffusion.mixture.whitened import (
     expanded_features,
     expanded_log_joint,
     posterior,
+    put,
     select,
     white_coordinates,
     white_means,
@@ -122,7 +123,7 @@ def expanded_statistics(
     if apart is not None:
         few = select(w, apart)
         y_apart = white_coordinates(few, x)
-        joint = joint.at[:, apart].set(direct_log_joint(few, y_apart).T)
+        joint = put(joint, apart, direct_log_joint(few, y_apart))
     r, log_prob = posterior(joint, axis=1)
     r = r * point_weights[:, None]
     # This order of factors is the fast one on a CPU, since the features are the narrower.
@@ -143,10 +144,11 @@ def expanded_statistics(
         second = second - cross - cross.T
     first = first - count[:, None] * white
     if apart is not None:
-        weighted = r[:, apart].T[:, None, :] * y_apart
-        first = first.at[apart].set(jnp.sum(weighted, axis=2))
-        axes = (2,) if w.kind == "diag" else (1, 2)
-        second = second.at[apart].set(jnp.sum(weighted * y_apart, axis=axes))
+        both = jnp.concatenate([y_apart, y_apart**2], axis=1)
+        moments = jnp.einsum("nm,mdn->md", r[:, apart], both, precision=_HIGHEST)
+        first = first.at[apart].set(moments[:, :dim])
+        square = moments[:, dim:]
+        second = second.at[apart].set(square if w.kind == "diag" else jnp.sum(square, axis=1))
     return Statistics(
         total=jnp.sum(point_weights),
         log_likelihood=jnp.sum(point_weights * log_prob),

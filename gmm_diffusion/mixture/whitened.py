@@ -156,7 +156,15 @@ def log_joint(w: Whitened, x: Array, apart: Array | None = None) -> Array:
     if apart is None:
         return joint
     few = select(w, apart)
-    return joint.at[:, apart].set(direct_log_joint(few, white_coordinates(few, x)).T)
+    return put(joint, apart, direct_log_joint(few, white_coordinates(few, x)))
+
+
+def put(joint: Array, apart: Array, values: Array) -> Array:
+    """`joint [N, K]` with `values [M, N]` for the components `apart [M]`."""
+    # A pass over all: a CPU scatters one element at a time.
+    same = apart[:, None] == jnp.arange(joint.shape[1])[None, :]
+    taken = values.T[:, jnp.argmax(same, axis=0)]
+    return jnp.where(jnp.any(same, axis=0)[None, :], taken, joint)
 
 
 def expanded_log_joint(w: Whitened, features: Array) -> Array:
