@@ -57,4 +57,4 @@ def test_a_start_imports_and_compiles_little(tmp_path):
     assert "jit(_fun)" in compiled
     # Conversions of arrays that the host has already rounded compile nothing.
     assert compiled.count("jit(convert_element_type)") <= 2, compiled
-    assert len(compiled) <= 40, compiled
+    assert len(compiled) <= 55, compiled
