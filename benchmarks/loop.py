@@ -2,12 +2,15 @@
 
     python benchmarks/loop.py [--cases digits16,digits128,digits512,faces,images] [--steps 400]
     python benchmarks/loop.py --start [--config configs/digits_gmm.py]
+    python benchmarks/loop.py --compile [--config configs/digits_gmm.py]
 
 loop     milliseconds an update of the whole loop (data, log, averages, checkpoints) beside those of
          the bare update on one batch that is there already, in turns, and the share of the monitor
          (held-out losses and sheets) in a run of the config's own length
 --start  seconds from the command to its first updates, with nothing compiled and with all of it
          compiled before, and of --help and of a flag that is refused
+--compile  what the first call of the step, of the held-out losses and of the sampler takes beyond
+         the next one, and how many programs it compiles; nothing is kept from before
 
 `images` are 60,000 of 32x32x3, made here. The networks are that of configs/digits_gmm.py, with 8
 channels at 32x32: updates are short, and the loop has no place to hide.
@@ -18,6 +21,7 @@ import contextlib
 import os
 import pathlib
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -37,6 +41,7 @@ from gmm_diffusion.commands import monitor as monitor_lib
 from gmm_diffusion.commands import train
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import from_arrays
+from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.training import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -202,16 +207,82 @@ def measure_start(path, rounds=3):
         print(f"| {name} | {statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f}) |")
 
 
+class Compiled:
+    """Counts the programs that are compiled, or read from a cache, while it is watching."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self):
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, name, seconds, **_):
+        self.count += name == "/jax/core/compile/backend_compile_duration"
+
+
+def first_calls(config, data):
+    """`{program: function}`: each does one call of it on data that are there already."""
+    fitted, weights = initialisation.fit_with_weights(config, data)
+    params = jax.device_get(assembly.init_params(config, data.shape, fitted))
+    optimizer, widths = assembly.optimizer(config), len(config.training.ema_widths)
+    state = devices.replicate(state_lib.create(params, optimizer, widths))
+    run = devices.make_train_steps(assembly.train_step_fn(config, fitted))
+    batch = train._batch_source(Parts(config, pathlib.Path(), data, fitted, weights))(0, 1 << 20)
+    losses = heldout.make_heldout_losses(config, data, fitted)
+    sheet = heldout.make_sheet(config, data, fitted)
+    key = jax.random.key(0)
+
+    def step():
+        nonlocal state
+        state, metrics = run(state, batch, key)
+        jax.device_get(metrics)
+
+    return {
+        f"step, {config.training.steps_per_call} updates": step,
+        "held-out losses": lambda: losses(params),
+        f"sampler, {config.sample.num} samples": lambda: sheet(params),
+    }
+
+
+def measure_compile(config, data):
+    print("| program | seconds | of processor | programs | a call, seconds |")
+    print("|---|---|---|---|---|")
+    for name, call in first_calls(config, data).items():
+        taken = []
+        for _ in range(2):
+            begin, worked = time.perf_counter(), time.process_time()
+            with Compiled() as compiled:
+                call()
+            seconds, processor = time.perf_counter() - begin, time.process_time() - worked
+            taken.append((seconds, processor, compiled.count))
+        (first, first_worked, count), (again, again_worked, more) = taken
+        print(
+            f"| {name} | {first - again:.1f} | {first_worked - again_worked:.1f} | "
+            f"{count - more} | {again:.2f} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Prints Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--steps", type=int, default=400, help="updates of a run")
     parser.add_argument("--start", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--config", default=str(ROOT / "configs" / "digits_gmm.py"))
     arguments = parser.parse_args()
     if arguments.start:
         measure_start(arguments.config)
+    elif arguments.compile:
+        config = runpy.run_path(arguments.config)["get_config"]()
+        jax.config.update("jax_enable_compilation_cache", False)
+        cpu_devices.choose(None, True, config.training.batch_size)
+        measure_compile(config, assembly.dataset(config))
     else:
         cpu_devices.choose(None, True, 128)
         measure_loop(arguments.cases.split(","), arguments.steps)

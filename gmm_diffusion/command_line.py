@@ -24,6 +24,9 @@ from gmm_diffusion.errors import InputError, RunError, out_of_memory
 # On two cores a run needs 1.5 to 2.2 GiB, most of which is never used; on more cores more.
 _LEAST_ADDRESS_SPACE = 2 << 30
 
+# Seconds of compiling from which on a program is kept; one if nothing is said.
+_KEPT_FROM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
 # Of XLA_FLAGS; XLA for the CPU takes it and needs it not.
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -285,6 +288,9 @@ def prepare_jax() -> None:
     cache = compilation_cache()
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        # The many small programs of a start take longer to compile than to read; not from a bucket.
+        if _KEPT_FROM not in os.environ and not paths.in_bucket(cache):
+            jax.config.update(_KEPT_FROM.lower(), 0.0)
 
 
 def compilation_cache() -> pathlib.Path | None:

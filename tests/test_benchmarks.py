@@ -1,4 +1,4 @@
-"""What the benchmarks count, fit and estimate, and one run of `benchmarks/gpu.py`."""
+"""What the benchmarks count, fit and estimate, and some of them at toy size."""
 
 import math
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import estimate, gpu, growth, mixture_stream, operations
+from benchmarks import estimate, gpu, growth, loop, mixture_stream, operations
+from gmm_diffusion import assembly
 from gmm_diffusion.mixture.em_steps import (
     Parameters,
     expanded_statistics,
@@ -266,3 +267,31 @@ def test_a_cpu_is_told_to_take_toy_sizes(capsys):
     with pytest.raises(SystemExit):
         gpu.main([])
     assert "JAX finds no accelerator; --toy runs on a CPU" in capsys.readouterr().err
+
+
+def test_programs_are_counted_while_they_are_compiled():
+    double = jax.jit(lambda x: 2 * x)
+    with loop.Compiled() as compiled:
+        for size in (3, 5, 3, 5):
+            double(np.ones(size, np.float32))
+    assert compiled.count == 2
+    double(np.ones(7, np.float32))
+    assert compiled.count == 2
+
+
+def test_compiling_is_measured_at_toy_size(make_config, capsys):
+    config = make_config("tiny")
+    config.training.steps_per_call, config.evaluation.loss_levels = 1, 1
+    config.sample.steps, config.sample.num = 2, 4
+    loop.measure_compile(config, assembly.dataset(config))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[0] for row in rows] == [
+        "step, 1 updates",
+        "held-out losses",
+        "sampler, 4 samples",
+    ]
+    # The second call compiles nothing, or some of these would be less: the update and what fetches
+    # its metrics, the losses, the sampler.
+    assert [int(row[3]) >= least for row, least in zip(rows, (2, 1, 1), strict=True)] == [True] * 3
+    assert all(np.isfinite([float(cell) for cell in row[1:]]).all() for row in rows)

@@ -48,7 +48,7 @@ def fit_with_weights(
         _say_constant(config, conditioner)
     made = FittedStatistics(
         transform,
-        jnp.float32(sigma_data),
+        jnp.asarray(np.float32(sigma_data)),
         conditioner,
         noise_law=noise_law,
         embedder=embedder,
@@ -92,7 +92,7 @@ def _attribute_table(data, examples, laid_out):
         return None
     return conditioning.AttributeTable(
         examples.attributes,
-        jnp.asarray(examples.attributes.mean(axis=0), jnp.float32),
+        jnp.asarray(examples.attributes.mean(axis=0).astype(np.float32)),
         names=tuple(data.attribute_names),
         exclusive=tuple(data.exclusive),
         laid_out=laid_out,

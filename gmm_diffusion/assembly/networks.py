@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from gmm_diffusion import conditioning
@@ -48,12 +49,15 @@ def log_variance(config: ConfigDict) -> LogVariance:
 
 def init_params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatistics) -> PyTree:
     """Parameters at step 0, a dict of parts; a pure function of `training.seed`."""
-    x, c_noise, cond = jnp.zeros((1, *shape)), jnp.zeros(1), None
+    x, c_noise, cond = _zeros((1, *shape)), _zeros(1), None
     conditioner = fitted.conditioner
     if conditioner is not None:
-        keys = jax.random.split(jax.random.key(0), 1)
-        cond = jax.eval_shape(conditioning.encode, conditioner, conditioner.base[None], keys)
-        cond = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
+        cond = jax.eval_shape(
+            lambda: conditioning.encode(
+                conditioner, conditioner.base[None], jax.random.split(jax.random.key(0), 1)
+            )
+        )
+        cond = jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), cond)
     level = c_noise if config.classifier.noisy else None
     inits = {
         "network": lambda key: network(config).init(key, x, c_noise, cond),
@@ -62,6 +66,11 @@ def init_params(config: ConfigDict, shape: tuple[int, ...], fitted: FittedStatis
     }
     seed = config.training.seed
     return {part: initialise(inits[part], seed) for part in trained_parts(config)}
+
+
+def _zeros(shape, dtype=None):
+    """Made on the host, where no shape has a program of its own."""
+    return jnp.asarray(np.zeros(shape, dtype or jax.dtypes.canonicalize_dtype(float)))
 
 
 def denoise(config: ConfigDict, fitted: FittedStatistics) -> Denoiser:

@@ -104,10 +104,10 @@ def fit_mean_embedding(
     # An entry that hardly varies carries no information; scaling it up would only add rounding.
     rms = np.maximum(np.sqrt(np.mean((values - center) ** 2, axis=0)), 1e-4)
     return MeanEmbedding(
-        jnp.asarray(components, jnp.float32),
-        jnp.asarray(center, jnp.float32),
-        jnp.asarray(1.0 / rms, jnp.float32),
-        jnp.asarray(spread, jnp.float32),
+        jnp.asarray(np.asarray(components, np.float32)),
+        jnp.asarray(np.asarray(center, np.float32)),
+        jnp.asarray(np.asarray(1.0 / rms, np.float32)),
+        jnp.asarray(np.asarray(spread, np.float32)),
     )
 
 
@@ -135,9 +135,9 @@ def fit_draws(mix: GaussianMixture, weights: np.ndarray, *, num_draws: int = 64,
     del weights
     factors = np.linalg.cholesky(full_covariances(mix))
     return Draws(
-        jnp.asarray(mix.means, jnp.float32),
-        jnp.asarray(factors, jnp.float32),
-        jnp.asarray(mix.weights, jnp.float32),
+        jnp.asarray(np.asarray(mix.means, np.float32)),
+        jnp.asarray(np.asarray(factors, np.float32)),
+        jnp.asarray(np.asarray(mix.weights, np.float32)),
         num_draws,
     )
 

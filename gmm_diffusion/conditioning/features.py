@@ -91,7 +91,7 @@ def fit_raw(x: Rows, dim: int | None = None, source: str = "data") -> FeatureTra
     # A second pass: one-pass sums lose the small variances.
     squares = sum(((block - mean) ** 2).sum(axis=0) for block in in_blocks(x))
     std = np.sqrt(squares / len(x))
-    return FeatureTransform(jnp.asarray(mean, jnp.float32), _inverse(std), source=source)
+    return FeatureTransform(jnp.asarray(np.asarray(mean, np.float32)), _inverse(std), source=source)
 
 
 def fit_pca(x: Rows, dim: int) -> FeatureTransform:
@@ -120,8 +120,8 @@ def fit_pca(x: Rows, dim: int) -> FeatureTransform:
         mean = _mean(x).astype(np.float32)
         directions, std = _leading(x, mean, dim)
     return FeatureTransform(
-        mean=jnp.asarray(mean, jnp.float32),
-        directions=jnp.asarray(directions, jnp.float32),
+        mean=jnp.asarray(np.asarray(mean, np.float32)),
+        directions=jnp.asarray(np.asarray(directions, np.float32)),
         scale=_inverse(std),
     )
 
@@ -158,7 +158,8 @@ def _leading(x, mean, dim):
 
 def _inverse(std: np.ndarray) -> Array:
     constant = std <= 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
-    return jnp.asarray(np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)), jnp.float32)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))
+    return jnp.asarray(np.asarray(scale, np.float32))
 
 
 FEATURES: dict[str, Callable[..., FeatureTransform]] = {

@@ -233,7 +233,7 @@ def feature_points(
         transform = FEATURES[settings.features](sample, settings.feature_dim)
     except ValueError as error:
         raise InputError(f"conditioning.feature_dim: {error}") from error
-    if not np.any(transform.scale):
+    if not np.asarray(transform.scale).any():
         raise InputError(
             f"conditioning.features is {settings.features!r}, and all {len(transform.scale)} are "
             "the same for every training example; some must differ."

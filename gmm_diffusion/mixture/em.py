@@ -107,6 +107,8 @@ def fit_em(
         max_iterations,
         history_size=-(-(max_iterations + 1) // _HISTORY_STEP) * _HISTORY_STEP,
     )
+    # On the host, where nothing is compiled to pick one.
+    fits = jax.device_get(fits)
     ends = np.asarray(fits.num_iterations)[:, None]
     last = np.take_along_axis(np.asarray(fits.history), ends, axis=1)[:, 0]
     best = int(np.argmax(np.where(np.isfinite(last), last, -np.inf)))
@@ -158,10 +160,16 @@ def _starts(key, z, sample_weights, num_components, kind, start, num_restarts, t
     size = subsample_size(z.shape[0], num_components)
     made = []
     for restart in range(num_restarts):
-        choose_key, start_key = jax.random.split(jax.random.fold_in(key, restart))
+        choose_key, start_key = _restart_keys(key, restart)
         index = choose_points(choose_key, z.shape[0], size, sample_weights)
         made.append(make_start(start_key, jnp.asarray(z[index]), num_components, kind, start))
-    return jax.tree.map(lambda *a: jnp.stack(a), *made)
+    return jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *jax.device_get(made))
+
+
+@jax.jit
+def _restart_keys(key, restart):
+    """For the points that a start looks at, and for the start."""
+    return tuple(jax.random.split(jax.random.fold_in(key, restart)))
 
 
 def choose_points(

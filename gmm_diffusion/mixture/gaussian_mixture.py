@@ -146,7 +146,7 @@ def _create(xp, weights, means, covariances, kind: str) -> GaussianMixture:
         variances, basis = xp.linalg.eigh(symmetric)
     positive = weights > 0
     log_weights = xp.where(positive, xp.log(xp.where(positive, weights, 1.0)), -xp.inf)
-    to_float = functools.partial(jnp.asarray, dtype=float)
+    to_float = working_precision if xp is np else functools.partial(jnp.asarray, dtype=float)
     return GaussianMixture(
         log_weights=to_float(log_weights),
         means=to_float(means),
@@ -154,6 +154,11 @@ def _create(xp, weights, means, covariances, kind: str) -> GaussianMixture:
         basis=None if basis is None else to_float(basis),
         kind=kind,
     )
+
+
+def working_precision(a: np.ndarray) -> Array:
+    """An array of the host in JAX's default floats; rounded here, which has nothing to compile."""
+    return jnp.asarray(np.asarray(a, jax.dtypes.canonicalize_dtype(float)))
 
 
 def _check_values(weights, means, covariances, kind: str) -> None:

@@ -1,15 +1,15 @@
 """The affine map to zero mean and unit variance in which EM runs, and the way back, in float64."""
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture.em_steps import Parameters
-from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
+from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture, working_precision
 
 _ROWS = 65536
 
@@ -34,7 +34,7 @@ class Standardiser:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """`[N, D]` in the working precision of JAX; float64 only a slice at a time."""
-        z = np.empty(x.shape, jnp.zeros(()).dtype)
+        z = np.empty(x.shape, jax.dtypes.canonicalize_dtype(float))
         for i in range(0, len(x), _ROWS):
             z[i : i + _ROWS] = (x[i : i + _ROWS] - self.center) / self.scale
         return z
@@ -51,8 +51,9 @@ class Standardiser:
             root = np.swapaxes(np.linalg.qr(np.swapaxes(half, -1, -2), mode="r"), -1, -2)
             root = root * np.sign(np.diagonal(root, axis1=-2, axis2=-1))[..., None, :]
         means = (np.asarray(mix.means, np.float64) - self.center) / self.scale
-        to_float = lambda a: jnp.asarray(a, dtype=float)  # noqa: E731
-        return Parameters(mix.log_weights, to_float(means), to_float(root), mix.kind)
+        return Parameters(
+            mix.log_weights, working_precision(means), working_precision(root), mix.kind
+        )
 
     def backward(self, params: Parameters) -> GaussianMixture:
         """The mixture of `x`."""
@@ -65,12 +66,11 @@ class Standardiser:
             scale = self.scale[0] if params.kind == "spherical" else self.scale
             variances = (root * scale) ** 2
         means = np.asarray(params.means, np.float64) * self.scale + self.center
-        to_float = functools.partial(jnp.asarray, dtype=float)
         return GaussianMixture(
-            params.log_weights,
-            to_float(means),
-            to_float(variances),
-            None if basis is None else to_float(basis),
+            jnp.asarray(params.log_weights),
+            working_precision(means),
+            working_precision(variances),
+            None if basis is None else working_precision(basis),
             params.kind,
         )
 

@@ -29,11 +29,12 @@ def initialise(init: Callable[[Array], Mapping[str, PyTree]], seed: int) -> PyTr
     def one(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if path[-1].key not in ("weight", "kernel"):
-            return jnp.zeros(leaf.shape, leaf.dtype)
+            return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         values = rng.normal(size=leaf.shape)
         if path[-1].key == "kernel":
             values *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        return jnp.asarray(values, leaf.dtype)
+        # Rounded on the host, where no shape has a program of its own.
+        return jnp.asarray(np.asarray(values, leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(one, shapes)
