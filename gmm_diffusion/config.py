@@ -125,7 +125,12 @@ def default() -> ConfigDict:
     conditioning.feature_dim = 16  # D, principal components of pca
     conditioning.num_components = 40  # K; with per_class they are shared out over the classes
     conditioning.per_class = True  # fit a mixture, or clusters, to each class; needs labels
-    conditioning.covariance = "diag"  # full, tied, diag or spherical
+    # gmm: what fits it, em, or k_means: its clusters as equal spheres of one variance.
+    conditioning.fit = "em"
+    # gmm: what an example weighs: soft, hard (one-hot in the largest) or random, a control: one-hot
+    # in a component, of its class where they have one, drawn without a look at the features.
+    conditioning.responsibilities = "soft"
+    conditioning.covariance = "diag"  # em: full, tied, diag or spherical
     conditioning.covariance_floor = 1e-3  # smallest variance, as a fraction of the features'
     conditioning.em_starts = 4  # EM, or k-means, keeps the best fit of so many starts
     conditioning.em_iterations = 200  # most iterations of EM
@@ -366,6 +371,8 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "conditioning.features": _one_of("pca", "raw", "own", "classifier"),
     "conditioning.feature_dim": _range(1, 65_536),
     "conditioning.num_components": _range(1, 1_000_000),
+    "conditioning.fit": _one_of("em", "k_means"),
+    "conditioning.responsibilities": _one_of("soft", "hard", "random"),
     "conditioning.covariance": _one_of("full", "tied", "diag", "spherical"),
     "conditioning.covariance_floor": _above(0),
     "conditioning.em_starts": _range(1, 1000),
@@ -592,6 +599,7 @@ def validate(config: ConfigDict) -> None:
     _check_arrays(config, refuse)
     if config.conditioning.features == "classifier" and not config.conditioning.classifier:
         refuse("conditioning.features", "it needs conditioning.classifier, the workdir of a run")
+    _check_fit(config, refuse)
     if _holds_vectors(config):
         if config.network.name != "mlp":
             refuse("network.name", "the vectors of data.name toy need mlp")
@@ -653,6 +661,19 @@ def _check_arrays(config: ConfigDict, refuse: Callable) -> None:
     for field in ("resolution", "crop"):
         if config.data[field] != usual[f"data.{field}"]:
             refuse(f"data.{field}", "arrays are taken as they are")
+
+
+def _check_fit(config: ConfigDict, refuse: Callable) -> None:
+    group, usual = config.conditioning, _usual()
+    for field in ("fit", "responsibilities"):
+        if group.kind != "gmm" and group[field] != usual[f"conditioning.{field}"]:
+            refuse(f"conditioning.{field}", f"it is of conditioning.kind gmm, and not {group.kind}")
+    one = (usual["conditioning.covariance"], "spherical")
+    if group.fit == "k_means" and group.covariance not in one:
+        refuse("conditioning.covariance", "conditioning.fit k_means has one variance; use em")
+    if group.responsibilities == "random" and group.features == "classifier":
+        # Its features are rounded as the machine likes, and the draw is by their bits.
+        refuse("conditioning.responsibilities", "the features classifier need soft or hard")
 
 
 def _holds_vectors(config: ConfigDict) -> bool:

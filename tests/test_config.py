@@ -134,6 +134,8 @@ EDGES = [
     ("data.split_seed", [-1, 2**31], [0, 2**31 - 1]),
     ("conditioning.kind", ["GMM", ""], ["class", "none"]),
     ("conditioning.num_components", [0], [1]),
+    ("conditioning.fit", ["kmeans", ""], ["em", "k_means"]),
+    ("conditioning.responsibilities", ["one-hot", ""], ["soft", "hard", "random"]),
     ("conditioning.covariance_floor", [0.0, math.inf], [1e-6]),
     ("conditioning.dropout", [-0.01, 1.01, math.nan], [0.0, 1.0]),
     ("conditioning.concentration", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(1.0, 1.0)]),
@@ -231,6 +233,26 @@ def test_the_edges_of_rules(field, refused, allowed):
         (
             {"sample__parallel_window": 4, "sample__sampler": "dpmpp_2m"},
             r"sample\.parallel_window is 4; sample\.sampler dpmpp_2m",
+        ),
+        (
+            {"conditioning__fit": "k_means", "conditioning__kind": "clusters"},
+            r"conditioning\.fit is 'k_means'; it is of conditioning\.kind gmm, and not clusters",
+        ),
+        (
+            {"conditioning__responsibilities": "hard", "conditioning__kind": "class"},
+            r"conditioning\.responsibilities is 'hard'; it is of conditioning\.kind gmm",
+        ),
+        (
+            {"conditioning__fit": "k_means", "conditioning__covariance": "full"},
+            r"conditioning\.covariance is 'full'; conditioning\.fit k_means has one variance",
+        ),
+        (
+            {
+                "conditioning__responsibilities": "random",
+                "conditioning__features": "classifier",
+                "conditioning__classifier": "runs/some",
+            },
+            r"conditioning\.responsibilities is 'random'; the features classifier need soft",
         ),
         ({"sample__sigma_min": 2.0, "sample__sigma_max": 1.0}, r"sample\.sigma_min"),
         ({"sample__ema": 0.2, "checkpoint__snapshot_every": 0}, r"sample\.ema is 0\.2; with"),

@@ -81,6 +81,8 @@ def _conditioner(config: ConfigDict, own: Kind, data: Dataset, examples: Example
         semantics_options=_mixture_options(config) if semantics == "mixture" else {},
         centers=layout.centers,
         attributes=_attribute_table(data, examples, own.of_attributes),
+        responsibilities=layout.responsibilities,
+        partition_seed=layout.partition_seed,
         num_features=group.embedding_features,
         num_draws=group.num_draws,
     )

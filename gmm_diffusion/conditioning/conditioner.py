@@ -39,6 +39,8 @@ class Conditioner:
       attributes: of the training examples in the bank, or None without any.
       embedding_name: key of `embedding.EMBEDDINGS`.
       semantics: key of `weights.SEMANTICS`.
+      responsibilities: what weights of examples are: soft, hard or random (`kinds`).
+      partition_seed: of the draw of random ones; else 0.
     """
 
     mixture: GaussianMixture
@@ -53,6 +55,8 @@ class Conditioner:
     attributes: AttributeTable | None = None
     embedding_name: str = struct.field(pytree_node=False, default="table")
     semantics: str = struct.field(pytree_node=False, default="example")
+    responsibilities: str = struct.field(pytree_node=False, default="soft")
+    partition_seed: int = struct.field(pytree_node=False, default=0)
 
     @property
     def num_components(self) -> int:
@@ -221,6 +225,8 @@ def create(
     semantics_options: dict | None = None,
     centers: np.ndarray | None = None,
     attributes: AttributeTable | None = None,
+    responsibilities: str = "soft",
+    partition_seed: int = 0,
     **embedding_options,
 ) -> Conditioner:
     """Everything beside the mixture, from the training examples' weights.
@@ -239,6 +245,8 @@ def create(
       semantics_options: options of the semantics while training.
       centers: `[K, D]` centres of clusters, or None.
       attributes: with all N training examples' in place of the bank's, or None.
+      responsibilities: as of `Conditioner`, and so the next.
+      partition_seed: likewise.
       **embedding_options: options of the embedding's fit.
     """
     rng = np.random.default_rng([seed, Host.BANK])
@@ -273,6 +281,8 @@ def create(
         attributes=attributes,
         embedding_name=embedding_name,
         semantics=semantics,
+        responsibilities=responsibilities,
+        partition_seed=partition_seed,
     )
 
     @jax.jit

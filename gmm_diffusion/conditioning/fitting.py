@@ -88,21 +88,68 @@ def fit_clusters(
     Raises:
       ValueError: fewer points than clusters.
     """
+    fits, owner = _k_means(points, labels, num_classes, num_components, num_restarts, seed)
+    return _centers(fits), owner
+
+
+def fit_spheres(
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    num_classes: int,
+    num_components: int,
+    num_restarts: int,
+    seed: int,
+    covariance_floor: float,
+) -> tuple[mixture.GaussianMixture, np.ndarray]:
+    """k-means as a mixture: equal weights, and one variance for all, that within the clusters.
+
+    Of all mixtures of equal weights and one variance it is the likeliest where each point belongs
+    to one component. The largest responsibility is that of the nearest centre.
+
+    Args:
+      points: as of `fit_clusters`, and so the next ones.
+      labels: likewise.
+      num_classes: likewise.
+      num_components: likewise.
+      num_restarts: likewise.
+      seed: likewise.
+      covariance_floor: smallest variance, as a fraction of that of the points.
+
+    Returns:
+      The mixture, and `[K]` int classes, -1 without labels.
+
+    Raises:
+      ValueError: as `fit_clusters`.
+    """
+    fits, owner = _k_means(points, labels, num_classes, num_components, num_restarts, seed)
+    variance = sum(fit.inertia_ for fit in fits) / points.size
+    variance = max(variance, covariance_floor * float(points.var(axis=0, dtype=np.float64).mean()))
+    num = len(owner)
+    mix = mixture.GaussianMixture.create(
+        np.full(num, 1 / num), _centers(fits), np.full(num, variance), "spherical"
+    )
+    return mix, owner
+
+
+def _k_means(points, labels, num_classes, num_components, num_restarts, seed):
+    """A fit for all points or for each class, and `[K]` classes or -1."""
     from sklearn.cluster import KMeans
 
     shares = [(-1, points)]
     if labels is not None:
         shares = [(c, points[labels == c]) for c in range(num_classes)]
     each = num_components // len(shares)
-    centers = []
+    fits = []
     for c, own in shares:
         if len(own) < each:
             name = "the data" if c < 0 else f"class {c}"
             raise ValueError(f"{name} has {len(own)} examples for its {each} clusters.")
-        fit = KMeans(each, n_init=num_restarts, random_state=seed).fit(own)
-        centers.append(fit.cluster_centers_)
-    owner = np.repeat([c for c, _ in shares], each)
-    return np.concatenate(centers).astype(np.float32), owner
+        fits.append(KMeans(each, n_init=num_restarts, random_state=seed).fit(own))
+    return fits, np.repeat([c for c, _ in shares], each)
+
+
+def _centers(fits):
+    return np.concatenate([fit.cluster_centers_ for fit in fits]).astype(np.float32)
 
 
 def _join(parts, shares, kind):

@@ -1,6 +1,6 @@
 """The kinds of conditioning: where a mixture comes from, and what weights an example has in it.
 
-  gmm         fitted to features of the data; responsibilities
+  gmm         fitted to features of the data, by EM or k-means; responsibilities, soft or hard
   clusters    centres of k-means in features of the data; labels made of them
   class       one component a class; one-hot
   attributes  two components an attribute, absent and present; equal weight on those that hold
@@ -10,6 +10,7 @@ Without a kind there is no mixture, and nothing to condition on.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from gmm_diffusion.conditioning.attributes import attribute_weights
 from gmm_diffusion.conditioning.conditioner import Conditioner, example_weights, lay_out
 from gmm_diffusion.conditioning.features import FEATURES, FeatureTransform, block_rows, features
-from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture
+from gmm_diffusion.conditioning.fitting import fit_clusters, fit_mixture, fit_spheres
 from gmm_diffusion.conditioning.settings import Fitted
 from gmm_diffusion.conditioning.weights import one_hot
 from gmm_diffusion.errors import InputError
@@ -62,6 +63,8 @@ class Layout:
     component_class: np.ndarray
     transform: FeatureTransform | None = None
     centers: np.ndarray | None = None
+    responsibilities: str = "soft"
+    partition_seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +112,17 @@ class Kind:
 
 
 def fit_gmm(examples: Examples, settings: Fitted, seed: int) -> Layout:
-    """A Gaussian mixture by EM."""
+    """A Gaussian mixture by EM, or that of k-means."""
     transform, points, labels = feature_points(examples, settings, seed)
     mix, owner = fit_points(points, labels, examples.num_classes, settings, seed)
-    return Layout(mix, owner, transform)
+    how = settings.responsibilities
+    return Layout(
+        mix,
+        owner,
+        transform,
+        responsibilities=how,
+        partition_seed=seed if how == "random" else 0,
+    )
 
 
 def fit_points(
@@ -124,6 +134,16 @@ def fit_points(
       InputError: points that cannot be fitted.
     """
     try:
+        if settings.fit == "k_means":
+            return fit_spheres(
+                points,
+                labels,
+                num_classes,
+                settings.num_components,
+                settings.em_starts,
+                seed,
+                settings.covariance_floor,
+            )
         return fit_mixture(
             jax.random.fold_in(jax.random.key(seed), Run.MIXTURE),
             points,
@@ -144,12 +164,36 @@ def fit_points(
 
 
 def weigh_by_responsibility(layout: Layout | Conditioner, examples: Examples) -> np.ndarray:
-    """Responsibilities, among the components of an example's own class where there are such."""
+    """Responsibilities, among the components of an example's own class where there are such.
+
+    As the layout says they are `soft`; `hard`, one-hot in the largest; or `random`, one-hot in a
+    component that was drawn without a look at the features.
+    """
+    if layout.responsibilities == "random":
+        return _weigh_at_random(layout, examples)
     assert layout.transform is not None, "a fitted mixture lies in features"
     component_class = np.asarray(layout.component_class)
+    hard = layout.responsibilities == "hard"
     return example_weights(
-        layout.mixture, layout.transform, component_class, examples.x, examples.label
+        layout.mixture, layout.transform, component_class, examples.x, examples.label, hard=hard
     )
+
+
+def _weigh_at_random(layout, examples):
+    """By a digest of the example: the same wherever it stands, and again after a resume."""
+    component_class, x = np.asarray(layout.component_class), examples.x
+    owned = component_class.min() >= 0
+    salt = int(layout.partition_seed).to_bytes(8, "little")
+    weights = np.zeros((len(x), len(component_class)), np.float32)
+    members = {c: np.flatnonzero(component_class == c) for c in np.unique(component_class)}
+    block = block_rows(x)
+    for start in range(0, len(x), block):
+        rows = np.arange(start, min(start + block, len(x)))
+        for i, example in zip(rows, np.ascontiguousarray(x[rows]), strict=True):
+            digest = hashlib.blake2b(example.tobytes(), digest_size=8, salt=salt).digest()
+            own = members[int(examples.label[i]) if owned else -1]
+            weights[i, own[int.from_bytes(digest, "little") % len(own)]] = 1
+    return weights
 
 
 def fit_k_means(examples: Examples, settings: Fitted, seed: int) -> Layout:
@@ -188,10 +232,18 @@ def weigh_unlabelled(layout: Layout | Conditioner, x: Rows) -> np.ndarray:
     """Weights `[N, K]` of `x [N, ...]` whose class nobody knows, in a mixture that was fitted.
 
     Responsibilities among all components, or one-hot in the nearest of all centres.
+
+    Raises:
+      InputError: components that were drawn at random say nothing of an example.
     """
+    if layout.responsibilities == "random":
+        raise InputError(
+            "conditioning.responsibilities is 'random', so that weights say nothing of an example; "
+            "asking for those of one needs soft or hard."
+        )
     centers = None if layout.centers is None else np.asarray(layout.centers)
     nobody = np.full(len(layout.component_class), -1)
-    free = Layout(layout.mixture, nobody, layout.transform, centers)
+    free = Layout(layout.mixture, nobody, layout.transform, centers, layout.responsibilities)
     weigh = weigh_by_responsibility if layout.centers is None else weigh_by_nearest_center
     return weigh(free, Examples(x))
 

@@ -63,11 +63,13 @@ class Clusters(_OfFeatures):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted(_OfFeatures):
-    """A mixture fitted to features by EM; beside the fields of `Clusters` it has its own.
+    """A mixture fitted to features; beside the fields of `Clusters` it has its own.
 
     Attributes:
+      fit: em or k_means (`fitting.fit_spheres`).
+      responsibilities: of an example: soft, hard or random (`kinds.weigh_by_responsibility`).
       semantics: example or mixture (docs/method.md).
-      covariance: full, tied, diag or spherical.
+      covariance: of EM: full, tied, diag or spherical.
       covariance_floor: smallest variance, as a fraction of the features'.
       em_iterations: most iterations.
       em_tolerance: EM stops when the mean log-likelihood rises by less.
@@ -76,6 +78,8 @@ class Fitted(_OfFeatures):
       shares: mixture semantics: of the other weights, over all components and within one class.
     """
 
+    fit: str = "em"
+    responsibilities: str = "soft"
     semantics: str = "example"
     covariance: str = "diag"
     covariance_floor: float = 1e-3

@@ -135,6 +135,11 @@ def other_mixture(ours: Conditioner | None, theirs: Conditioner | None, reads: b
         return "no mixture" if theirs is None else "a mixture where this run has none"
     if ours.num_components != theirs.num_components:
         return f"{theirs.num_components} components where this run has {ours.num_components}"
+    how = theirs.responsibilities, ours.responsibilities
+    if "random" in how and (how[0] != how[1] or ours.partition_seed != theirs.partition_seed):
+        return "examples in other components, drawn at random"
+    if reads and how[0] != how[1]:
+        return f"{how[0]} responsibilities where this run has {how[1]}"
     if reads and ours.semantics != theirs.semantics:
         return f"semantics {theirs.semantics} where this run has {ours.semantics}"
     pairs = [

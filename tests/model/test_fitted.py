@@ -96,7 +96,13 @@ def attributes():
     )
 
 
+def drawn_at_random():
+    made = fitted("spherical", "table")
+    return made.replace(responsibilities="random", partition_seed=7)
+
+
 CONDITIONERS = {
+    "random": drawn_at_random,
     "attributes": attributes,
     "none": lambda: None,
     "class": classes,
