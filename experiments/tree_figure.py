@@ -28,7 +28,9 @@ def noise_range(run_dir: pathlib.Path) -> tuple[float, float, float]:
     return group.sigma_min, group.sigma_max or model.sigma_max, group.rho
 
 
-def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) -> np.ndarray:
+def exact_samples(
+    data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple, seed: int = 0
+) -> np.ndarray:
     """`[N, 2]` samples by the exact denoiser of each label's class and the same sampler.
 
     Args:
@@ -36,6 +38,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
       labels: `[N]` classes.
       steps: of Heun's method.
       sigmas: the last positive noise level, the first, and the exponent of the grid.
+      seed: of the noise.
     """
     own = np.eye(data.num_classes)[data.component_class] * np.asarray(data.mixture.weights)[:, None]
     levels = noise_levels.karras(steps, *sigmas)
@@ -48,7 +51,7 @@ def exact_samples(data: Dataset, labels: np.ndarray, steps: int, sigmas: tuple) 
         x = initial_noise(keys, (2,), levels[0])
         return SAMPLERS["heun"](denoise_fn, keys, x, levels)[0]
 
-    x, keys = np.empty((len(labels), 2), np.float32), example_keys(0, len(labels))
+    x, keys = np.empty((len(labels), 2), np.float32), example_keys(seed, len(labels))
     for label in np.unique(labels):
         column = own[:, label] / own[:, label].sum()
         chosen = labels == label

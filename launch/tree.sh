@@ -17,3 +17,4 @@ PYTHON=${PYTHON:-python}
 "$PYTHON" -m gmm_diffusion.report "$OUT/target" --out "$OUT/target_report" \
     --metric condition_defects condition_log_density condition_log_density_min sliced_wasserstein
 "$PYTHON" -m experiments.run_tree_figure --out="$OUT"
+"$PYTHON" -m experiments.run_occupancy --out="$OUT"
