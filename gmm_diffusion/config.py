@@ -163,6 +163,11 @@ def default() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.sigma_data = 0.0  # RMS of the centred data; 0 measures it on the training split
+    # What the network predicts: edm (arXiv 2206.00364) or noise (arXiv 2006.11239).
+    diffusion.preconditioning = "edm"
+    # What a noise level counts: denoising, by its learned uncertainty, or likelihood, which draws
+    # ln sigma evenly, up to three standard deviations of its law from the mean.
+    diffusion.weighting = "denoising"
     # The law of ln sigma in training: given, by the next two fields, or auto, fitted to vectors.
     diffusion.law = "given"
     diffusion.sigma_log_mean = -1.2  # mean of ln sigma in training
@@ -203,7 +208,9 @@ def default() -> ConfigDict:
 
     c.contrastive = contrastive = ConfigDict()
     contrastive.weight = 0.0  # of the contrastive loss in a denoiser's loss; 0 is none
-    contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, log-uniform, in data units
+    contrastive.zeta = (0.05, 0.5)  # range of the smoothing's noise, in data units
+    # The law of its logarithm: uniform, or logistic, about the middle, a sixth of the range wide.
+    contrastive.zeta_law = "uniform"
     contrastive.points = 32  # examples of a batch that take part, half of them smoothed
     # Evaluations of the integrand a point, two rows of network each. 8 do for images; points in the
     # plane need 256, see contrastive_spread in the log: 0.3 adds up to 0.01 to the loss.
@@ -409,6 +416,8 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "network.dtype": _one_of("float32", "bfloat16"),
     "network.log_variance_features": _range(1, 65_536),
     "diffusion.sigma_data": _range(0),
+    "diffusion.preconditioning": _one_of("edm", "noise"),
+    "diffusion.weighting": _one_of("denoising", "likelihood"),
     "diffusion.law": _one_of("given", "auto"),
     "diffusion.sigma_log_mean": _range(-30, 30),
     "diffusion.sigma_log_std": _above(0, 30),
@@ -438,6 +447,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
         lambda v: len(v) == 2 and 0 < v[0] <= v[1] and math.isfinite(v[1]),
         "two positive numbers, the smaller first",
     ),
+    "contrastive.zeta_law": _one_of("uniform", "logistic"),
     "contrastive.points": _range(2, 1_000_000),
     "contrastive.num_points": (
         lambda v: 0 < v <= 65_536 and v % 2 == 0,

@@ -38,6 +38,8 @@ TASKS = {
         {
             "ngmg.weight": 0,
             "contrastive.weight": 0,
+            "diffusion.preconditioning": "edm",
+            "diffusion.weighting": "denoising",
             "training.target": "data",
             "training.rematerialize": False,
         },

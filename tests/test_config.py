@@ -14,8 +14,10 @@ import gmm_diffusion
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning.settings import Fitted
 from gmm_diffusion.data import Dataset
+from gmm_diffusion.diffusion import contrastive_loss, preconditioning
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.settings import SamplerSettings
+from gmm_diffusion.training import loss
 
 PACKAGE = pathlib.Path(gmm_diffusion.__file__).parent
 FIELDS = config_lib.fields(config_lib.default())
@@ -148,6 +150,8 @@ EDGES = [
     ("diffusion.sigma_data", [-0.1], [0.0, 0.5]),
     ("diffusion.sigma_log_mean", [math.nan, math.inf], [-5.0, 5.0]),
     ("diffusion.sigma_log_std", [0.0], [0.1]),
+    ("diffusion.preconditioning", ["velocity", ""], ["edm", "noise"]),
+    ("diffusion.weighting", ["uniform", ""], ["denoising", "likelihood"]),
     ("diffusion.law", ["measured", ""], ["given"]),
     ("optimizer.schedule", ["linear"], ["cosine", "constant"]),
     ("optimizer.learning_rate", [0.0, -1e-3, math.inf], [1e-6]),
@@ -159,6 +163,7 @@ EDGES = [
     ("ngmg.weight", [-0.1, math.nan], [0.0, 2.0]),
     ("contrastive.weight", [-0.1, math.inf], [0.0, 1.0]),
     ("contrastive.zeta", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(0.1, 0.1)]),
+    ("contrastive.zeta_law", ["normal", ""], ["uniform", "logistic"]),
     ("contrastive.points", [0, 1], [2]),
     ("contrastive.num_points", [0, 3, -2], [2]),
     ("contrastive.importance", [-0.1, 1.0], [0.0, 0.9]),
@@ -220,6 +225,7 @@ def test_the_edges_of_rules(field, refused, allowed):
             r"classifier\.name",
         ),
         ({"contrastive__weight": 1.0, "training__task": "classifier"}, r"contrastive\.weight"),
+        ({"diffusion__weighting": "likelihood", "training__task": "classifier"}, r"diffusion\.w"),
         ({"contrastive__weight": 1.0, "contrastive__points": 48}, r"contrastive\.points is 48"),
         ({"contrastive__weight": 1.0, "contrastive__zeta": (0.1, 9.0)}, r"contrastive\.zeta"),
         (
@@ -262,6 +268,15 @@ def test_the_edges_of_rules(field, refused, allowed):
 def test_fields_that_do_not_go_together(values, field):
     with pytest.raises(InputError, match=field):
         config_lib.validate(changed(**values))
+
+
+def test_names_of_rules_are_those_of_tables():
+    for field, table in (
+        ("diffusion.preconditioning", preconditioning.PRECONDITIONINGS),
+        ("diffusion.weighting", loss.WEIGHTINGS),
+        ("contrastive.zeta_law", contrastive_loss.ZETA_LAWS),
+    ):
+        assert config_lib.RULES[field][1] == "one of " + ", ".join(table)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gmm_diffusion.types import PyTree
 
 # What two runs must share for the parameters of one to mean the same in the other.
 _SHARED = ("data", "conditioning", "network")
+_SHARED_FIELDS = ("diffusion.preconditioning",)
 
 
 def fit_statistics(config: ConfigDict, data: Dataset) -> FittedStatistics:
@@ -74,7 +75,10 @@ def _run(config):
     workdir = config.training.init_from
     paths.folder(workdir, "training.init_from", exists="the workdir of a run", bucket=True)
     run = load_lib.load_run(workdir)
-    ours, theirs = (config_lib.plain_fields(c, _SHARED) for c in (config, run.config))
+    ours, theirs = (
+        config_lib.plain_fields(c, _SHARED) | {f: config_lib.fields(c)[f] for f in _SHARED_FIELDS}
+        for c in (config, run.config)
+    )
     different = [
         f"{f}: {theirs[f]!r} -> {ours[f]!r}"
         for f in ours

@@ -75,7 +75,7 @@ def _zeros(shape, dtype=None):
 
 def denoise(config: ConfigDict, fitted: FittedStatistics) -> Denoiser:
     """`(params, x, sigma, cond=None, keys=None) -> x0` in centred units."""
-    return Denoiser(network(config), float(fitted.sigma_data))
+    return Denoiser(network(config), float(fitted.sigma_data), config.diffusion.preconditioning)
 
 
 def model(

@@ -6,32 +6,26 @@ data asks it exactly there.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.density_ratio import log_density_ratio, ratio_and_spread
 from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.random_keys import Contrast, fold_in
 from gmm_diffusion.types import Array, DenoiseFn, PyTree
 
-__all__ = ["contrastive_loss", "log_density_ratio", "log_uniform"]
+__all__ = ["ZETA_LAWS", "contrastive_loss", "log_density_ratio"]
 
 
-def log_uniform(keys: Array, low: float, high: float) -> Array:
-    """One zeta a key, uniform in its logarithm: `[B]` keys -> `[B]`.
-
-    Raises:
-      InputError: unless 0 < low <= high.
-    """
-    if not 0 < low <= high:
-        raise InputError(
-            f"The range of zeta is ({low}, {high}); it must be two positive numbers, the smaller "
-            "first."
-        )
-    uniform = jax.vmap(jax.random.uniform)(keys)
-    return low * (high / low) ** uniform
+# The law of ln zeta within a range.
+ZETA_LAWS: dict[str, Callable[[Array, float, float], Array]] = {
+    "uniform": noise_levels.log_uniform,
+    "logistic": noise_levels.log_logistic,
+}
 
 
 def contrastive_loss(
@@ -42,6 +36,7 @@ def contrastive_loss(
     cond: PyTree = None,
     *,
     zeta: tuple[float, float],
+    law: str = "uniform",
     num_points: int = 16,
     **options,
 ) -> tuple[Array, Array, Array]:
@@ -57,7 +52,8 @@ def contrastive_loss(
       x: `[B, ...]` clean data; those of label -1 are smoothed here.
       label: `[B]`, 1 for data and -1 for smoothed data.
       cond: a pytree with leading B, or None; both densities are given it.
-      zeta: range of the smoothing, log-uniform (ours), in the units of `x`.
+      zeta: range of the smoothing, in the units of `x`.
+      law: of its logarithm in that range, a key of `ZETA_LAWS`: logistic in the paper.
       num_points: see `density_ratio.integrate`.
       **options: of `density_ratio.integrate`; `sigma_max` may be a function of zeta `[B]`.
 
@@ -67,8 +63,13 @@ def contrastive_loss(
     Raises:
       InputError: an empty range of zeta, or as `density_ratio.integrate`.
     """
+    if not 0 < zeta[0] <= zeta[1]:
+        raise InputError(
+            f"The range of zeta is {tuple(zeta)}; it must be two positive numbers, the smaller "
+            "first."
+        )
     use = functools.partial(fold_in, keys)
-    level = log_uniform(use(Contrast.ZETA), *zeta)
+    level = ZETA_LAWS[law](use(Contrast.ZETA), *zeta)
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(use(Contrast.NOISE))
     x = jnp.where(expand_like(label, x) > 0, x, x + expand_like(level, x) * noise)
     if callable(options.get("sigma_max")):

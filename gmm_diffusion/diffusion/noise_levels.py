@@ -17,6 +17,10 @@ from gmm_diffusion.types import Array
 _LEAST, _MOST = 3.0, 1000.0
 # Sampling starts at this many times the largest standard deviation of the data.
 _FAR = 20.0
+# A denoiser is asked at noise levels within so many standard deviations of ln sigma in training.
+_REACH = 3.0
+# A logistic law ends so many times its scale from its middle.
+_CLIP = 3.0
 
 
 @struct.dataclass
@@ -56,6 +60,29 @@ def between(tau: float, rms: float, spread: float) -> NoiseLaw:
 def log_normal(keys: Array, mean: float, std: float) -> Array:
     """One sigma a key, `ln sigma ~ N(mean, std^2)`: `[B]` keys -> `[B]` (table 1)."""
     return jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys))
+
+
+def log_uniform(keys: Array, low: float, high: float) -> Array:
+    """One level a key, uniform in its logarithm: `[B]` keys -> `[B]`, 0 < low <= high."""
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    return low * (high / low) ** uniform
+
+
+def log_logistic(keys: Array, low: float, high: float) -> Array:
+    """One level a key, logistic in its logarithm about the middle: `[B]` keys -> `[B]`.
+
+    Truncated to `(low, high)`, 0 < low <= high, three times the scale away, as in Wu et al. 2024
+    (arXiv 2407.08946, appendix, after Kong et al. 2023, arXiv 2302.03792).
+    """
+    ends = jax.nn.sigmoid(jnp.asarray([-_CLIP, _CLIP]))
+    share = ends[0] + (ends[1] - ends[0]) * jax.vmap(jax.random.uniform)(keys)
+    place = 0.5 * (1.0 + jax.scipy.special.logit(share) / _CLIP)
+    return low * (high / low) ** place
+
+
+def trained_range(log_mean: float, log_std: float) -> tuple[float, float]:
+    """The noise levels at which a denoiser is trained often enough to be asked."""
+    return math.exp(log_mean - _REACH * log_std), math.exp(log_mean + _REACH * log_std)
 
 
 def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Array:

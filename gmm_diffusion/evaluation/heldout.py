@@ -44,7 +44,7 @@ def make_heldout_losses(
 
     They are of at most 256 examples of `Dataset.watched`, evenly spaced. The levels are evenly
     spaced quantiles of the training distribution of sigma, the noise is the same at every call, and
-    the conditions are drawn as in training.
+    the conditions are drawn as in training. The weight is EDM's, whatever the preconditioning.
     """
     split = data.watched.read(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
     num = len(split)

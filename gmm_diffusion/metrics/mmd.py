@@ -1,12 +1,15 @@
 """Maximum mean discrepancy between two sets of points."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.mixture import GaussianMixture
 
 # Times the reference's median distance; from its shape as a whole down to thin parts of it.
 MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -47,12 +50,68 @@ def squared(
       InputError: other shapes, fewer than 2 points, or values that are not finite or positive.
     """
     x, y = _checked(samples=samples, reference=reference)
-    widths = np.asarray(widths, np.float32)
-    if widths.ndim != 1 or not len(widths) or not np.all((widths > 0) & np.isfinite(widths)):
-        raise InputError(f"widths is {widths}; it must be positive numbers, at least one.")
+    widths = _checked_widths(widths)
     # A point's kernel with itself is 1.
     own, theirs = ((_sum(z, z, widths, chunk) - len(z)) / (len(z) * (len(z) - 1)) for z in (x, y))
     return own + theirs - 2 * _sum(x, y, widths, chunk) / (len(x) * len(y))
+
+
+def squared_to(
+    mix: GaussianMixture, widths: np.ndarray, chunk: int = 256
+) -> Callable[[np.ndarray], float]:
+    """`samples [N, D] ->` the squared MMD to a mixture itself, unbiased as `squared` is.
+
+    The kernel's mean under a mixture is a Gaussian density of the mixture with the kernel's width
+    added, so that a reference adds no chance. Made once for many sets of samples.
+
+    Args:
+      mix: the reference.
+      widths: as in `squared`.
+      chunk: as in `squared`.
+
+    Raises:
+      InputError: as `squared`, when made or when called.
+    """
+    widths = _checked_widths(widths)
+    # Of a kernel of width b as a density.
+    peaks = (2.0 * np.pi * widths.astype(np.float64) ** 2) ** (mix.dim / 2)
+    theirs = np.mean([p * _own(mix, float(b)) for p, b in zip(peaks, widths, strict=True)])
+
+    def distance(samples):
+        (x,) = _checked(samples=samples)
+        if x.shape[1] != mix.dim:
+            raise InputError(f"samples has shape {x.shape}; the mixture has {mix.dim} dimensions.")
+        own = (_sum(x, x, widths, chunk) - len(x)) / (len(x) * (len(x) - 1))
+        across = [
+            p * np.mean(np.exp(np.asarray(mixture.log_prob(mix, x, b), np.float64)))
+            for p, b in zip(peaks, widths, strict=True)
+        ]
+        return float(own + theirs - 2.0 * np.mean(across))
+
+    return distance
+
+
+def _full(mix):
+    """Covariances `[K, D, D]`, whatever the kind."""
+    basis = np.eye(mix.dim) if mix.basis is None else np.asarray(mix.basis, np.float64)
+    basis = np.broadcast_to(basis, (mix.num_components, mix.dim, mix.dim))
+    return (basis * np.asarray(mix.spectrum, np.float64)[:, None, :]) @ basis.swapaxes(1, 2)
+
+
+def _own(mix, width):
+    """The density at 0 of the difference of two independent points, blurred by `width`."""
+    weights, means, covariances = (
+        np.asarray(a, np.float64) for a in (mix.weights, mix.means, _full(mix))
+    )
+    total, eye = 0.0, width**2 * np.eye(mix.dim)
+    # A row of pairs at a time: all of them would not fit for thousands of components.
+    for weight, mean, covariance in zip(weights, means, covariances, strict=True):
+        spread = covariances + covariance + eye
+        shift = means - mean
+        squares = np.einsum("kd,kd->k", shift, np.linalg.solve(spread, shift[..., None])[..., 0])
+        log_norm = 0.5 * np.linalg.slogdet(2.0 * np.pi * spread)[1]
+        total += weight * (weights @ np.exp(-0.5 * squares - log_norm))
+    return total
 
 
 def _sum(x, y, widths, chunk):
@@ -69,6 +128,13 @@ def _row_sums(x, y, widths, chunk):
         return jnp.sum(jnp.mean(kernels, axis=0))
 
     return jax.lax.map(row, x, batch_size=min(chunk, len(x)))
+
+
+def _checked_widths(widths):
+    widths = np.asarray(widths, np.float32)
+    if widths.ndim != 1 or not len(widths) or not np.all((widths > 0) & np.isfinite(widths)):
+        raise InputError(f"widths is {widths}; it must be positive numbers, at least one.")
+    return widths
 
 
 def _checked(**sets):

@@ -15,10 +15,12 @@ class Denoiser:
     Attributes:
       network: `(x, c_noise, cond, keys) -> [B, ...]`, linen, preconditioned here.
       sigma_data: RMS of the centred training data.
+      preconditioning: key of `preconditioning.PRECONDITIONINGS`.
     """
 
     network: nn.Module
     sigma_data: float
+    preconditioning: str = "edm"
 
     def __call__(
         self, params: PyTree, x: Array, sigma: Array, cond: PyTree = None, keys: Array | None = None
@@ -31,7 +33,8 @@ class Denoiser:
         def network_fn(x, c_noise, cond):
             return self.network.apply({"params": params["network"]}, x, c_noise, cond, keys)
 
-        return preconditioning.precondition(network_fn, self.sigma_data)(x, sigma, cond)
+        made = preconditioning.precondition(network_fn, self.sigma_data, self.preconditioning)
+        return made(x, sigma, cond)
 
 
 def make_log_variance(network: nn.Module) -> LogVariance:

@@ -13,6 +13,8 @@ much for one that draws noise and forgets. The fixed point does not depend on it
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,30 @@ class PicardInfo:
     rounds: Array
     evaluations: Array
     bad_step: Array
+
+
+@struct.dataclass
+class PicardState:
+    """What stands between two rounds.
+
+    Attributes:
+      first: `[B]` int32, how many points are found, which is the number of the step at the window's
+        start; the number of steps for a sample that is done.
+      points: `[W+1, B, ...]`, the windows: the last point found, and guesses of those after it.
+      info: what was taken so far.
+    """
+
+    first: Array
+    points: Array
+    info: PicardInfo
+
+    @property
+    def numbers(self) -> Array:
+        """`[W, B]` int32, the steps that the next round takes from `points[:-1]`.
+
+        Those of no step are the number of steps, or more.
+        """
+        return self.first[None, :] + jnp.arange(self.points.shape[0] - 1)[:, None]
 
 
 def picard(
@@ -79,6 +105,44 @@ def picard(
 
     Raises:
       InputError: a window below 1, a tolerance below 0, a step of no single-step sampler.
+    """
+    settings: dict[str, Any] = {
+        "step": step,
+        "window": window,
+        "tolerance": tolerance,
+        "sigma_data": sigma_data,
+        "axis_name": axis_name,
+    }
+    state, one_round = rounds(denoise_fn, keys, x_init, sigmas, cond, **settings, **options)
+    num_steps = sigmas.shape[0] - 1
+    state = lax.while_loop(lambda s: jnp.any(s.first < num_steps), one_round, state)
+    evaluations = state.info.evaluations * SAMPLERS[step].step_evaluations
+    info = dataclasses.replace(state.info, evaluations=evaluations)
+    good = (info.bad_step < 0).reshape((-1,) + (1,) * (x_init.ndim - 1))
+    return jnp.where(good, state.points[0], jnp.nan), info
+
+
+def rounds(
+    denoise_fn: DenoiseFn,
+    keys: Array,
+    x_init: Array,
+    sigmas: Array,
+    cond: PyTree = None,
+    *,
+    step: str = "euler",
+    window: int = 8,
+    tolerance: float = 0.1,
+    sigma_data: float | None = 1.0,
+    axis_name: str | None = None,
+    **options,
+) -> tuple[PicardState, Callable[[PicardState], PicardState]]:
+    """`picard` round by round, for those who look at what stands between.
+
+    Args and errors are those of `picard`.
+
+    Returns:
+      The state before the first round, and what takes a state to the next; samples that are done
+      stay as they are. Evaluations in it count calls of the step.
     """
     if window < 1:
         raise InputError(f"window is {window}; it must be at least 1.")
@@ -124,7 +188,7 @@ def picard(
         return jnp.sum(flags, axis=0, dtype=jnp.int32)
 
     def round_(state):
-        first, points, info = state
+        first, points, info = state.first, state.points, state.info
         number = first[None, :] + index
         inside = number < num_steps
         number = jnp.minimum(number, num_steps - 1)
@@ -150,7 +214,7 @@ def picard(
             evaluations=info.evaluations + count(inside),
             bad_step=jnp.where(bad & (info.bad_step < 0), first + gained - 1, info.bad_step),
         )
-        return jnp.where(bad, num_steps, first + gained), points, info
+        return PicardState(jnp.where(bad, num_steps, first + gained), points, info)
 
     def slide(points, first, gained):
         """The windows `[W+1, B, ...]` from `first`, moved on by `gained`, with guesses at the end.
@@ -177,11 +241,8 @@ def picard(
     zeros = jnp.zeros(batch, jnp.int32)
     # Every point but the first is a guess, from the first.
     start = jnp.full((width + 1, *x_init.shape), jnp.nan, x_init.dtype).at[0].set(x_init)
-    state = zeros, slide(start, zeros, zeros), PicardInfo(zeros, zeros, zeros - 1)
-    _, points, info = lax.while_loop(lambda s: jnp.any(s[0] < num_steps), round_, state)
-    evaluations = info.evaluations * sampler.step_evaluations
-    info = dataclasses.replace(info, evaluations=evaluations)
-    return jnp.where(wide(info.bad_step < 0), points[0], jnp.nan), info
+    info = PicardInfo(zeros, zeros, zeros - 1)
+    return PicardState(zeros, slide(start, zeros, zeros), info), round_
 
 
 def _one_step(sampler: SequentialSampler, sigmas: Array, options: dict):

@@ -1,26 +1,19 @@
 """The contrastive loss as a term of a denoiser's training loss, on some examples of each batch."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
+from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
+from gmm_diffusion.diffusion.preconditioning import loss_weight
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array, Batch, ContrastTerm, Denoise, LogVariance, PyTree
 
-# Noise levels of the integral reach this many standard deviations of ln sigma in training.
-_REACH = 3.0
 # A ratio of larger size is decided: the loss there hardly depends on the chance in it.
 _DECIDED = 5.0
 # The most of the noise's variance that counts as left after denoising: all of it would stand for
 # data of infinite variance.
 _MOST = 0.999
-
-
-def sigma_range(log_mean: float, log_std: float) -> tuple[float, float]:
-    """The noise levels at which a denoiser is trained often enough to be asked."""
-    return math.exp(log_mean - _REACH * log_std), math.exp(log_mean + _REACH * log_std)
 
 
 def make_contrast(
@@ -36,6 +29,8 @@ def make_contrast(
     sigma_data: float,
     sigma_log_mean: float,
     sigma_log_std: float,
+    zeta_law: str = "uniform",
+    preconditioning: str = "edm",
 ) -> ContrastTerm:
     """The term, of every `stride`-th example: of these every other one is smoothed.
 
@@ -55,6 +50,8 @@ def make_contrast(
       sigma_data: RMS of the centred data.
       sigma_log_mean: mean of `ln sigma` in training.
       sigma_log_std: standard deviation of `ln sigma` in training.
+      zeta_law: of the smoothing in its range, a key of `contrastive_loss.ZETA_LAWS`.
+      preconditioning: whose weight the denoising loss has.
 
     Returns:
       `(params, batch, cond, keys [B]) -> ([B] losses, diagnostics)`; the diagnostics are
@@ -65,7 +62,7 @@ def make_contrast(
     Raises:
       InputError: when called with a batch that is no multiple of `stride`.
     """
-    low, high = sigma_range(sigma_log_mean, sigma_log_std)
+    low, high = noise_levels.trained_range(sigma_log_mean, sigma_log_std)
 
     def upper(level):
         trained = jnp.sqrt(high**2 - jnp.square(level))
@@ -79,8 +76,8 @@ def make_contrast(
             )
 
         def variance(sigma):
-            left = jnp.exp(log_variance(params, sigma)) * sigma_data**2
-            left = jnp.minimum(left / (jnp.square(sigma) + sigma_data**2), _MOST)
+            scale = loss_weight(sigma, sigma_data, preconditioning) * jnp.square(sigma)
+            left = jnp.minimum(jnp.exp(log_variance(params, sigma)) / scale, _MOST)
             return jnp.square(sigma) * left / (1.0 - left)
 
         def denoise_fn(x, sigma, cond=None):
@@ -97,6 +94,7 @@ def make_contrast(
             label,
             cond,
             zeta=zeta,
+            law=zeta_law,
             num_points=num_points,
             sigma_min=low,
             sigma_max=upper,

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 
 from gmm_diffusion import conditioning
 from gmm_diffusion.diffusion import noise_levels
-from gmm_diffusion.diffusion.denoising_loss import loss_and_denoised, uncertainty_weighted
+from gmm_diffusion.diffusion.denoising_loss import (
+    likelihood_weighted,
+    loss_and_denoised,
+    uncertainty_weighted,
+)
+from gmm_diffusion.diffusion.preconditioning import loss_weight
 from gmm_diffusion.random_keys import Training, fold_in
 from gmm_diffusion.types import (
     Array,
@@ -20,6 +25,9 @@ from gmm_diffusion.types import (
     Target,
 )
 
+# What each noise level counts in the loss of a denoiser.
+WEIGHTINGS = ("denoising", "likelihood")
+
 
 def make_loss_fn(
     denoise: Denoise,
@@ -29,6 +37,8 @@ def make_loss_fn(
     sigma_data: float,
     sigma_log_mean: float,
     sigma_log_std: float,
+    preconditioning: str = "edm",
+    weighting: str = "denoising",
     null_probability: float = 0.0,
     semantics_options: dict | None = None,
     term: DenoisedTerm | None = None,
@@ -44,6 +54,11 @@ def make_loss_fn(
       sigma_data: RMS of the centred data.
       sigma_log_mean: mean of `ln sigma` in training.
       sigma_log_std: standard deviation of `ln sigma` in training.
+      preconditioning: of the denoiser, a key of `preconditioning.PRECONDITIONINGS`.
+      weighting: of `WEIGHTINGS`. "denoising": `ln sigma` is normal, and each level's loss is
+        divided by its learned size. "likelihood": `ln sigma` is uniform over
+        `noise_levels.trained_range`, and the loss is that of `likelihood_weighted`; the uncertainty
+        is learned beside, and changes nothing of what the denoiser learns.
       null_probability: how often the condition is replaced by the null embedding.
       semantics_options: options of the conditioning's semantics.
       term: `(params, batch, sigma [B], denoised [B, ...]) -> ([B], diagnostics)`, added to the loss
@@ -55,8 +70,11 @@ def make_loss_fn(
 
     Returns:
       `(params, batch, keys [B]) -> ([B] losses, {"denoising_loss": [B]})`, where the losses are
-      uncertainty-weighted and the diagnostic is the raw weighted loss; the term's stand beside it.
+      weighted as said and the diagnostic is the raw loss of weight `lambda`; the term's stand
+      beside it.
     """
+
+    low, high = noise_levels.trained_range(sigma_log_mean, sigma_log_std)
 
     def loss_fn(params, batch: Batch, keys: Array):
         use = functools.partial(fold_in, keys)
@@ -73,7 +91,10 @@ def make_loss_fn(
                 keep,
                 **(semantics_options or {}),
             )
-        sigma = noise_levels.log_normal(use(Training.SIGMA), sigma_log_mean, sigma_log_std)
+        if weighting == "likelihood":
+            sigma = noise_levels.log_uniform(use(Training.SIGMA), low, high)
+        else:
+            sigma = noise_levels.log_normal(use(Training.SIGMA), sigma_log_mean, sigma_log_std)
 
         def denoise_fn(x, sigma, cond=None):
             return denoise(params, x, sigma, cond, use(Training.DROPOUT))
@@ -88,9 +109,16 @@ def make_loss_fn(
             sigma,
             cond,
             sigma_data=sigma_data,
+            preconditioning=preconditioning,
             target_fn=target_fn,
         )
-        weighted = uncertainty_weighted(loss, log_variance(params, sigma))
+        uncertainty = log_variance(params, sigma)
+        if weighting == "likelihood":
+            weight = loss_weight(sigma, sigma_data, preconditioning)
+            weighted = likelihood_weighted(loss, sigma, low, high, weight)
+            weighted += uncertainty_weighted(jax.lax.stop_gradient(loss), uncertainty)
+        else:
+            weighted = uncertainty_weighted(loss, uncertainty)
         found = {"denoising_loss": loss}
         if term is not None:
             added, diagnostics = term(params, batch, sigma, denoised)

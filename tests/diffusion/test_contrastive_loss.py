@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from gmm_diffusion import mixture
-from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss, log_uniform
+from gmm_diffusion.diffusion.contrastive_loss import contrastive_loss
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
 
@@ -85,10 +85,28 @@ def test_a_point_of_data_stays_and_its_upper_level_follows_zeta():
     np.testing.assert_allclose(loss, np.logaddexp(0, -np.asarray(ratio)), rtol=1e-5)
 
 
-def test_zeta_is_log_uniform():
-    zeta = np.asarray(log_uniform(keys(5000), 0.05, 2.0))
-    assert stats.kstest(np.log(zeta), "uniform", (np.log(0.05), np.log(40))).pvalue > 1e-3
-    np.testing.assert_allclose(log_uniform(keys(3), 0.3, 0.3), 0.3, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        ("uniform", stats.uniform(np.log(0.05), np.log(40))),
+        # Scales of a sixth of the range; the ends are cut off.
+        ("logistic", stats.logistic(0.5 * np.log(0.1), np.log(40) / 6)),
+    ],
+)
+def test_the_law_of_zeta(law, expected):
+    seen, n = [], 4000
+
+    def bound(zeta):
+        seen.append(np.log(np.asarray(zeta, np.float64)))
+        return 10.0
+
+    options = OPTIONS | {"sigma_max": bound, "num_points": 2}
+    contrastive_loss(exact, keys(n), data(n), jnp.ones(n), zeta=(0.05, 2.0), law=law, **options)
+    low, high = np.log(0.05), np.log(2.0)
+    assert (seen[0].min() >= low - 1e-5) & (seen[0].max() <= high + 1e-5)
+    ends = expected.cdf([low, high])
+    share = (expected.cdf(seen[0]) - ends[0]) / (ends[1] - ends[0])
+    assert stats.kstest(share, "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize("zeta", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])

@@ -112,3 +112,45 @@ def test_network_error_is_the_denoisers_error_divided_by_c_out():
     np.testing.assert_allclose(
         precondition(network, sd)(x, sigma), exact(x, sigma[:, None]), rtol=1e-4, atol=1e-5
     )
+
+
+def test_noise_prediction_of_a_gaussian():
+    """`eps = sigma (y - m) / (t^2 + sigma^2)` of a Gaussian, and its textbook posterior mean."""
+    t, mean, sd = 0.4, 0.3, 0.5
+    sigma, x = jnp.asarray([0.1, 1.0, 10.0, 150.0]), jnp.asarray([[0.2], [-1.0], [4.0], [-90.0]])
+
+    def network(y, c_noise, cond):
+        s = jnp.exp(4 * c_noise)[:, None]
+        return s * (y * jnp.sqrt(s**2 + sd**2) - mean) / (t**2 + s**2)
+
+    wide = np.asarray(sigma, np.float64)[:, None]
+    expected = (t**2 * np.asarray(x, np.float64) + wide**2 * mean) / (t**2 + wide**2)
+    # What float32 leaves of a difference of two numbers of the size of x.
+    found = precondition(network, sd, "noise")(x, sigma)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(x).max(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", preconditioning.PRECONDITIONINGS)
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 80.0])
+def test_networks_of_all_kinds_have_targets_of_unit_size(kind, sigma):
+    """And the weight of the loss is that of their squared error."""
+    rng, sd = np.random.default_rng(2), 0.7
+    x = sd * rng.normal(size=(50_000, 1))
+    noisy = x + sigma * rng.normal(size=x.shape)
+    seen = []
+
+    def network(y, c_noise, cond):
+        seen.append(np.asarray(y))
+        return jnp.zeros_like(y)
+
+    zero = np.asarray(precondition(network, sd, kind)(jnp.asarray(noisy, jnp.float32), sigma))
+    one = np.asarray(
+        precondition(lambda y, *_: jnp.ones_like(y), sd, kind)(
+            jnp.asarray(noisy, jnp.float32), sigma
+        )
+    )
+    assert np.std(seen[0]) == pytest.approx(1, abs=0.02)
+    out = (one - zero).astype(np.float64).mean()
+    # The target of the network: what it would have to say for the clean data.
+    assert np.std((x - zero) / out) == pytest.approx(1, abs=0.02)
+    assert float(loss_weight(sigma, sd, kind)) == pytest.approx(1 / out**2, rel=1e-3)

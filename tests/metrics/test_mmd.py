@@ -3,9 +3,11 @@
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 
+from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import mmd
 
@@ -47,6 +49,59 @@ def test_gaussians_have_a_closed_form():
     for width in (0.1, 1.0, 3.0):
         expected = mean(0, 0, width) + mean(1, 1, width) - 2 * mean(0, 1, width)
         assert mmd.squared(x, y, [width]) == pytest.approx(expected, rel=0.06)
+
+
+COVARIANCES = {
+    "full": [[[0.3, 0.1], [0.1, 0.2]], [[0.05, 0.0], [0.0, 0.4]]],
+    "tied": [[0.3, 0.1], [0.1, 0.2]],
+    "diag": [[0.3, 0.1], [0.05, 0.4]],
+    "spherical": [0.3, 0.05],
+}
+
+
+@pytest.mark.parametrize("kind", COVARIANCES)
+def test_the_distance_to_a_mixture_is_that_to_endless_points_of_it(kind):
+    mix = mixture.GaussianMixture.create(
+        [0.3, 0.7], [[1.0, 0.0], [-0.5, 0.8]], COVARIANCES[kind], kind
+    )
+    x = np.random.default_rng(3).normal(size=(50, 2))
+    widths = np.array([0.3, 1.0])
+    points = np.asarray(mixture.sample(mix, jax.random.key(0), 20_000))
+    # Of the estimate: a mean over so many of numbers between 0 and 1, twice.
+    assert mmd.squared_to(mix, widths)(x) == pytest.approx(mmd.squared(x, points, widths), abs=5e-3)
+
+
+def test_the_distance_to_a_gaussian_by_its_closed_form():
+    """Two points, so that all three means stand here: the kernel, and Gaussians of its width."""
+    std, width, dim = 0.5, 0.4, 3
+    mix = mixture.GaussianMixture.create([1.0], [[0.2, 0.0, -1.0]], [[std**2] * 3], "diag")
+    x = np.array([[0.3, 0.1, -0.8], [1.0, -0.5, 0.0]])
+
+    def mean(spread, far):
+        total = width**2 + spread
+        return (width**2 / total) ** (dim / 2) * math.exp(-far / (2 * total))
+
+    far = [math.dist(point, [0.2, 0.0, -1.0]) ** 2 for point in x]
+    own, across = mean(0.0, math.dist(*x) ** 2), np.mean([mean(std**2, f) for f in far])
+    expected = own + mean(2 * std**2, 0.0) - 2 * across
+    assert mmd.squared_to(mix, [width])(x) == pytest.approx(expected, abs=1e-6)
+
+
+def test_points_of_a_mixture_have_no_distance_to_it_on_average():
+    mix = mixture.GaussianMixture.create([0.5, 0.5], [[-1.0], [1.0]], [0.04, 0.09], "spherical")
+    distance = mmd.squared_to(mix, [0.2])
+    x = np.asarray(mixture.sample(mix, jax.random.key(1), 300 * 16)).reshape(300, 16, 1)
+    values = [distance(points) for points in x]
+    assert abs(np.mean(values)) < 3.5 * np.std(values) / np.sqrt(300)
+    assert min(values) < 0
+    for bad, text in (
+        (np.zeros((3, 2)), "the mixture has 1 dimensions"),
+        (x[0, :1], "samples has"),
+    ):
+        with pytest.raises(InputError, match=text):
+            distance(bad)
+    with pytest.raises(InputError, match="widths is"):
+        mmd.squared_to(mix, [0.0])
 
 
 def test_sets_of_one_law_have_none_on_average():

@@ -11,7 +11,7 @@ from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
 from gmm_diffusion.sampling import guidance
-from gmm_diffusion.sampling.parallel import STEPS, picard
+from gmm_diffusion.sampling.parallel import STEPS, picard, rounds
 from gmm_diffusion.sampling.samplers import SAMPLERS, initial_noise
 from gmm_diffusion.types import Condition
 
@@ -276,3 +276,29 @@ def test_in_double_precision():
     assert sequential.dtype == parallel.dtype == np.float64
     np.testing.assert_allclose(parallel, sequential, atol=1e-12)
     assert info.rounds.dtype == info.evaluations.dtype == np.int32
+
+
+def test_round_by_round_it_is_picard_and_what_is_found_is_the_sequential_path():
+    sigmas, n = karras(12, 0.01, 20.0), 5
+    x = initial_noise(keys(n), (2,), sigmas[0])
+    path, step = [x], SAMPLERS["ancestral"]
+    for i in range(12):
+        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys(n))
+        path.append(step.step(exact, own, path[-1], sigmas[i], sigmas[i + 1], None, num_steps=12))
+    path = np.stack(path)
+    settings = {"step": "ancestral", "window": 4, "tolerance": 0.0}
+    state, one_round = rounds(exact, keys(n), x, sigmas, **settings)
+    advance, seen = jax.jit(one_round), [np.asarray(state.first)]
+    while (np.asarray(state.first) < 12).any():
+        inside = np.asarray(state.numbers) < 12
+        assert (np.asarray(state.numbers[0]) == np.minimum(seen[-1], 12)).all()
+        state = advance(state)
+        seen.append(np.asarray(state.first))
+        assert ((seen[-1] > seen[-2]) | (seen[-2] == 12)).all()
+        found = path[seen[-1], np.arange(n)]
+        np.testing.assert_allclose(state.points[0], found, atol=1e-5)
+        assert inside.sum() > 0
+    ends, info = picard(exact, keys(n), x, sigmas, **settings)
+    np.testing.assert_allclose(ends, state.points[0], atol=1e-6)
+    np.testing.assert_array_equal(info.rounds, state.info.rounds)
+    np.testing.assert_array_equal(info.evaluations, state.info.evaluations)

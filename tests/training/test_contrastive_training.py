@@ -102,16 +102,22 @@ def test_chunks_microbatches_and_devices_change_nothing(make_config, contrasted)
         )
 
 
-def test_the_loss_of_a_gaussian_and_its_best_denoiser():
+@pytest.mark.parametrize("preconditioning", ["edm", "noise"])
+def test_the_loss_of_a_gaussian_and_its_best_denoiser(preconditioning):
     """Exact ratios by SciPy; the learned uncertainty is the one that this denoiser earns."""
     std, zeta, n = 0.7, 0.6, 4096
+
+    def log_variance(params, sigma):
+        if preconditioning == "edm":
+            return jnp.zeros_like(sigma)
+        return jnp.log(std**2 / (std**2 + jnp.square(sigma)))
 
     def denoise(params, x, sigma, cond):
         return x * (std**2 / (std**2 + jnp.square(sigma)))[:, None]
 
     contrast = contrastive_term.make_contrast(
         denoise,
-        lambda params, sigma: jnp.zeros_like(sigma),
+        log_variance,
         weight=3.0,
         zeta=(zeta, zeta),
         num_points=16,
@@ -121,6 +127,7 @@ def test_the_loss_of_a_gaussian_and_its_best_denoiser():
         sigma_data=std,
         sigma_log_mean=-1.2,
         sigma_log_std=1.2,
+        preconditioning=preconditioning,
     )
     rng = np.random.default_rng(0)
     x = std * rng.normal(size=(n, 2))
@@ -187,6 +194,7 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
         ({"training__init_from": "/nowhere"}, "is no folder; it must be the workdir of a run"),
         ({"network__width": 16}, r"of another model; .* network\.width: 8 -> 16"),
         ({"data__toy_name": "moons"}, r"data\.toy_name: 'ring' -> 'moons'"),
+        ({"diffusion__preconditioning": "noise"}, r"diffusion\.preconditioning: 'edm' -> 'noise'"),
     ],
 )
 def test_another_model_is_refused(make_config, first_run, tmp_path, changes, message):

@@ -83,6 +83,73 @@ def test_the_loss_is_that_of_edm_with_a_learned_uncertainty(batch):
     assert len(np.unique(sigma)) == SIZE
 
 
+def gaussian_losses(std, other, n=100_000, **options):
+    """Losses of the best denoiser of a Gaussian of standard deviation `other`, of data of `std`."""
+
+    def denoise(params, x, sigma, cond, keys):
+        return x * (other**2 / (other**2 + jnp.square(sigma)))[:, None]
+
+    made = loss.make_loss_fn(
+        denoise,
+        lambda params, sigma: jnp.zeros_like(sigma),
+        None,
+        sigma_data=std,
+        sigma_log_mean=-0.5,
+        sigma_log_std=2.5,
+        weighting="likelihood",
+        **options,
+    )
+    x = std * np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    batch = Batch(x=x, index=np.arange(n, dtype=np.int32), mask=np.ones(n, np.float32))
+    losses, aux = jax.jit(made)({}, batch, jax.random.split(jax.random.key(0), n))
+    # With an uncertainty of 0 its own loss is the denoising loss.
+    return np.asarray(losses, np.float64) - np.asarray(aux["denoising_loss"], np.float64)
+
+
+@pytest.mark.parametrize("preconditioning", ["edm", "noise"])
+def test_the_likelihood_weighting_is_information_and_divergence(preconditioning):
+    """Guo, Shamai & Verdu 2005: the integral of the least error is the information at its ends.
+
+    And of two denoisers' errors that of their likelihoods (arXiv 2407.08946, section 3), whose mean
+    over data is Kullback and Leibler's divergence.
+    """
+    std, other, low, high = 0.7, 1.0, np.exp(-8.0), np.exp(7.0)
+    best = gaussian_losses(std, std, preconditioning=preconditioning)
+    ends = [0.5 * np.log1p(std**2 / sigma**2) for sigma in (low, high)]
+    error = 5 * best.std() / np.sqrt(len(best))
+    assert error < 0.1
+    assert best.mean() == pytest.approx(ends[0] - ends[1], abs=error)
+    excess = gaussian_losses(std, other, preconditioning=preconditioning) - best
+    ratio = std**2 / other**2
+    error = 5 * excess.std() / np.sqrt(len(excess))
+    assert error < 0.03
+    assert excess.mean() == pytest.approx(0.5 * (ratio - 1 - np.log(ratio)), abs=error)
+
+
+def test_the_uncertainty_is_learned_beside_the_likelihood(batch):
+    def denoise(params, x, sigma, cond, keys):
+        return params["network"] * x
+
+    made = loss.make_loss_fn(
+        denoise,
+        lambda params, sigma: params["log_variance"] * jnp.ones_like(sigma),
+        None,
+        weighting="likelihood",
+        **SETTINGS,
+    )
+
+    @jax.jit
+    def gradient(u):
+        params = {"network": 0.3, "log_variance": u}
+        aux = made(params, batch, keys_of(1))[1]["denoising_loss"].mean()
+        return jax.grad(lambda p: made(p, batch, keys_of(1))[0].mean())(params), aux
+
+    (zero, raw), (other, _) = gradient(0.0), gradient(1.5)
+    assert float(zero["network"]) == pytest.approx(float(other["network"]), rel=1e-6)
+    for u, found in ((0.0, zero), (1.5, other)):
+        assert float(found["log_variance"]) == pytest.approx(1 - float(raw) * np.exp(-u), rel=1e-4)
+
+
 def test_what_is_switched_off_leaves_the_other_random_numbers_bit_identical(batch):
     reference = seen(batch, make_conditioner(), null_probability=0.5)
     others = {
