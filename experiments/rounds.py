@@ -107,7 +107,7 @@ class Denoiser:
 
     def __call__(self, params: PyTree, x: Array, sigma: Array, cond: PyTree = None) -> Array:
         """`x [B, 2]`, `sigma [B]` or `[]` -> `[B, 2]`."""
-        mean = jnp.asarray(self.mean, jnp.float32)
+        mean = jnp.asarray(self.mean, jnp.float32)[None]
         return self.denoise(params, x - mean, sigma, cond) + mean
 
 

@@ -11,6 +11,7 @@ import scipy.stats
 from experiments import rounds, rounds_report, rounds_runs, run_rounds
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import mixture
+from gmm_diffusion.diffusion.preconditioning import expand_like
 from gmm_diffusion.errors import InputError
 
 SMALL = rounds.Protocol("ring", num_samples=6, num_steps=30, num_rounds=30)
@@ -43,7 +44,7 @@ class Off:
 
     def __call__(self, params, x, sigma, cond=None, keys=None):
         best = mixture.denoise(rounds.known("ring"), x, sigma)
-        return best + 0.3 * sigma[:, None] * jnp.asarray([1.0, 0.0])
+        return best + 0.3 * expand_like(sigma, x) * jnp.asarray([[1.0, 0.0]])
 
 
 def test_a_models_figures():
@@ -182,7 +183,9 @@ def test_figures_are_those_of_a_measurement():
 
 def test_a_training_is_sampled_from_its_files(tmp_path):
     """All of it once, far too briefly: from the start, and from a finished run."""
-    problem = rounds_runs.Problem("ring", 20, 8, batch_size=32, num_points=32, updates_a_call=1)
+    problem = rounds_runs.Problem(
+        "ring", 20, 8, batch_size=32, points=4, num_points=16, updates_a_call=1
+    )
     arm = rounds_runs.Arm("noise", "likelihood", True, tuned=True)
     found = rounds_runs.trained(problem, arm, 0, tmp_path)
     assert list(found) == ["with, 2 % more", "with, 5 % more", "with, 10 % more"]
@@ -193,7 +196,7 @@ def test_a_training_is_sampled_from_its_files(tmp_path):
     values = rounds.measure(protocol, denoiser, model.params, 0, lambda: None)
     assert np.isfinite(values["error"]).all()
     x, sigma = jnp.ones((1, 2)), jnp.ones(1)
-    mean = np.asarray(model.fitted.transform.mean)
+    mean = np.asarray(model.fitted.transform.mean)[None]
     np.testing.assert_allclose(
         denoiser(model.params, x, sigma), model.denoise(x - mean, sigma) + mean, rtol=1e-5
     )

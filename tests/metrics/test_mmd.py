@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
@@ -60,15 +61,46 @@ COVARIANCES = {
 
 
 @pytest.mark.parametrize("kind", COVARIANCES)
-def test_the_distance_to_a_mixture_is_that_to_endless_points_of_it(kind):
+def test_the_distance_to_a_mixture_pair_by_pair(kind):
+    """The kernel as a density, whose means are densities of sums of independent normal numbers."""
+    weights, means = [0.3, 0.7], np.array([[1.0, 0.0], [-0.5, 0.8]])
+    mix = mixture.GaussianMixture.create(weights, means, COVARIANCES[kind], kind)
+    full = {
+        "full": lambda c: c,
+        "tied": lambda c: [c, c],
+        "diag": lambda c: [np.diag(row) for row in c],
+        "spherical": lambda c: [v * np.eye(2) for v in c],
+    }[kind](COVARIANCES[kind])
+    x, widths, expected = np.random.default_rng(3).normal(size=(5, 2)), [0.3, 1.0], 0.0
+    for width in widths:
+        blur = width**2 * np.eye(2)
+        own = [stats.multivariate_normal.pdf(a, b, blur) for a, b in itertools.permutations(x, 2)]
+        across = [
+            w * stats.multivariate_normal.pdf(a, m, c + blur)
+            for a in x
+            for w, m, c in zip(weights, means, full, strict=True)
+        ]
+        theirs = [
+            weights[i] * weights[j]
+            * stats.multivariate_normal.pdf(means[i], means[j], np.add(full[i], full[j]) + blur)
+            for i, j in itertools.product(range(2), repeat=2)
+        ]  # fmt: skip
+        value = np.mean(own) - 2 * np.sum(across) / len(x) + np.sum(theirs)
+        expected += 2 * np.pi * width**2 * value / len(widths)
+    assert mmd.squared_to(mix, widths)(x) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_distance_to_a_mixture_is_that_to_many_points_of_it():
     mix = mixture.GaussianMixture.create(
-        [0.3, 0.7], [[1.0, 0.0], [-0.5, 0.8]], COVARIANCES[kind], kind
+        [0.3, 0.7], [[1.0, 0.0], [-0.5, 0.8]], COVARIANCES["diag"], "diag"
     )
-    x = np.random.default_rng(3).normal(size=(50, 2))
-    widths = np.array([0.3, 1.0])
-    points = np.asarray(mixture.sample(mix, jax.random.key(0), 20_000))
-    # Of the estimate: a mean over so many of numbers between 0 and 1, twice.
-    assert mmd.squared_to(mix, widths)(x) == pytest.approx(mmd.squared(x, points, widths), abs=5e-3)
+    x, widths = np.random.default_rng(3).normal(size=(50, 2)), np.array([0.3])
+    points = np.asarray(mixture.sample(mix, jax.random.key(0), 4096))
+    # Means over points of numbers between 0 and 1, whose spread is at most a half, taken twice.
+    allowed = 3 * 2 * 0.5 / np.sqrt(len(points))
+    far = mmd.squared_to(mix, widths)(x + 2)
+    assert far == pytest.approx(mmd.squared(x + 2, points, widths), abs=allowed)
+    assert far > 2 * allowed
 
 
 def test_the_distance_to_a_gaussian_by_its_closed_form():
