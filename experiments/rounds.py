@@ -29,7 +29,7 @@ WIDTH = 0.03**0.5
 _VARIANCES, _PUBLISHED_STEPS = (1e-4, 0.02), 1000
 # Samples at whose queries the error is taken; the exact denoiser is slow, and the mean is of all
 # noise levels.
-_WATCHED = 32
+_WATCHED = 8
 
 
 @dataclasses.dataclass(frozen=True)
