@@ -43,10 +43,10 @@ from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import mmd
 
-# On two CPU cores, seconds: for what an update takes however small, and for a row of a layer's
-# width in it; for what a training takes before its first update; for a row in a round, of which
-# about half are asked; and for an exact one.
-_UPDATE, _ROW, _START, _ROUND_ROW, _EXACT_ROW = 7e-4, 2e-8, 25.0, 1e-8, 2e-6
+# On two CPU cores, seconds: for what an update takes however small, and for a row of a width of 1 in
+# it; for what a training takes before its first update; for a row of a width of 1 in a round, where
+# about half of the rounds are needed; and for a row of the exact denoiser.
+_UPDATE, _ROW, _START, _ROUND_ROW, _EXACT_ROW = 7e-4, 2e-8, 25.0, 2e-8, 2e-6
 
 
 def run(argv: list[str]) -> int:
