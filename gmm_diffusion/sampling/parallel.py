@@ -116,7 +116,9 @@ def picard(
     state, one_round = rounds(denoise_fn, keys, x_init, sigmas, cond, **settings, **options)
     num_steps = sigmas.shape[0] - 1
     state = lax.while_loop(lambda s: jnp.any(s.first < num_steps), one_round, state)
-    evaluations = state.info.evaluations * SAMPLERS[step].step_evaluations
+    sampler = SAMPLERS[step]
+    assert isinstance(sampler, SequentialSampler), "rounds has refused others"
+    evaluations = state.info.evaluations * sampler.step_evaluations
     info = dataclasses.replace(state.info, evaluations=evaluations)
     good = (info.bad_step < 0).reshape((-1,) + (1,) * (x_init.ndim - 1))
     return jnp.where(good, state.points[0], jnp.nan), info
