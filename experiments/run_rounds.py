@@ -43,9 +43,9 @@ from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import mmd
 
-# On two CPU cores, seconds: for what an update takes however small, and for a row of a width of 1 in
-# it; for what a training takes before its first update; for a row of a width of 1 in a round, where
-# about half of the rounds are needed; and for a row of the exact denoiser.
+# On two CPU cores, seconds: for what an update takes however small, and for a row of width 1 in it;
+# for what a training takes before its first update; for a row of width 1 in a round, where about
+# half of the rounds are needed; and for a row of the exact denoiser.
 _UPDATE, _ROW, _START, _ROUND_ROW, _EXACT_ROW = 7e-4, 2e-8, 25.0, 2e-8, 2e-6
 
 
