@@ -53,15 +53,14 @@ def test_a_cut_without_a_resolution(tmp_path):
 
 def test_what_was_cut_before_stays_as_it_is(tmp_path, caplog):
     caplog.set_level("INFO")
-    file = saved(tmp_path, picture(8, 8, 3))
-    made = shown_image.read(file, (8, 8, 3), group(resolution=8, crop="3,6,12,10"), NAME)
+    data = group(resolution=8, crop="3,6,12,10")
+    made = shown_image.read(saved(tmp_path, picture(8, 8, 3)), (8, 8, 3), data, NAME)
     np.testing.assert_array_equal(made, picture(8, 8, 3))
     # No size has changed.
     assert not caplog.text
-    with pytest.raises(InputError, match=r"3,6,12,10, which does not fit .* 7x8: .*like:a\.png\.$"):
-        shown_image.read(
-            saved(tmp_path, picture(7, 8, 3)), (8, 8, 3), group(resolution=8, crop="3,6,12,10"), NAME
-        )
+    file = saved(tmp_path, picture(7, 8, 3))
+    with pytest.raises(InputError, match=r"12,10, which does not fit .* 7x8: .*like:a\.png\.$"):
+        shown_image.read(file, (8, 8, 3), data, NAME)
 
 
 @pytest.mark.parametrize("data", [None, group("faces", 8), group("digits"), group()])
