@@ -281,5 +281,9 @@ def outnumber(batch_size: int) -> bool:
 
 def example_keys(seed: int, num: int, first: int = 0) -> Array:
     """Typed keys `[N]` of samples `first .. first + num - 1`: `fold_in(key(seed), i)`."""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(first, first + num))
+    return _fold_in_each(jax.random.key(seed), first, num)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _fold_in_each(key, first, num):
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(num))

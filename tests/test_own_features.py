@@ -110,11 +110,13 @@ def test_more_like_this_image(make_config, tmp_path):
     np.testing.assert_allclose(rows, expected[[1, 0, 1, 0]], atol=1e-3)
     np.testing.assert_allclose(model.weights(data.heldout.x[:2]), expected, atol=1e-3)
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "red.png")
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 9
+    Image.fromarray(red).save(tmp_path / "red.png")
     (tmp_path / "text.png").write_text("no picture")
     for name, message in (
-        ("large.png", r"shape \(1, 9, 8, 1\); this model needs examples of shape \(N, 8, 8, 1\)"),
-        ("red.png", r"shape \(1, 8, 8, 3\); this model needs"),
+        ("large.png", r"has 9x8 pixels, .* not resized; it must have 8x8\.$"),
+        ("red.png", r"red\.png is coloured, and the data of this model are grey"),
         ("text.png", "cannot be read as an image"),
         ("none.png", "which is not a file"),
     ):
@@ -123,6 +125,36 @@ def test_more_like_this_image(make_config, tmp_path):
     config.conditioning.kind = "class"
     with pytest.raises(InputError, match=r"they need conditioning\.kind gmm or clusters"):
         untrained(config, data).request(f"like:{first}", 2)
+
+
+def test_an_image_like_those_of_a_folder_is_resized_as_they_were(make_config, tmp_path, caplog):
+    """A file of the training split means the weights of its own example."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(30):
+        pixels = rng.integers(0, 256, (5 + i, 23, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i:02d}.png")
+    config = make_config("tiny")
+    config.data.update(name="image_folder", data_dir=str(tmp_path / "images"), resolution=8)
+    config.data.crop = "none"
+    config.conditioning.update(per_class=False, num_components=4, feature_dim=6)
+    data = assembly.dataset(config)
+    model = untrained(config, data)
+    rows = data.train.x[:5]
+    stored = {x.tobytes(): model.weights(x[None])[0] for x in rows}
+    caplog.set_level("INFO")
+    caplog.clear()
+    found = []
+    for file in sorted((tmp_path / "images").iterdir()):
+        with Image.open(file) as opened:
+            small = np.asarray(opened.resize((8, 8), Image.Resampling.BILINEAR))
+        if small.tobytes() in stored:
+            found.append(small.tobytes())
+            asked = model.request(f"like:{file}", 2, component="literal").weights
+            np.testing.assert_allclose(asked, [stored[small.tobytes()]] * 2, atol=1e-6)
+            assert f"{file} has " in caplog.text
+    assert sorted(found) == sorted(stored)
+    assert "made 8x8 as the data were: data.resolution and data.crop none" in caplog.text
 
 
 def test_the_last_hidden_layer_of_a_classifier(make_config, tmp_path):

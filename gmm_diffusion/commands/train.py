@@ -127,7 +127,10 @@ def _train(config, run_dir, given, started, streams):
         if not resumed:
             # Before the directory changes: data that cannot be fitted are bad input, too.
             begun = time.monotonic()
-            fresh = _fit_with_weights(config, data)
+            interrupt.check()
+            # It may take minutes, and nothing is saved yet.
+            with interrupt.at_once(jax.process_count() == 1):
+                fresh = _fit_with_weights(config, data)
             log.info("Fitted what conditions are made of in %.1f s.", time.monotonic() - begun)
             interrupt.check()
             if first:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import struct, traverse_util
 
@@ -86,7 +86,8 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Fitt
         for field in dataclasses.fields(cls):
             name = prefix + field.name
             if name in arrays:
-                values[field.name] = jnp.asarray(arrays[name])
+                # `jnp.asarray` would compile a program for each shape.
+                values[field.name] = jax.device_put(arrays[name])
             elif name in settings:
                 values[field.name] = _hashable(settings[name])
             elif name in types and (
@@ -98,7 +99,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Fitt
                 # A dict has its leaves under its name. Nothing under it is the default: of what is
                 # absent, or of a field that the run was written before.
                 inside = {
-                    tuple(n.removeprefix(name + "/").split("/")): jnp.asarray(arrays[n])
+                    tuple(n.removeprefix(name + "/").split("/")): jax.device_put(arrays[n])
                     for n in arrays
                     if n.startswith(name + "/")
                 }

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -84,7 +85,8 @@ def sample_fn(
             denoise_fn, cond = one.turn(denoise_fn, cond, asked)
         sampler = settings.sampler(model.denoiser.sigma_data, axis_name)
         start = initial_noise(keys, model.shape, sigmas[0])
-        x, info = sampler(denoise_fn, keys, start, sigmas, cond)
+        # A sampler calls it up to three times; a function of its own is traced once.
+        x, info = sampler(jax.jit(denoise_fn), keys, start, sigmas, cond)
         return batches.invert(model.fitted.transform, x), info
 
     return sample

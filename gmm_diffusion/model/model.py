@@ -11,9 +11,8 @@ import numpy as np
 from gmm_diffusion import conditioning, paths
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
-from gmm_diffusion.data import batches, to_float, to_uint8
+from gmm_diffusion.data import batches, shown_image, to_float, to_uint8
 from gmm_diffusion.data.arrays import read_npy
-from gmm_diffusion.data.image_folder import read_image
 from gmm_diffusion.data.latents import Decoder, decode
 from gmm_diffusion.devices import example_keys
 from gmm_diffusion.errors import InputError
@@ -294,7 +293,8 @@ class Model:
             raise InputError(
                 f"{name} is an image, and this model is of other data; use features:FILE.npy."
             )
-        return self._weights(read_image(path)[None], name)
+        group = None if self.config is None else self.config.data
+        return self._weights(shown_image.read(path, self.shape, group, name)[None], name)
 
     def condition(
         self,

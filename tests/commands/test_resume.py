@@ -152,6 +152,34 @@ def unconditional(make_config):
     return config
 
 
+def test_a_signal_before_training_ends_the_fit_at_once(make_config, tmp_path, monkeypatch):
+    config, ended = unconditional(make_config), []
+    read = train.assembly.dataset
+
+    def fit(*args):
+        ended.append(args)
+
+    def signalled(work):
+        def do(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return work(*args)
+
+        return do
+
+    # While data are read, and while conditions are fitted to them.
+    for place, name, work in (
+        (train.assembly, "dataset", read),
+        (train.initialisation, "fit_with_weights", fit),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(train.initialisation, "fit_with_weights", fit)
+            patch.setattr(place, name, signalled(work))
+            with pytest.raises(signals.Interrupted):
+                train.train(config, tmp_path / "run")
+        assert not ended
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(
     make_config, tmp_path, monkeypatch, no_evaluation
 ):
