@@ -1,5 +1,6 @@
 """Sheets of images and scatter plots."""
 
+import gc
 import sys
 
 import numpy as np
@@ -92,3 +93,19 @@ def test_scatter_refuses_other_shapes(tmp_path):
     with pytest.raises(InputError, match=r"points \[N, D\] with D at least 1, not \[5\]"):
         pictures.scatter(np.zeros(5), None, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("draw", [
+    lambda path: pictures.scatter(np.eye(2), None, path),
+    lambda path: pictures.curves(path, [1, 10], {"a": (np.ones(2), None)}, "n", "loss"),
+])  # fmt: skip
+def test_a_picture_leaves_no_pixels_behind(draw, tmp_path):
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    gc.collect()
+    gc.disable()
+    try:
+        draw(tmp_path / "drawn.png")
+        assert not [o for o in gc.get_objects() if type(o) is RendererAgg]
+    finally:
+        gc.enable()

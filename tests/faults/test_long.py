@@ -1,12 +1,14 @@
 """The long set: `GMM_DIFFUSION_FAULTS=N python -m pytest -n 0 -s tests/faults/test_long.py`.
 
-N kills (a quarter of them while a checkpoint is being written), N/8 within a snapshot, N/4
+N kills (a quarter of them while a checkpoint is being written), N/4 within a snapshot, N/4
 processes that get no more memory, and each file of the newest checkpoint damaged in each way. It
 prints the figures of docs/reliability.md.
 """
 
 import collections
+import concurrent.futures
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -14,7 +16,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -26,10 +27,9 @@ from gmm_diffusion.runs import storage
 
 NUMBER = int(os.environ.get("GMM_DIFFUSION_FAULTS", "0"))
 pytestmark = pytest.mark.skipif(not NUMBER, reason="GMM_DIFFUSION_FAULTS is not set")
-
-
-def is_saving(workdir):
-    return any((workdir / "checkpoints").glob("*tmp*"))
+# About what a save takes.
+SAVE_SECONDS = 0.1
+TOGETHER = 6
 
 
 def start(workdir, **streams):
@@ -42,72 +42,118 @@ def start(workdir, **streams):
     )
 
 
-def kill(workdir, seconds, in_a_save):
-    """Starts the run and kills it; whether that was before its end, and in a save."""
-    process = start(workdir, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + (60 if in_a_save else seconds)
-    while time.monotonic() < end and process.poll() is None:
-        if in_a_save and is_saving(workdir):
-            break
-    lived = process.poll() is None
+@pytest.fixture
+def forks(monkeypatch):
+    """The environment that `runs.fork` needs."""
+    for name, value in runs.environment().items():
+        monkeypatch.setenv(name, value)
+
+
+def is_saving(workdir, step):
+    return any((workdir / "checkpoints").glob(f"{step}.*tmp*"))
+
+
+def kill(workdir, seconds, step=None):
+    """Kills a run after so many seconds: of its own, or of the save of `step`.
+
+    Returns whether it lived until then, and whether a save was under way.
+    """
+    process = runs.fork(workdir)
+    if step is not None:
+        while process.is_alive() and not is_saving(workdir, step):
+            time.sleep(0.002)
+    process.join(seconds)
+    lived = process.is_alive()
     process.kill()
-    process.wait()
-    return lived, is_saving(workdir)
+    process.join()
+    return lived, is_saving(workdir, "*")
 
 
-def test_kills(straight, tmp_path):
+def finish(workdir, status=0, before=None):
+    """Starts the run, which must end with this status."""
+    process = runs.fork(workdir, before)
+    process.join(runs.SECONDS)
+    assert process.exitcode == status, pathlib.Path(f"{workdir}.log").read_text()
+
+
+def side_by_side(work, items):
+    """`work` of each, several at once: more than half of a run is waiting where others run, too."""
+    with concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
+        yield from pool.map(work, items)
+
+
+def assert_survived(workdir, straight):
+    """It ended like the run that nothing happened to."""
+    runs.assert_same(workdir, straight)
+    shutil.rmtree(workdir)
+
+
+def test_kills(straight, tmp_path, forks):
     draw = random.Random(0)
+    finish(tmp_path / "first")  # It imports, and compiles.
     begun = time.monotonic()
-    runs.finish(runs.command(tmp_path / "timed"))
+    list(side_by_side(finish, [tmp_path / f"timed {i}" for i in range(TOGETHER)]))
     whole = time.monotonic() - begun
-    alive = saving = survived = 0
-    for number in range(NUMBER):
-        workdir = tmp_path / str(number)
-        lived, saved = kill(workdir, draw.uniform(0, whole), number % 4 == 0)
-        alive, saving = alive + lived, saving + saved
-        result = runs.finish(runs.command(workdir))
-        assert result.returncode == 0, result.stderr
-        runs.assert_same(workdir, straight)
-        survived += 1
-        shutil.rmtree(workdir)
-    print(f"\n{NUMBER} kills, {alive} before the end, {saving} in a save: {survived} survived")
+    kills, tried = collections.Counter(), 0
+
+    def kill_and_resume(given):
+        workdir, *moment = given
+        seen = kill(workdir, *moment)
+        finish(workdir)
+        return workdir, *seen
+
+    for kind, number in (("in a save", NUMBER // 4), ("at any moment", NUMBER - NUMBER // 4)):
+        while (missing := number - kills[kind]) > 0:
+            given = []
+            for _ in range(missing):
+                moment = (draw.uniform(0, whole),)
+                if kind == "in a save":
+                    moment = (draw.uniform(0, SAVE_SECONDS), draw.choice((8, 16, 24)))
+                given.append((tmp_path / str(tried), *moment))
+                tried += 1
+            assert tried < 4 * NUMBER + 10, kills
+            for workdir, lived, saving in side_by_side(kill_and_resume, given):
+                # One that came too late is not counted, and yet must do no harm.
+                assert_survived(workdir, straight)
+                if lived:
+                    kills["in a save" if saving else "at any moment"] += 1
+                    print(f"{dict(kills)} of {tried} survived", flush=True)
 
 
-# A run that is killed when so many bytes of this file are written, before it has its name.
-KILLED = """
-import os, runpy, signal, sys
-name, size = sys.argv[1], int(sys.argv[2])
-del sys.argv[1:3]
-replace = os.replace
-def killed(source, target):
-    if os.path.basename(target) == name:
-        os.truncate(source, size)
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = killed
-runpy.run_module("gmm_diffusion.main", run_name="__main__")
-"""
+def cut(name, size):
+    """Lets the process be killed when `size` bytes of a file are written, which has no name yet."""
+    replace = os.replace
+
+    def killed(source, target):
+        if os.path.basename(target) == name:
+            os.truncate(source, size)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killed
 
 
-def test_kills_in_a_snapshot(straight, tmp_path):
+def test_kills_in_a_snapshot(straight, tmp_path, forks):
     draw = random.Random(2)
     files = sorted((straight / "snapshots").iterdir())
-    survived = 0
-    for number in range(-(-NUMBER // 8)):
-        workdir, file = tmp_path / str(number), draw.choice(files)
+    given = []
+    for number in range(-(-NUMBER // 4)):
+        file = draw.choice(files)
         size = draw.randrange(file.stat().st_size + 1)
-        program = [sys.executable, "-c", KILLED, file.name, str(size)]
-        killed = runs.finish([*program, *runs.command(workdir)[3:]])
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        given.append((tmp_path / str(number), file.name, size))
+
+    def kill_and_resume(given):
+        workdir, name, size = given
+        finish(workdir, -signal.SIGKILL, functools.partial(cut, name, size))
         left = {p.name: p.stat().st_size for p in (workdir / "snapshots").iterdir()}
-        assert left[f"{file.name}.tmp"] == size
-        assert file.name not in left
-        result = runs.finish(runs.command(workdir))
-        assert result.returncode == 0, result.stderr
-        runs.assert_same(workdir, straight)
-        survived += 1
-        shutil.rmtree(workdir)
-    print(f"\n{survived} kills within a snapshot: {survived} survived")
+        assert left[f"{name}.tmp"] == size
+        assert name not in left
+        finish(workdir)
+        return workdir
+
+    for number, workdir in enumerate(side_by_side(kill_and_resume, given)):
+        assert_survived(workdir, straight)
+        print(f"{number + 1} kills within a snapshot survived", flush=True)
 
 
 def refuse_memory(workdir, seconds, spare):

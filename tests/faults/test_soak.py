@@ -32,9 +32,10 @@ def measure():
 
 def assert_flat(what, seen):
     # Caches fill and pools start in the first parts.
+    print(f"\n{what}: memory, files and threads after each tenth")
+    for memory, files, threads in seen:
+        print(f"{memory:.1f} MiB, {files}, {threads}")
     memory, files, threads = zip(*seen[PARTS // 3 :], strict=True)
-    print(f"\n{what}: memory {memory[0]:.0f} to {memory[-1]:.0f} MiB, {files[-1]} files, ", end="")
-    print(f"{threads[-1]} threads")
     assert max(memory) < 1.02 * memory[0]
     # A save under way has files and threads of its own.
     for counts in (files, threads):
