@@ -55,8 +55,7 @@ SOURCES = {
 PARTS = ("step", "sampler", "em")
 # GiB of a device by its kind, of which the system keeps a little.
 MEMORY = {"TPU v4": 32, "TPU v5": 95, "TPU v5 lite": 16, "TPU v6 lite": 32}
-# What the compiler itself puts into a program: the second joins parts of an operand that were fetched
-# ahead of their use.
+# What the compiler itself puts into a program; the second joins parts that were fetched ahead.
 OWN_CALLS = {"AllocateBuffer", "ConcatBitcast"}
 HOST = ("infeed", "outfeed", "send", "send-done", "recv", "recv-done")
 _EXAMPLES = 500
