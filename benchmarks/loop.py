@@ -101,23 +101,33 @@ class Clock:
             train.Progress, monitor_lib.make_monitor = progress, make_monitor
 
 
-def bare_updates(config, data, calls):
-    """A function that makes updates on one batch, and returns milliseconds an update."""
+def bare_call(config, data):
+    """`(call, params, fitted)`: each `call()` makes updates on one batch, and waits for them."""
     fitted, weights = initialisation.fit_with_weights(config, data)
-    params = assembly.init_params(config, data.shape, fitted)
+    params = jax.device_get(assembly.init_params(config, data.shape, fitted))
     optimizer, widths = assembly.optimizer(config), len(config.training.ema_widths)
     state = devices.replicate(state_lib.create(params, optimizer, widths))
     run = devices.make_train_steps(assembly.train_step_fn(config, fitted))
     batch = train._batch_source(Parts(config, pathlib.Path(), data, fitted, weights))(0, 1 << 20)
-    steps, key = config.training.steps_per_call, jax.random.key(0)
+    key = jax.random.key(0)
+
+    def call():
+        nonlocal state
+        state, metrics = run(state, batch, key)
+        jax.device_get(metrics)
+
+    return call, params, fitted
+
+
+def bare_updates(config, data, calls):
+    """A function that makes updates on one batch, and returns milliseconds an update."""
+    call, steps = bare_call(config, data)[0], config.training.steps_per_call
 
     def measure():
-        nonlocal state
         taken = []
         for _ in range(calls):
             begin = time.perf_counter()
-            state, metrics = run(state, batch, key)
-            jax.device_get(metrics)
+            call()
             taken.append((time.perf_counter() - begin) / steps * 1e3)
         return statistics.mean(taken)
 
@@ -226,21 +236,9 @@ class Compiled:
 
 def first_calls(config, data):
     """`{program: function}`: each does one call of it on data that are there already."""
-    fitted, weights = initialisation.fit_with_weights(config, data)
-    params = jax.device_get(assembly.init_params(config, data.shape, fitted))
-    optimizer, widths = assembly.optimizer(config), len(config.training.ema_widths)
-    state = devices.replicate(state_lib.create(params, optimizer, widths))
-    run = devices.make_train_steps(assembly.train_step_fn(config, fitted))
-    batch = train._batch_source(Parts(config, pathlib.Path(), data, fitted, weights))(0, 1 << 20)
+    step, params, fitted = bare_call(config, data)
     losses = heldout.make_heldout_losses(config, data, fitted)
     sheet = heldout.make_sheet(config, data, fitted)
-    key = jax.random.key(0)
-
-    def step():
-        nonlocal state
-        state, metrics = run(state, batch, key)
-        jax.device_get(metrics)
-
     return {
         f"step, {config.training.steps_per_call} updates": step,
         "held-out losses": lambda: losses(params),

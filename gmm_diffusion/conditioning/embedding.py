@@ -18,6 +18,7 @@ import numpy as np
 from flax import struct
 
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.mixture.gaussian_mixture import full_covariances
 from gmm_diffusion.random_keys import Host
 from gmm_diffusion.types import Array, PyTree
 
@@ -199,20 +200,6 @@ def blur_table(fitted: Table, amount: Array | float) -> Table:
 def within_covariance(mix: GaussianMixture) -> np.ndarray:
     """W, the mean covariance within a component, `[D, D]` float64 on the host."""
     return np.einsum("k,kij->ij", np.asarray(mix.weights, np.float64), full_covariances(mix))
-
-
-def full_covariances(mix: GaussianMixture) -> np.ndarray:
-    """`[K, D, D]` float64 covariances on the host, whatever the kind."""
-    num_components, dim = mix.means.shape
-    covariances = np.asarray(mix.covariances, np.float64)
-    eye = np.eye(dim)
-    if mix.kind == "full":
-        return covariances
-    if mix.kind == "tied":
-        return np.broadcast_to(covariances, (num_components, dim, dim))
-    if mix.kind == "diag":
-        return covariances[:, :, None] * eye[None]
-    return covariances[:, None, None] * eye[None]
 
 
 class Embedding(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.mixture import GaussianMixture
+from gmm_diffusion.mixture.gaussian_mixture import full_covariances
 
 # Times the reference's median distance; from its shape as a whole down to thin parts of it.
 MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -91,17 +92,10 @@ def squared_to(
     return distance
 
 
-def _full(mix):
-    """Covariances `[K, D, D]`, whatever the kind."""
-    basis = np.eye(mix.dim) if mix.basis is None else np.asarray(mix.basis, np.float64)
-    basis = np.broadcast_to(basis, (mix.num_components, mix.dim, mix.dim))
-    return (basis * np.asarray(mix.spectrum, np.float64)[:, None, :]) @ basis.swapaxes(1, 2)
-
-
 def _own(mix, width):
     """The density at 0 of the difference of two independent points, blurred by `width`."""
     weights, means, covariances = (
-        np.asarray(a, np.float64) for a in (mix.weights, mix.means, _full(mix))
+        np.asarray(a, np.float64) for a in (mix.weights, mix.means, full_covariances(mix))
     )
     total, eye = 0.0, width**2 * np.eye(mix.dim)
     # A row of pairs at a time: all of them would not fit for thousands of components.

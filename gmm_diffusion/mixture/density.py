@@ -15,7 +15,6 @@ from gmm_diffusion.mixture.gaussian_mixture import GaussianMixture
 from gmm_diffusion.mixture.whitened import (
     Whitened,
     by_accuracy,
-    is_accurate,
     log_joint,
     posterior,
     whitened,
@@ -191,8 +190,6 @@ def _from_log_joint(of_point, of_block, mix: GaussianMixture, x: Array, sigma, w
         values = jax.lax.map(one, padded.reshape(num_blocks, size, mix.dim))
         return values.reshape(-1, *values.shape[2:])[:num_points]
 
-    if mix.kind == "full":
-        return jax.lax.cond(is_accurate(w), products, differences)
     return by_accuracy(w, products, differences)
 
 

@@ -161,6 +161,20 @@ def working_precision(a: np.ndarray) -> Array:
     return jnp.asarray(np.asarray(a, jax.dtypes.canonicalize_dtype(float)))
 
 
+def full_covariances(mix: GaussianMixture) -> np.ndarray:
+    """`[K, D, D]` float64 covariances on the host, whatever the kind."""
+    num_components, dim = mix.means.shape
+    covariances = np.asarray(mix.covariances, np.float64)
+    eye = np.eye(dim)
+    if mix.kind == "full":
+        return covariances
+    if mix.kind == "tied":
+        return np.broadcast_to(covariances, (num_components, dim, dim))
+    if mix.kind == "diag":
+        return covariances[:, :, None] * eye[None]
+    return covariances[:, None, None] * eye[None]
+
+
 def _check_values(weights, means, covariances, kind: str) -> None:
     for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
         if not np.isfinite(value).all():

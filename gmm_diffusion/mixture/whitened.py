@@ -76,14 +76,16 @@ def by_accuracy(w: Whitened, expanded: Callable[[Array | None], T], direct: Call
     """The faster of two ways that is accurate.
 
     Args:
-      w: not `full`.
-      expanded: of None, or of the few components `[M]` that it has to treat by differences.
+      w: the mixture.
+      expanded: of None, or of the few components `[M]` that it has to treat by differences, which
+        are never asked of `full` and `tied`.
       direct: all by differences, in the same shapes.
     """
     num_components = w.means.shape[0]
     few = -(-num_components // _FAR_SHARE)
-    # All components of a tied mixture are as narrow; and of two one is not few.
-    if w.kind == "tied" or num_components < 8:
+    # All components of a tied mixture are as narrow, `full` has no expanded form here, and of two
+    # components one is not few.
+    if w.kind in ("full", "tied") or num_components < 8:
         return jax.lax.cond(is_accurate(w), lambda: expanded(None), direct)
     squares = jax.lax.stop_gradient(jnp.sum(white_means(w) ** 2, axis=-1))
     num_far = jnp.sum(squares > _LARGEST_EXPANDED)

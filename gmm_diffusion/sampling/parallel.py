@@ -12,7 +12,6 @@ unchanged in coordinates `x / sqrt(1 + sigma^2)`, which is about the same for an
 much for one that draws noise and forgets. The fixed point does not depend on it.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -116,12 +115,8 @@ def picard(
     state, one_round = rounds(denoise_fn, keys, x_init, sigmas, cond, **settings, **options)
     num_steps = sigmas.shape[0] - 1
     state = lax.while_loop(lambda s: jnp.any(s.first < num_steps), one_round, state)
-    sampler = SAMPLERS[step]
-    assert isinstance(sampler, SequentialSampler), "rounds has refused others"
-    evaluations = state.info.evaluations * sampler.step_evaluations
-    info = dataclasses.replace(state.info, evaluations=evaluations)
-    good = (info.bad_step < 0).reshape((-1,) + (1,) * (x_init.ndim - 1))
-    return jnp.where(good, state.points[0], jnp.nan), info
+    good = (state.info.bad_step < 0).reshape((-1,) + (1,) * (x_init.ndim - 1))
+    return jnp.where(good, state.points[0], jnp.nan), state.info
 
 
 def rounds(
@@ -144,7 +139,7 @@ def rounds(
 
     Returns:
       The state before the first round, and what takes a state to the next; samples that are done
-      stay as they are. Evaluations in it count calls of the step.
+      stay as they are.
     """
     if window < 1:
         raise InputError(f"window is {window}; it must be at least 1.")
@@ -213,7 +208,7 @@ def rounds(
         bad = active & ~jnp.isfinite(points[0]).reshape(batch, -1).all(axis=1)
         info = PicardInfo(
             rounds=info.rounds + active,
-            evaluations=info.evaluations + count(inside),
+            evaluations=info.evaluations + count(inside) * sampler.step_evaluations,
             bad_step=jnp.where(bad & (info.bad_step < 0), first + gained - 1, info.bad_step),
         )
         return PicardState(jnp.where(bad, num_steps, first + gained), points, info)
