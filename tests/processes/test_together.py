@@ -1,6 +1,7 @@
 """Two processes of two devices do what one of four does."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -25,6 +26,8 @@ SPREAD = (
 )
 EVALUATE = ("--mode=evaluate", "--config.evaluation.name=again")
 SAMPLES = "samples/train.npz"
+# "[Gloo] Rank 1 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3"
+GLOO_SAYS = set("Gloo Rank is connected to peer ranks Expected number of".split())
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +101,8 @@ def test_the_first_process_speaks_for_all(pair):
     (_, out, err), (_, quiet, nothing) = pair[1]
     assert "log_prob" in out or "metric" in out
     assert "step 12/12" in err
-    # JAX's own way to sum on CPUs reports there.
-    assert all(line.startswith("[Gloo]") for line in quiet.splitlines())
+    # JAX's own way to sum on CPUs reports there, by threads whose lines run into each other.
+    assert set(re.findall(r"[A-Za-z]+", quiet)) <= GLOO_SAYS
     assert nothing == ""
     assert not (pair[0] / "training.lock").exists()
 
