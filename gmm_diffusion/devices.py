@@ -163,6 +163,25 @@ def mapped_train_steps(
     return jax.pmap(steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
+def side_by_side(
+    fn: Callable[..., PyTree],
+    count: int,
+    in_axes: tuple[int | None, ...],
+    donate_argnums: tuple[int, ...] = (),
+) -> Callable[..., PyTree]:
+    """`fn` on each of this process's first `count` devices at once, each for itself.
+
+    Args:
+      fn: takes positional pytrees of arrays.
+      count: at least 1, at most the devices of this process.
+      in_axes: for each argument 0, where it leads with an axis of devices, or None, where all get
+        the same.
+      donate_argnums: arguments whose buffers the results may take.
+    """
+    devices = jax.local_devices()[:count]
+    return jax.pmap(fn, in_axes=in_axes, donate_argnums=donate_argnums, devices=devices)
+
+
 def split_batches(batches: PyTree, num_devices: int) -> PyTree:
     """Leaves `[S, B, ...] -> [devices, S, B / devices, ...]`.
 

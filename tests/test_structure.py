@@ -56,7 +56,17 @@ ALLOWED = {
         "npz_files",
         "paths",
     },
-    "metrics": {"errors", "extras", "npz_files", "paths", "types", "data", "networks", "mixture"},
+    "metrics": {
+        "devices",
+        "errors",
+        "extras",
+        "npz_files",
+        "paths",
+        "types",
+        "data",
+        "networks",
+        "mixture",
+    },
     "model": {"devices", "errors", "paths", "types", "random_keys", "data", *CORE},
     "training": {"errors", "types", "random_keys", "model", *CORE},
     "runs": {

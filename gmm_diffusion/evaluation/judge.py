@@ -25,7 +25,8 @@ def panel_of(
 ) -> tuple[Judge, ...]:
     """The run's judges, trained once and kept in its folder; `poll` is called while they train.
 
-    Each is kept as soon as it is trained: work that is stopped goes on with the next one.
+    They are trained as many at a time as there are devices, and kept when those are done: work that
+    is stopped goes on with the next ones.
     """
     group = config.evaluation
     file = paths.within(path, group.judge_dir) / JUDGE

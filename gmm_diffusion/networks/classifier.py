@@ -4,10 +4,18 @@ Unlike the denoisers they keep no magnitudes: they are trained in seconds and re
 take part in training and guidance are of another architecture: `encoder`.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gmm_diffusion.networks.convolution import conv2d
 from gmm_diffusion.types import Array
+
+
+def _conv2d(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    # What linen says of stride, padding and layout is what `conv2d` does.
+    return conv2d(x, kernel)
 
 
 class ConvClassifier(nn.Module):
@@ -32,7 +40,10 @@ class ConvClassifier(nn.Module):
         while stage == 0 or min(x.shape[1:3]) > 2:
             width = self.width * (1 if stage == 0 else 2)
             for i in range(2):
-                x = nn.Conv(width, (3, 3), name=f"conv_{stage}_{i}")(x)
+                conv = nn.Conv(
+                    width, (3, 3), conv_general_dilated=_conv2d, name=f"conv_{stage}_{i}"
+                )
+                x = conv(x)
                 x = nn.GroupNorm(num_groups=None, group_size=8, name=f"norm_{stage}_{i}")(x)
                 x = nn.relu(x)
             if min(x.shape[1:3]) > 1:
