@@ -202,7 +202,7 @@ def each_judge(
         logits, _ = network.apply({"params": weights}, x)
         return cost(logits, target, smoothing=0.1).mean()
 
-    together = min(count, jax.local_device_count())
+    together = min(count, len(jax.local_devices()))
 
     def update(weights, opt_state, key, i, x, target):
         x = _augment(jax.random.fold_in(key, i), x)
@@ -268,7 +268,7 @@ def _run(judge: Judge, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"the judge got shape {x.shape} and type {x.dtype}; valid are examples of shape "
             f"{shape}, images as uint8."
         )
-    parts = jax.local_device_count()
+    parts = len(jax.local_devices())
     forward = _forward(judge.network, parts)
     rows = parts * min(_PREDICT_ROWS, 1 << (-(-len(x) // parts) - 1).bit_length())
     logits, embedding = [], []

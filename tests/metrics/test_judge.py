@@ -79,9 +79,11 @@ def test_a_signal_ends_the_training():
 
 
 def test_judges_differ_in_their_seed_alone():
+    """Also where there are more than devices, of which each trains one at a time."""
     data, options = _blobs(), {"num_epochs": 1, "batch_size": 32}
-    made = judge.fit_judges(data, 3, seed=5, **options)
-    assert len({each.hash for each in made}) == 3
+    num = len(jax.local_devices()) + 1
+    made = judge.fit_judges(data, num, seed=5, **options)
+    assert len({each.hash for each in made}) == num
     for i, each in enumerate(made):
         alone = judge.fit_judge(data, seed=5 + i, **options)
         assert (each.hash, each.settings) == (alone.hash, alone.settings)
