@@ -231,13 +231,13 @@ def worker(name: str, case: dict) -> dict:
 def call(name: str, case: dict) -> dict | None:
     """`worker` in a process of its own; None where it fails."""
     command = [sys.executable, __file__, "--worker", json.dumps([name, case])]
-    from gmm_diffusion import huge_pages
+    from gmm_diffusion import allocator
 
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
     environment = os.environ | {"PYTHONPATH": path}
     if name.startswith(OURS) or name.endswith("huge pages"):
         # As `python -m gmm_diffusion.main` does.
-        environment = huge_pages.environment(environment) or environment
+        environment = allocator.environment(environment) or environment
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         print(f"{name} failed: {result.stderr.strip().splitlines()[-1]}", file=sys.stderr)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line, cpu_devices, huge_pages, paths
+from gmm_diffusion import allocator, command_line, cpu_devices, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.process_group import ProcessGroup
@@ -218,7 +218,7 @@ def _mode(name) -> Callable[[ConfigDict, str], object]:
 
 def main() -> None:
     """The command `gmm-diffusion`."""
-    huge_pages.start_again()
+    allocator.start_again()
     command_line.leave(run(sys.argv))
 
 

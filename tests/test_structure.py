@@ -34,7 +34,7 @@ ALLOWED = {
     "lazy_tensorflow": {"errors", "extras"},
     "pictures": {"errors"},
     "cpu_devices": {"errors"},
-    "huge_pages": set(),
+    "allocator": set(),
     "devices": {"errors", "types"},
     "process_group": {"errors"},
     "processes": {"__init__", "errors", "types", "process_group"},
@@ -141,7 +141,7 @@ ALLOWED = {
     "main": {
         "command_line",
         "cpu_devices",
-        "huge_pages",
+        "allocator",
         "config",
         "devices",
         "errors",
