@@ -159,3 +159,10 @@ def test_processes_that_do_not_know_of_each_other_are_refused(
     ):
         with pytest.raises(InputError, match=sentence):
             use()
+
+
+def test_side_by_side_each_device_works_for_itself():
+    x, shift = np.arange(6.0, dtype=np.float32).reshape(3, 2), np.float32(10)
+    doubled = devices.side_by_side(lambda a, b: a * 2 + b, 3, (0, None))(x, shift)
+    np.testing.assert_array_equal(doubled, 2 * x + 10)
+    assert {shard.device for shard in doubled.addressable_shards} == set(jax.local_devices()[:3])
