@@ -8,9 +8,9 @@ TensorFlow nor a network. The baseline, the same network on class labels, is
 
     --config.conditioning.kind=class --config.conditioning.embedding=table
 
-and configs/sweeps/mnist_folder.py compares both. The U-Net is made for two CPU cores: an update
-takes 0.74 seconds of one core, so that all take half an hour of both if they share the work well.
-Nobody has trained it to the end yet, so no figure is promised here.
+and configs/sweeps/mnist_folder.py compares both. The U-Net is made for two CPU cores: the
+updates take half an hour, the judges a quarter more. docs/results.md has what came of it: 92 % of
+the samples are read as the digit that was asked for.
 """
 
 from ml_collections import ConfigDict
