@@ -27,9 +27,7 @@ SPREAD = (
 EVALUATE = ("--mode=evaluate", "--config.evaluation.name=again")
 SAMPLES = "samples/train.npz"
 # "[Gloo] Rank 1 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3"
-GLOO_SAYS = set(
-    ["Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"]
-)
+GLOO_SAYS = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
 
 
 @pytest.fixture(scope="module")
