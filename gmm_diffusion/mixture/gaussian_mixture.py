@@ -157,8 +157,12 @@ def _create(xp, weights, means, covariances, kind: str) -> GaussianMixture:
 
 
 def working_precision(a: np.ndarray) -> Array:
-    """An array of the host in JAX's default floats; rounded here, which has nothing to compile."""
-    return jnp.asarray(np.asarray(a, jax.dtypes.canonicalize_dtype(float)))
+    """An array of the host in JAX's default floats; rounded here, which has nothing to compile.
+
+    Concrete also while something is traced, so that what is made of it may be kept.
+    """
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(np.asarray(a, jax.dtypes.canonicalize_dtype(float)))
 
 
 def full_covariances(mix: GaussianMixture) -> np.ndarray:

@@ -33,6 +33,21 @@ def test_create_works_when_traced(kind, oracle):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_host_arrays_make_a_mixture_that_outlives_a_trace(kind, oracle):
+    weights, means, covariances = oracle.arrays(kind, 3, 4)
+    kept = []
+
+    @jax.jit
+    def traced(x):
+        kept.append(GaussianMixture.create(weights, means, covariances, kind))
+        return x + kept[0].means.sum()
+
+    traced(jnp.float32(0))
+    np.testing.assert_allclose(kept[0].weights, weights, rtol=1e-6)
+    np.testing.assert_allclose(kept[0].covariances, covariances, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_mixture_is_a_pytree_with_static_kind(kind, oracle):
     mix = GaussianMixture.create(*oracle.arrays(kind, 2, 3), kind)
     doubled = jax.jit(lambda m: jax.tree.map(lambda a: 2 * a, m))(mix)
