@@ -57,11 +57,11 @@ def get_sweep() -> list[dict]:
             },
             "grid": {"training.seed": [0, 1], "sample.step": STEPS},
             "points": [
-                {"conditioning.kind": "none"},
                 CLASS,
+                {"conditioning.kind": "gmm"},
+                {"conditioning.kind": "none"},
                 {**CLUSTERS, "conditioning.per_class": False},
                 {"conditioning.kind": "gmm", "conditioning.per_class": False},
-                {"conditioning.kind": "gmm"},
             ],
             "minutes": (18.0, 2.0),
         }
