@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import jax
 import numpy as np
@@ -26,11 +26,13 @@ from gmm_diffusion import (
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
+from gmm_diffusion.commands import step_batches
+from gmm_diffusion.commands.log_window import LogWindow
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
-from gmm_diffusion.data import Dataset, batches, streaming
+from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError, RunError, out_of_memory
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
@@ -48,7 +50,6 @@ from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog, NoLog
 from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.training import state as state_lib
-from gmm_diffusion.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -307,18 +308,18 @@ def _run(parts, state, store, metrics_log, interrupt, started, window, lock, str
     run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.fitted))
     # It holds held-out examples.
     monitor = monitor_lib.make_monitor(parts, metrics_log) if every else None
-    next_batches = _batch_source(parts)
+    next_batches = step_batches.source(parts)
     state = devices.replicate(state)
     silent = cast(TextIO, standard_streams.Unfailing(None))
     progress = Progress(num_steps, step, None if first else silent)
-    window = _Window(step, window)
+    window = LogWindow(step, window)
     save = functools.partial(_save, parts, store, metrics_log, lock, window)
     sound = step  # The newest step whose updates are known to have been good.
     noted = False
     profile = Profile(parts.path, config.training.profile)
     try:
         upcoming = next_batches(step, num_steps)
-        while step < num_steps:
+        while upcoming is not None:
             profile.begin(step, jax.tree.leaves(upcoming)[0].shape[0])
             state, metrics = run_steps(state, upcoming, key)
             previous, step = step, step + jax.tree.leaves(upcoming)[0].shape[0]
@@ -435,124 +436,3 @@ def _check_finite(config, step, metrics):
             f"{step}; training.max_nonfinite allows {allowed}; a lower optimizer.learning_rate or "
             "a positive optimizer.clip_norm may help."
         )
-
-
-def _batch_source(parts):
-    """`(step, num_steps) -> Batch` with leaves `[S, B, ...]`, a function of (seed, step) only.
-
-    Of several processes each gets its part of every batch.
-    """
-    config, split, weights = parts.config, parts.data.train, parts.weights
-    if weights is None:
-        weights = assembly.split_weights(config, parts.fitted, split)
-    size = config.training.batch_size
-    transform = jax.device_get(parts.fitted.transform)
-    own = devices.own(size)
-    order = _Order(config.training.seed, size, len(split), config.data.flip, own)
-    ahead = None
-
-    def read(step, index):
-        """Examples, and which of them are the step's."""
-        nonlocal ahead
-        if not split.streamed:
-            return split.x, index
-        if ahead is None:
-            steps = range(step, config.training.num_steps)
-            ahead = streaming.read_ahead(split.x, order.rows, steps)
-        return next(ahead), np.arange(len(index))
-
-    def one(step):
-        index, flipped = order(step)
-        x, rows = read(step, index)
-        # On the host until they are spread over devices.
-        leaves: dict[str, Any] = {
-            "x": batches.make_batch(x, rows, flipped, transform),
-            "index": np.arange(size, dtype=np.int32)[own],
-            "mask": np.ones(len(index), np.float32),
-            "weights": None if weights is None else weights[flipped.astype(int), index],
-        }
-        return Batch(**leaves)
-
-    def source(step, num_steps):
-        steps = range(step, min(step + config.training.steps_per_call, num_steps))
-        if not steps:
-            return None
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *[one(s) for s in steps])
-
-    return source
-
-
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    """Which examples of a step are this process's; see `batches.indices`."""
-
-    seed: int
-    batch_size: int
-    num_examples: int
-    flip: bool
-    own: slice
-
-    def __call__(self, step):
-        whole = batches.indices(self.seed, step, self.batch_size, self.num_examples, self.flip)
-        return tuple(part[self.own] for part in whole)
-
-    def rows(self, step):
-        return self(step)[0]
-
-
-class _Window:
-    """Means of the metrics since the last line of the log, and the time they took.
-
-    A checkpoint takes it along: the next line of a resumed run is that of a run never stopped.
-    """
-
-    def __init__(self, first_step, stored=None):
-        self.first_step = first_step
-        self._rows, self._last, self._time = [], first_step, time.monotonic()
-        if stored is not None:
-            self._last = stored["last"]
-            self._time -= stored["seconds"]
-            rows = stored["rows"]
-            row = {name: np.asarray(rows[name], stored["dtypes"][name]) for name in rows}
-            self._rows = [row] if row else []
-
-    def stored(self):
-        """What `__init__` takes, as JSON."""
-        names = self._rows[0] if self._rows else ()
-        joined = {name: np.concatenate([row[name] for row in self._rows]) for name in names}
-        return {
-            "last": self._last,
-            "seconds": time.monotonic() - self._time,
-            "rows": {name: values.tolist() for name, values in joined.items()},
-            "dtypes": {name: str(values.dtype) for name, values in joined.items()},
-        }
-
-    def add(self, metrics):
-        self._rows.append(metrics)
-
-    def flush(self, step, config):
-        rate = (step - self._last) / (time.monotonic() - self._time)
-        means = {
-            name: float(np.concatenate([row[name] for row in self._rows]).mean())
-            for name in self._rows[0]
-            if not name.startswith("nonfinite")
-        }
-        means["nonfinite"] = skipped = int(self._rows[-1]["nonfinite"][-1])
-        means["images_per_second"] = rate * config.training.batch_size
-        means["steps_per_second"] = rate
-        # Of the last update that was made.
-        count = max(step - skipped - 1, 0)
-        for part, schedule in assembly.learning_rates(config).items():
-            means[f"learning_rate/{part}"] = float(schedule(count))
-        means |= {f"device_memory/{name}": value for name, value in devices.memory().items()}
-        self._rows, self._last, self._time = [], step, time.monotonic()
-        return means
-
-    @contextlib.contextmanager
-    def paused(self):
-        """Time inside does not count as training."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._time += time.monotonic() - start

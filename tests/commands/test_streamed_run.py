@@ -10,7 +10,7 @@ from PIL import Image
 from gmm_diffusion import assembly, devices
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import step_batches, train
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import dataset
 from gmm_diffusion.errors import InputError
@@ -77,7 +77,7 @@ def test_two_shares_are_the_batch_of_one_process(config, monkeypatch, tmp_path):
 
     def drawn(own):
         monkeypatch.setattr(devices, "own", lambda size: own)
-        source = train._batch_source(parts)
+        source = step_batches.source(parts)
         return [source(step, 8) for step in (0, 4)]
 
     whole = drawn(slice(None))

@@ -13,7 +13,8 @@ import pytest
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import step_batches, train
+from gmm_diffusion.commands.log_window import LogWindow
 from gmm_diffusion.conditioning import KINDS
 from gmm_diffusion.data import batches
 from gmm_diffusion.errors import InputError, RunError
@@ -53,7 +54,7 @@ def stored_params(config, path, step):
 
 def poisoned(monkeypatch, steps):
     """Puts a NaN into the batches of these steps (from 0)."""
-    original = train._batch_source
+    original = step_batches.source
 
     def source(parts):
         clean = original(parts)
@@ -68,7 +69,7 @@ def poisoned(monkeypatch, steps):
 
         return draw
 
-    monkeypatch.setattr(train, "_batch_source", source)
+    monkeypatch.setattr(step_batches, "source", source)
 
 
 def test_the_step_is_traced_and_compiled_once(config, tmp_path, monkeypatch, no_evaluation, caplog):
@@ -100,13 +101,13 @@ def test_each_line_of_metrics_is_the_mean_since_the_last(
     config, tmp_path, monkeypatch, no_evaluation
 ):
     losses = []
-    original = train._Window.add
+    original = LogWindow.add
 
     def add(self, metrics):
         losses.extend(float(x) for x in metrics["loss"])
         original(self, metrics)
 
-    monkeypatch.setattr(train._Window, "add", add)
+    monkeypatch.setattr(LogWindow, "add", add)
     config.training.log_every = 4
     config.optimizer.schedule, config.optimizer.warmup_steps = "cosine", 0
     train.train(config, tmp_path / "run")

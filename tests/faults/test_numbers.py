@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runs
 
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import step_batches, train
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.runs import storage
 from gmm_diffusion.runs.param_files import load_params
@@ -83,7 +83,7 @@ def nothing_bad(run, saved, logged):
 
 
 def spoil_batches(monkeypatch, step, change):
-    original = train._batch_source
+    original = step_batches.source
 
     def source(parts):
         clean = original(parts)
@@ -96,7 +96,7 @@ def spoil_batches(monkeypatch, step, change):
 
         return draw
 
-    monkeypatch.setattr(train, "_batch_source", source)
+    monkeypatch.setattr(step_batches, "source", source)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
