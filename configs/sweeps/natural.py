@@ -59,9 +59,9 @@ def get_sweep() -> list[dict]:
             "points": [
                 CLASS,
                 {"conditioning.kind": "gmm"},
-                {"conditioning.kind": "none"},
                 {**CLUSTERS, "conditioning.per_class": False},
                 {"conditioning.kind": "gmm", "conditioning.per_class": False},
+                {"conditioning.kind": "none"},
             ],
             "minutes": (18.0, 2.0),
         }
