@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gmm_diffusion import assembly, conditioning, processes, stages
+from gmm_diffusion import assembly, conditioning, paths, processes, stages
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import Dataset, Split, latents
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import reference
 from gmm_diffusion.evaluation.drawn import Drawn
 from gmm_diffusion.evaluation.images import ImageScores, stored_statistics
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
@@ -98,7 +99,8 @@ def evaluate(
         panel = panel_of(config, data, path, poll if jax.process_count() == 1 else None)
         refuse_judge(panel, *_classifiers(model, guidance))
     pixels = len(data.shape) == 3 and first
-    images = ImageScores(config, data, panel, real.x) if pixels else None
+    beside = paths.within(path, group.judge_dir) / reference.FOLDER
+    images = ImageScores(config, data, panel, real.x, beside) if pixels else None
     score = images or (VectorScores(data) if first else _ScoredElsewhere())
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.

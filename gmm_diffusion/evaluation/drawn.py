@@ -1,6 +1,5 @@
 """The samples of an evaluation while it goes on: one that is stopped goes on from those it drew."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,10 +9,11 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from gmm_diffusion import assembly, devices, npz_files, paths, processes
+from gmm_diffusion import assembly, devices, processes
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.errors import RunError
+from gmm_diffusion.evaluation import kept
 from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.sampling.parallel import PicardInfo
@@ -80,17 +80,17 @@ class Drawn:
         if isinstance(asked, Request):
             asked = _rows(asked, slice(first, first + count))
         file = self._file(first, count, asked, seed)
-        kept = None if file is None else _read(file)
-        if processes.of_first(lambda: kept is not None):
+        found = None if file is None else kept.read(file)
+        if processes.of_first(lambda: found is not None):
             if poll is not None:  # It counts the batches, too.
                 for _ in range(0, count, call):
                     poll()
             # The others only help to draw.
-            arrays = kept or {"x": np.zeros((count, *self.model.shape), np.float32)}
+            arrays = found or {"x": np.zeros((count, *self.model.shape), np.float32)}
         else:
             arrays = self._draw(first, count, asked, seed, call, poll)
             if file is not None:
-                _write(file, arrays)
+                kept.write(file, arrays)
         x = arrays.pop("x")
         if arrays:
             self.infos.append(PicardInfo(**arrays))
@@ -126,18 +126,3 @@ def _rows(asked, rows):
 
 def _arrays(info):
     return {field.name: np.asarray(getattr(info, field.name)) for field in dataclasses.fields(info)}
-
-
-def _read(file):
-    try:
-        return npz_files.read(file)
-    except (FileNotFoundError, npz_files.Damaged, RunError):
-        return None
-
-
-def _write(file, arrays):
-    # A disk that is full ends no evaluation before its result is written.
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with paths.whole(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **arrays)

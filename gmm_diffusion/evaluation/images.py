@@ -1,5 +1,6 @@
 """Scores of images, or latents, against the training images and the judges."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from gmm_diffusion import stages
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation.reference import Reference
 from gmm_diffusion.metrics import consistency, features, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
@@ -27,10 +29,23 @@ def stored_statistics(config: ConfigDict) -> Statistics | None:
 
 
 class ImageScores:
-    """Scores of uint8 images or float latents `[N, H, W, C]`: numbers, or `[J]`, one a judge."""
+    """Scores of uint8 images or float latents `[N, H, W, C]`: numbers, or `[J]`, one a judge.
+
+    Args:
+      config: see the group `evaluation`.
+      data: whose training images they are compared with.
+      panel: of J judges; empty for data without labels.
+      real: the held-out images.
+      folder: in which what is read of the training images is kept; None keeps nothing.
+    """
 
     def __init__(
-        self, config: ConfigDict, data: Dataset, panel: tuple[Judge, ...], real: np.ndarray
+        self,
+        config: ConfigDict,
+        data: Dataset,
+        panel: tuple[Judge, ...],
+        real: np.ndarray,
+        folder: pathlib.Path | None = None,
     ):
         self.data, self.panel, self.real = data, panel, real
         self.k = config.evaluation.neighbours
@@ -54,13 +69,15 @@ class ImageScores:
                     "of evaluation.features, and of a judge of this run."
                 )
         self.manifolds, self.frechet = [], []
+        kept = Reference(data, folder)
         with stages.watched("Reading training images", len(near) + len(spaces)) as tick:
             for extractor in near:
                 tick()
-                self.manifolds.append(_Manifold(extractor, self.train, self.k))
+                self.manifolds.append(_Manifold(extractor, self.train, self.k, kept))
             for extractor in spaces:
                 tick()
-                self.frechet.append(_Frechet(extractor, data.train.x, stored))
+                known = stored or kept.statistics(extractor, data.train.x)
+                self.frechet.append(_Frechet(extractor, known))
         self.features = {
             "manifold": ",".join(space.id for space in self.manifolds),
             "frechet": ",".join(space.id for space in spaces),
@@ -104,10 +121,9 @@ class ImageScores:
 class _Manifold:
     """Where the training images lie in a space of features."""
 
-    def __init__(self, extractor, train, k):
+    def __init__(self, extractor, train, k, kept):
         self.id, self.extract, self.k = extractor.id, extractor.extract, k
-        self.reference = extractor.extract(train)
-        self.radii = manifold.ball_radii(self.reference, k)
+        self.reference, self.radii = kept.balls(extractor, train, k)
 
     def __call__(self, x):
         features = self.extract(x)
@@ -123,15 +139,12 @@ class _Manifold:
 class _Frechet:
     """The distance of images to the training images in a space of features."""
 
-    def __init__(self, extractor, train, stored):
-        self.extractor = extractor
-        self.statistics = self._statistics(train) if stored is None else stored
-
-    def _statistics(self, x):
-        return features.statistics(self.extractor, x)
+    def __init__(self, extractor, statistics):
+        self.extractor, self.statistics = extractor, statistics
 
     def __call__(self, x):
-        return {"frechet": frechet.distance(self._statistics(x), self.statistics)}
+        found = features.statistics(self.extractor, x)
+        return {"frechet": frechet.distance(found, self.statistics)}
 
 
 def _by_judge(rows, prefix, count):
