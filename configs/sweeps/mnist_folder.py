@@ -17,7 +17,8 @@ def get_sweep() -> list[dict]:
             "config": "configs/mnist_folder_gmm.py",
             "fixed": {
                 "training.tensorboard": False,
-                "checkpoint.snapshot_every": 0,
+                # A run's own earlier step is the guide of autoguidance.
+                "checkpoint.snapshot_every": 600,
                 # One set of judges for all runs.
                 "evaluation.judge_dir": "..",
             },
