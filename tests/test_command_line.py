@@ -280,6 +280,7 @@ def test_a_real_run_writes_what_it_should(tiny_run):
         "samples",
         "evaluation.json",
         "judge.npz",
+        "reference",
     }
     config = json.loads((workdir / "config.json").read_text())
     assert config["network"]["channels"] == 8
