@@ -30,7 +30,9 @@ class Reference:
 
     def __init__(self, data: Dataset, folder: pathlib.Path | None):
         self._folder = folder
-        self._data = "" if folder is None else json.dumps(data_fingerprint.checksums(data))
+        # A checksum of streamed data is of some examples; the name is of all of their files.
+        known = None if folder is None else [data.name, data_fingerprint.checksums(data)]
+        self._data = json.dumps(known)
 
     def balls(self, extractor: Extractor, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Features `[N, F]` of images `x [N, ...]`, and the distances `[N]` of k-th neighbours."""
