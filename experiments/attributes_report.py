@@ -3,8 +3,8 @@
 import numpy as np
 
 from experiments import attributes, stability
-from experiments.attributes_plan import CHANCE, Cell
-from experiments.stability_plan import MULTIPLES
+from experiments.attributes_plan import CHANCE
+from experiments.rate_search import MULTIPLES, Cell
 from gmm_diffusion.report import comparisons
 from gmm_diffusion.report.summary import half_width
 

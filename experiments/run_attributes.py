@@ -22,7 +22,7 @@ import argparse
 import pathlib
 import sys
 
-from experiments import attributes, attributes_plan, attributes_report, stoppable
+from experiments import attributes, attributes_plan, attributes_report, rate_search, stoppable
 from gmm_diffusion.errors import InputError
 
 
@@ -49,13 +49,13 @@ def _work(arguments, poll):
         arguments.steps,
     )
     list(plan.settings())
-    people = attributes.load()
-    minutes = attributes_plan.estimate(plan, people, arguments.out)
-    todo = len(attributes_plan.left(plan, arguments.out))
+    task = attributes_plan.task(attributes.load())
+    minutes = rate_search.estimate(plan, task, arguments.out)
+    todo = len(rate_search.left(plan, task, arguments.out))
     print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
     if arguments.dry_run:
         return
-    cells = attributes_plan.run(plan, people, arguments.out, poll)
+    cells = rate_search.run(plan, task, arguments.out, poll)
     text = attributes_report.tables(cells)
     (arguments.out / "tables.md").write_text(text)
     print(f"{text}\nWritten to {arguments.out}.")

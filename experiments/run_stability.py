@@ -21,7 +21,7 @@ import sys
 
 import numpy as np
 
-from experiments import stability_plan, stability_report, stoppable
+from experiments import rate_search, stability_plan, stability_report, stoppable
 from experiments.many_classifiers import REGIMES
 from gmm_diffusion.data import digits
 
@@ -42,13 +42,14 @@ def _work(arguments, poll):
     regimes = tuple(arguments.regimes.split(","))
     plan = stability_plan.Plan(regimes, arguments.seeds, arguments.steps)
     data = digits()
+    task = stability_plan.task(data)
     chance = float(np.bincount(data.heldout.label).max() / len(data.heldout))
-    minutes = stability_plan.estimate(plan, data, arguments.out)
-    todo = len(stability_plan.left(plan, arguments.out))
+    minutes = rate_search.estimate(plan, task, arguments.out)
+    todo = len(rate_search.left(plan, task, arguments.out))
     print(f"{todo} cells left, about {minutes:.1f} minutes.", flush=True)
     if arguments.dry_run:
         return
-    cells = stability_plan.run(plan, data, arguments.out, poll)
+    cells = rate_search.run(plan, task, arguments.out, poll)
     text = stability_report.tables(cells, chance)
     (arguments.out / "tables.md").write_text(text)
     for regime in regimes:

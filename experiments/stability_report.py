@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from experiments import stability
-from experiments.stability_plan import MULTIPLES, Cell
+from experiments.rate_search import MULTIPLES, Cell
 
 _REFERENCE = "cross-entropy"
 _COLOURS = {"ngmg": "tab:blue", "ngmg log": "tab:cyan", "cross-entropy": "tab:orange"}

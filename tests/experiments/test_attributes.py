@@ -9,9 +9,14 @@ import optax
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from experiments import attributes, attributes_plan, attributes_report, run_attributes
-from experiments.attributes_plan import Cell
-from experiments.stability_plan import MULTIPLES
+from experiments import (
+    attributes,
+    attributes_plan,
+    attributes_report,
+    rate_search,
+    run_attributes,
+)
+from experiments.rate_search import MULTIPLES, Cell
 from gmm_diffusion.errors import InputError
 
 Y = np.array([-3.0, -0.2, 0.1, 0.5, 0.9, 1.3, 4.0])
@@ -165,7 +170,7 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, people,
     )
     monkeypatch.setattr(attributes, "load", lambda: wide)
     monkeypatch.setattr(attributes_plan, "EXPONENTS", {"sgd": range(-3, 0)})
-    monkeypatch.setattr(attributes_plan, "estimate", lambda *_: 0.1)
+    monkeypatch.setattr(rate_search, "estimate", lambda *_: 0.1)
     arguments = [f"--out={tmp_path}", "--losses=NGMG;BCE, logits", "--optimizers=sgd"]
     arguments += ["--flipped=0", "--seeds=2", "--steps=20"]
     assert run_attributes.run([*arguments, "--dry_run"]) == 0

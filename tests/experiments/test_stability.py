@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from experiments import many_classifiers as many
-from experiments import run_stability, stability, stability_plan, stability_report
+from experiments import (
+    rate_search,
+    run_stability,
+    stability,
+    stability_plan,
+    stability_report,
+)
 from gmm_diffusion.data.dataset import Dataset, Split
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.networks.encoder import MLPEncoder
@@ -129,8 +135,8 @@ def test_losses_are_compared_where_both_survive():
         norms[:, 50] = largest
         setting_ = setting(loss=loss)
         curves = many.Curves(np.ones((10, steps)), norms, np.asarray(accuracy, float))
-        rates = np.array(stability_plan.MULTIPLES)
-        compared = stability_plan.Cell(setting_, rates, curves)
+        rates = np.array(rate_search.MULTIPLES)
+        compared = rate_search.Cell(setting_, rates, curves)
         return compared, compared
 
     # Two seeds at five multiples. One loses a seed at the last but one, the other all at the last.
@@ -166,12 +172,12 @@ def test_an_unknown_name_is_refused(data, change):
 
 def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
     options = {"exponents": {"adam": range(-4, -2)}, "losses": ("cross-entropy",)}
-    plan = stability_plan.Plan(("clean",), 2, 4, **options)
-    assert len(stability_plan.left(plan, tmp_path)) == 2
-    cells = stability_plan.run(plan, data, tmp_path)
-    assert stability_plan.left(plan, tmp_path) == []
+    plan, task = stability_plan.Plan(("clean",), 2, 4, **options), stability_plan.task(data)
+    assert len(rate_search.left(plan, task, tmp_path)) == 2
+    cells = rate_search.run(plan, task, tmp_path)
+    assert rate_search.left(plan, task, tmp_path) == []
     monkeypatch.setattr(stability_plan, "train", None)
-    again = stability_plan.run(plan, data, tmp_path)
+    again = rate_search.run(plan, task, tmp_path)
     for pair, other in zip(cells, again, strict=True):
         for one, two in zip(pair, other, strict=True):
             assert one.setting == two.setting
@@ -187,7 +193,7 @@ def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch
     assert (tmp_path / "clean.png").stat().st_size > 1000
     other = stability_plan.Plan(("clean",), 2, 5, **options)
     with pytest.raises(InputError, match="made with other settings"):
-        stability_plan.run(other, data, tmp_path)
+        rate_search.run(other, task, tmp_path)
 
 
 def test_the_command_says_how_long_it_takes(capsys, tmp_path):
