@@ -1,5 +1,6 @@
 """The training images in the feature spaces of the metrics: read once, and kept for the next."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -7,8 +8,9 @@ import pathlib
 import numpy as np
 
 from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.evaluation import kept
-from gmm_diffusion.metrics import features, manifold
+from gmm_diffusion.metrics import features, frechet, manifold
 from gmm_diffusion.metrics.features import Extractor
 from gmm_diffusion.metrics.frechet import Statistics
 from gmm_diffusion.runs import data_fingerprint
@@ -48,20 +50,16 @@ class Reference:
     def statistics(self, extractor: Extractor, x: np.ndarray) -> Statistics:
         """Mean and covariance of the features of images `x [N, ...]`, N at least 2."""
         file = self._file("statistics", extractor, len(x))
-        found = file and kept.read(file)
-        if not found or found.keys() != {"mean", "cov"}:
-            made = features.statistics(extractor, x)
-            if file:
-                kept.write(file, {"mean": made.mean, "cov": made.cov})
-            return made
-        return Statistics(
-            found["mean"],
-            found["cov"],
-            len(x),
-            extractor.id,
-            resolution="x".join(map(str, x.shape[1:])),
-            resize=extractor.resize,
-        )
+        if file:
+            with contextlib.suppress(InputError, RunError):
+                return frechet.load(file)
+        made = features.statistics(extractor, x)
+        if file:
+            # A disk that takes no file ends no evaluation.
+            with contextlib.suppress(OSError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                frechet.save(made, file)
+        return made
 
     def _file(self, kind, extractor, *counts):
         if self._folder is None:
