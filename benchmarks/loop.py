@@ -38,7 +38,7 @@ from gmm_diffusion import assembly, cpu_devices, devices
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.commands import monitor as monitor_lib
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import step_batches, train
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import from_arrays
 from gmm_diffusion.evaluation import heldout
@@ -108,7 +108,7 @@ def bare_call(config, data):
     optimizer, widths = assembly.optimizer(config), len(config.training.ema_widths)
     state = devices.replicate(state_lib.create(params, optimizer, widths))
     run = devices.make_train_steps(assembly.train_step_fn(config, fitted))
-    batch = train._batch_source(Parts(config, pathlib.Path(), data, fitted, weights))(0, 1 << 20)
+    batch = step_batches.source(Parts(config, pathlib.Path(), data, fitted, weights))(0, 1 << 20)
     key = jax.random.key(0)
 
     def call():

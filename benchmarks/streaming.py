@@ -37,7 +37,7 @@ from PIL import Image
 from gmm_diffusion import assembly, devices
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import initialisation
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import step_batches, train
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import Dataset, Split, batches, image_folder, streaming, tfds_images
 from gmm_diffusion.training import state as state_lib
@@ -167,11 +167,11 @@ def measure_loop(folder, arguments):
         widths = len(config.training.ema_widths)
         state = devices.replicate(state_lib.create(params, optimizer, widths))
         step = devices.make_train_steps(assembly.train_step_fn(config, fitted))
-        source = train._batch_source(Parts(config, folder, data, fitted, weights))
+        source = step_batches.source(Parts(config, folder, data, fitted, weights))
         key, calls = jax.random.key(0), arguments.steps
         fixed = source(0, 1)
         state, _ = jax.block_until_ready(step(state, fixed, key))
-        source = train._batch_source(Parts(config, folder, data, fitted, weights))
+        source = step_batches.source(Parts(config, folder, data, fitted, weights))
         bare, loop = [], []
         upcoming = source(0, calls)
         for i in range(calls):

@@ -325,12 +325,13 @@ def described(topology):
     except jax.errors.JaxRuntimeError as error:
         cause = str(error).splitlines()[0]
         raise InputError(f"--topology is {topology!r}; libtpu says: {cause}") from error
-    if found.devices[0].device_kind not in MEMORY:
+    on: list[jax.Device] = found.devices
+    if on[0].device_kind not in MEMORY:
         raise InputError(
-            f"--topology is {topology!r}, of {found.devices[0].device_kind}; valid are those of "
+            f"--topology is {topology!r}, of {on[0].device_kind}; valid are those of "
             f"{', '.join(MEMORY)}."
         )
-    return sorted(found.devices, key=lambda device: device.process_index)
+    return sorted(on, key=lambda device: device.process_index)
 
 
 def _work(argv):

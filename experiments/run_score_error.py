@@ -25,6 +25,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def _one(out, problem, weights, seeds, poll):
                 )
         print(f"{file} is there already.")
         return
-    errors, maps, begin = {}, {}, time.monotonic()
+    errors: dict[float, dict[str, Any]] = {}
+    maps, begin = {}, time.monotonic()
     regions = {
         region: (*points, score_error.exact(problem.data, *points))
         for region, points in score_error.regions(problem, _POINTS, LEVELS).items()

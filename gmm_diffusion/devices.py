@@ -149,9 +149,7 @@ def make_train_steps(
     return run
 
 
-def mapped_train_steps(
-    train_step: TrainStep, devices: list[jax.Device]
-) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:
+def mapped_train_steps(train_step: TrainStep, devices: list[jax.Device]) -> jax.stages.Wrapped:
     """What `make_train_steps` compiles: its arguments and results lead with an axis of devices."""
 
     def steps(state, batches, key):
@@ -273,7 +271,7 @@ def call_size(num: int, batch_size: int, parts: int = 1) -> int:
 
 def mapped_examples(
     fn: Callable[..., PyTree], devices: list[jax.Device], together: bool = False
-) -> Callable[[PyTree, tuple], PyTree]:
+) -> jax.stages.Wrapped:
     """What `map_examples` compiles: its arguments and results lead with an axis of devices."""
 
     @functools.partial(
