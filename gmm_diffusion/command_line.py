@@ -217,7 +217,7 @@ def _cause(error, path):
     if near:
         return f"{where}{near[2]} is not a setting; did you mean {near[1]}?"
     if absent:
-        return f"{where}{absent[1]} is not a setting; config.py lists all fields"
+        return f"{where}{absent[1]} is not a setting; config/defaults.py lists all fields"
     if kind:
         return f"{where}{kind[1]} is {kind[2]}; it must be of type {kind[3]}"
     if error.args == ("get_config",) and not lines:
