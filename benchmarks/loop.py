@@ -37,8 +37,8 @@ import numpy as np
 from gmm_diffusion import assembly, cpu_devices, devices
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import initialisation
+from gmm_diffusion.commands import loop, step_batches, train
 from gmm_diffusion.commands import monitor as monitor_lib
-from gmm_diffusion.commands import step_batches, train
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.data import from_arrays
 from gmm_diffusion.evaluation import heldout
@@ -77,7 +77,7 @@ class Clock:
 
     @contextlib.contextmanager
     def watching(self):
-        clock, progress, make_monitor = self, train.Progress, monitor_lib.make_monitor
+        clock, progress, make_monitor = self, loop.Progress, monitor_lib.make_monitor
 
         class Watched(progress):
             def update(self, step, *rest):
@@ -94,11 +94,11 @@ class Clock:
 
             return run
 
-        train.Progress, monitor_lib.make_monitor = Watched, timed
+        loop.Progress, monitor_lib.make_monitor = Watched, timed
         try:
             yield self
         finally:
-            train.Progress, monitor_lib.make_monitor = progress, make_monitor
+            loop.Progress, monitor_lib.make_monitor = progress, make_monitor
 
 
 def bare_call(config, data):

@@ -14,7 +14,7 @@ from gmm_diffusion.data.latents import decode
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import heldout
 from gmm_diffusion.runs import workdir
-from gmm_diffusion.runs.metrics_log import MetricsLog
+from gmm_diffusion.runs.metrics_log import MetricsLog, NoLog
 from gmm_diffusion.training.state import TrainState
 from gmm_diffusion.types import Poll
 
@@ -26,7 +26,7 @@ class Monitor(Protocol):
         """Scores the state on the host after `step` updates, and writes them and pictures."""
 
 
-def make_monitor(parts: Parts, metrics_log: MetricsLog) -> Monitor:
+def make_monitor(parts: Parts, metrics_log: MetricsLog | NoLog) -> Monitor:
     """What is written after `training.heldout_every` updates."""
     return MONITORS[parts.config.training.task](parts, metrics_log)
 
@@ -101,7 +101,7 @@ class _Monitor:
 
 
 # By `training.task`.
-MONITORS: dict[str, Callable[[Parts, MetricsLog], Monitor]] = {
+MONITORS: dict[str, Callable[[Parts, MetricsLog | NoLog], Monitor]] = {
     "denoiser": _Monitor,
     "classifier": _ClassifierMonitor,
 }

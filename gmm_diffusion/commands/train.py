@@ -2,19 +2,15 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
-from typing import TextIO, cast
 
 import jax
-import numpy as np
 from clu.parameter_overview import get_parameter_overview
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gmm_diffusion import (
-    __version__,
     assembly,
     cpu_devices,
     devices,
@@ -25,30 +21,23 @@ from gmm_diffusion import (
 )
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
-from gmm_diffusion.commands import monitor as monitor_lib
-from gmm_diffusion.commands import step_batches
-from gmm_diffusion.commands.log_window import LogWindow
+from gmm_diffusion.commands import loop
 from gmm_diffusion.commands.parts import Parts
-from gmm_diffusion.commands.profile import Profile
-from gmm_diffusion.commands.progress import Progress
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError, RunError, out_of_memory
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import from_arrays, to_arrays
-from gmm_diffusion.random_keys import Run
 from gmm_diffusion.runs import (
     data_fingerprint,
     saving_probe,
-    snapshots,
     storage,
     wandb_writer,
     workdir,
 )
 from gmm_diffusion.runs import lock as lock_lib
 from gmm_diffusion.runs.metrics_log import MetricsLog, NoLog
-from gmm_diffusion.tasks import TASKS
 from gmm_diffusion.training import state as state_lib
 
 log = logging.getLogger(__name__)
@@ -149,9 +138,8 @@ def _train(config, run_dir, given, started, streams):
             if resumed and first:
                 workdir.write_config(config, path)
             with _open_log(config, path) as metrics_log:
-                state = _run(
-                    parts, state, store, metrics_log, interrupt, started, window, lock, streams
-                )
+                around = loop.Around(store, metrics_log, lock, interrupt, streams)
+                state = loop.run(parts, state, around, started, window)
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
@@ -286,153 +274,3 @@ def _prepare(config, path, data, fresh, store):
         window = restored.meta.get("window")  # Absent from older runs.
         log.info("Resumed %s from step %d.", path, restored.step)
     return Parts(config, path, data, fitted, weights), state, window
-
-
-def _run(parts, state, store, metrics_log, interrupt, started, window, lock, streams):
-    """All remaining steps; returns the final state on the host."""
-    config = parts.config
-    num_steps = config.training.num_steps
-    step = int(state.step)
-    first = processes.is_first()
-    if first:
-        metrics_log.truncate(step)
-        snapshots.truncate(parts.path / workdir.SNAPSHOTS, step)
-    # What stopped the run may have come between a checkpoint and the sheet of its step.
-    every = config.training.heldout_every
-    crossed = _crossed(every, step - config.training.steps_per_call, step, num_steps)
-    if crossed and processes.of_first(lambda: not metrics_log.has(step, "heldout_loss/mean")):
-        monitor_lib.make_monitor(parts, metrics_log)(step, state, poll=interrupt.check)
-    if step >= num_steps:
-        return jax.device_get(state)
-    key = jax.random.fold_in(jax.random.key(config.training.seed), Run.STEPS)
-    run_steps = devices.make_train_steps(assembly.train_step_fn(config, parts.fitted))
-    # It holds held-out examples.
-    monitor = monitor_lib.make_monitor(parts, metrics_log) if every else None
-    next_batches = step_batches.source(parts)
-    state = devices.replicate(state)
-    silent = cast(TextIO, standard_streams.Unfailing(None))
-    progress = Progress(num_steps, step, None if first else silent)
-    window = LogWindow(step, window)
-    save = functools.partial(_save, parts, store, metrics_log, lock, window)
-    sound = step  # The newest step whose updates are known to have been good.
-    noted = False
-    profile = Profile(parts.path, config.training.profile)
-    try:
-        upcoming = next_batches(step, num_steps)
-        while upcoming is not None:
-            profile.begin(step, jax.tree.leaves(upcoming)[0].shape[0])
-            state, metrics = run_steps(state, upcoming, key)
-            previous, step = step, step + jax.tree.leaves(upcoming)[0].shape[0]
-            # The host prepares the next call while the devices work on this one.
-            upcoming = next_batches(step, num_steps)
-            metrics = jax.device_get(metrics)
-            profile.end()
-            if previous == window.first_step:
-                log.info("First steps done after %.1f s.", time.monotonic() - started)
-            _check_finite(config, step, metrics)
-            window.add(metrics)
-            sound = step
-            loss = float(metrics[TASKS[config.training.task].headline].mean())
-            progress.update(step, loss, (step - previous) * config.training.batch_size)
-            if not noted and any(stream.failed for stream in streams):
-                noted = True
-                metrics_log.write(step, {"output_failed": 1})
-            crossed = functools.partial(_crossed, previous=previous, step=step, num_steps=num_steps)
-            if crossed(config.training.log_every):
-                # The loss tells nothing of averages, nor of moments too large to move anything.
-                if not devices.is_finite(state):
-                    raise _spoilt(step)
-                metrics_log.write(step, window.flush(step, config))
-            # Before the checkpoint: a run that resumes from it does not come by here again.
-            if first and crossed(config.checkpoint.snapshot_every):
-                with window.paused():
-                    _write_snapshot(parts, step, state)
-            if crossed(config.checkpoint.every):
-                save(step, state)
-                processes.meet()
-            interrupt.check()
-            if monitor is not None and crossed(every):
-                with window.paused():
-                    monitor(step, devices.unreplicate(state), poll=interrupt.check)
-                    processes.meet()
-    except signals.Interrupted:
-        save(step, state)
-        progress.note(f"Interrupted at step {step}; saved. The same command goes on from there.")
-        raise
-    except Exception:
-        if sound == step:
-            _rescue(store, save, step, state)
-        raise
-    finally:
-        profile.end()
-        progress.close()
-    return devices.unreplicate(state)
-
-
-def _crossed(every, previous, step, num_steps):
-    """Whether something that happens every so many steps, and at the end, happens at `step`."""
-    if not every or step <= 0:
-        return False
-    return step // every > max(previous, 0) // every or step == num_steps
-
-
-def _write_snapshot(parts, step, state):
-    averages = _on_host(step, state.ema)
-    widths = parts.config.training.ema_widths
-    snapshots.write(parts.path / workdir.SNAPSHOTS, step, widths, averages)
-
-
-def _rescue(store, save, step, state):
-    """Saves the good state that a failure leaves; should that fail, too, the first is reported."""
-    # A call that failed has taken its state with it.
-    if store is None or any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
-        return
-    with contextlib.suppress(Exception):
-        save(step, state)
-        store.wait()
-
-
-def _on_host(step, tree):
-    """The first device's copy, which must be finite to be written anywhere."""
-    tree = devices.unreplicate(tree)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
-        raise _spoilt(step)
-    return tree
-
-
-def _spoilt(step):
-    return RunError(
-        f"The parameters or their averages are not finite at step {step}, and are not saved; "
-        "a lower optimizer.learning_rate or a positive optimizer.clip_norm may help."
-    )
-
-
-def _save(parts, store, metrics_log, lock, window, step, state):
-    """Saves unless this step is stored already, or another process does it."""
-    if store is None:
-        return
-    lock.check()
-    if store.latest_step() == step:
-        return
-    metrics_log.flush()
-    arrays, settings = to_arrays(parts.fitted)
-    meta = {
-        "settings": settings,
-        "shape": parts.data.shape,
-        "version": __version__,
-        "jax": jax.__version__,
-        "window": window.stored(),
-    }
-    with window.paused():
-        store.save(step, _on_host(step, state), arrays, meta)
-
-
-def _check_finite(config, step, metrics):
-    allowed = config.training.max_nonfinite
-    worst = int(metrics["nonfinite_in_a_row"].max())
-    if worst > allowed:
-        raise RunError(
-            f"The loss or its gradient was not finite in {worst} updates in a row before step "
-            f"{step}; training.max_nonfinite allows {allowed}; a lower optimizer.learning_rate or "
-            "a positive optimizer.clip_norm may help."
-        )

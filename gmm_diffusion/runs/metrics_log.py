@@ -155,6 +155,13 @@ class NoLog:
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Does nothing."""
 
+    def truncate(self, step: int) -> None:
+        """Does nothing."""
+
+    def has(self, step: int, name: str) -> bool:
+        """It has no lines."""
+        return False
+
 
 def truncate(workdir: str | os.PathLike, step: int) -> None:
     """Drops the lines of later steps, which a run resumed at `step` writes again.

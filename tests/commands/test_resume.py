@@ -11,7 +11,7 @@ import pytest
 
 from gmm_diffusion import assembly, signals
 from gmm_diffusion.assembly import conditioners
-from gmm_diffusion.commands import evaluate, train
+from gmm_diffusion.commands import evaluate, loop, train
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import storage
 from gmm_diffusion.training import state
@@ -22,13 +22,13 @@ STEPS = 4
 def stopping_at(monkeypatch, step, signum=signal.SIGTERM):
     """Sends this process a signal once `step` updates are done."""
 
-    class Progress(train.Progress):
+    class Progress(loop.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if done == step:
                 os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(train, "Progress", Progress)
+    monkeypatch.setattr(loop, "Progress", Progress)
 
 
 @pytest.fixture

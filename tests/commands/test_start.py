@@ -17,7 +17,7 @@ class First(logging.Handler):
             before.extend(compiled)
 
 compiled, before = [], []
-logging.getLogger("gmm_diffusion.commands.train").addHandler(First())
+logging.getLogger("gmm_diffusion.commands.loop").addHandler(First())
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **more: "backend_compile" in name and compiled.append(more.get("fun_name"))
 )

@@ -13,7 +13,7 @@ import pytest
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import step_batches, train
+from gmm_diffusion.commands import log_window, loop, step_batches, train
 from gmm_diffusion.commands.log_window import LogWindow
 from gmm_diffusion.conditioning import KINDS
 from gmm_diffusion.data import batches
@@ -138,14 +138,14 @@ def test_the_rate_is_of_training_alone_and_devices_memory_is_logged(
         now[0] += 1
         return now[0]
 
-    original = train._on_host
+    original = loop._on_host
 
     def on_host(*args):
         now[0] += 1000
         return original(*args)
 
-    monkeypatch.setattr(train, "time", types.SimpleNamespace(monotonic=monotonic))
-    monkeypatch.setattr(train, "_on_host", on_host)
+    monkeypatch.setattr(log_window, "time", types.SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(loop, "_on_host", on_host)
     monkeypatch.setattr(train.devices, "memory", lambda: {"bytes_in_use": 5})
     train.train(config, tmp_path / "run")
     rows = lines(tmp_path / "run")
@@ -221,7 +221,7 @@ def test_another_model_is_refused_before_anything_changes(config, tmp_path, no_e
 
 def test_what_happens_every_so_often():
     def at(every, previous, step, num_steps=100):
-        return bool(train._crossed(every, previous, step, num_steps))
+        return bool(loop._crossed(every, previous, step, num_steps))
 
     assert [at(10, s - 4, s) for s in (4, 8, 12, 16, 20)] == [False, False, True, False, True]
     assert at(10, 98, 100)

@@ -15,7 +15,7 @@ import runs
 
 from gmm_diffusion import signals
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import loop, train
 
 NUMBER = int(os.environ.get("GMM_DIFFUSION_SOAK", "0"))
 pytestmark = pytest.mark.skipif(not NUMBER, reason="GMM_DIFFUSION_SOAK is not set")
@@ -51,7 +51,7 @@ def test_training(config, tmp_path, monkeypatch):
     config.sample.num, config.sample.steps = 16, 2
     seen, start = [], []
 
-    class Progress(train.Progress):
+    class Progress(loop.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if not start:
@@ -61,7 +61,7 @@ def test_training(config, tmp_path, monkeypatch):
                 if len(seen) == PARTS:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train, "Progress", Progress)
+    monkeypatch.setattr(loop, "Progress", Progress)
     with pytest.raises(signals.Interrupted):
         train.train(config, tmp_path / "run")
     done = runs.newest(tmp_path / "run")[0]

@@ -12,7 +12,7 @@ import pytest
 import runs
 
 from gmm_diffusion import pictures, signals
-from gmm_diffusion.commands import train
+from gmm_diffusion.commands import loop, train
 from gmm_diffusion.errors import InputError, RunError
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.runs import metrics_log, storage
@@ -21,13 +21,13 @@ from gmm_diffusion.runs import metrics_log, storage
 def at_step(monkeypatch, step, act):
     """Does `act()` once `step` updates are done."""
 
-    class Progress(train.Progress):
+    class Progress(loop.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if done == step:
                 act()
 
-    monkeypatch.setattr(train, "Progress", Progress)
+    monkeypatch.setattr(loop, "Progress", Progress)
 
 
 def test_stops_at_awkward_steps_leave_no_trace_in_the_log(config, tmp_path, monkeypatch, whole):

@@ -14,7 +14,7 @@ import pytest
 from gmm_diffusion import assembly, devices, signals
 from gmm_diffusion.assembly import initialisation
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import sample, train
+from gmm_diffusion.commands import loop, sample, train
 from gmm_diffusion.data import Split, batches, to_float
 from gmm_diffusion.data.dataset import evenly_spaced
 from gmm_diffusion.errors import InputError
@@ -171,14 +171,14 @@ def test_two_halves_are_bit_identical_to_the_whole(
     config.classifier.optimizer = "sgd"
     train.train(config, tmp_path / "whole")
 
-    class Progress(train.Progress):
+    class Progress(loop.Progress):
         def update(self, done, loss, examples):
             super().update(done, loss, examples)
             if done == 2:
                 raise signals.Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Progress", Progress)
+        patch.setattr(loop, "Progress", Progress)
         with pytest.raises(signals.Interrupted):
             train.train(config, tmp_path / "halves")
     assert storage.steps(tmp_path / "halves" / "checkpoints") == [2]
