@@ -9,8 +9,9 @@ TensorFlow nor a network. The baseline, the same network on class labels, is
     --config.conditioning.kind=class --config.conditioning.embedding=table
 
 and configs/sweeps/mnist_folder.py compares both. The U-Net is made for two CPU cores: the
-updates take half an hour, the judges a quarter more. docs/results.md has what came of it: 92 % of
-the samples are read as the digit that was asked for.
+updates take half an hour, the judges a quarter more. Samples are guided by the run's own step
+1,200; docs/results.md has what came of it: 98 % are read as the digit that was asked for, and 92 %
+without a guide.
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +44,9 @@ def get_config() -> ConfigDict:
     config.checkpoint.snapshot_every = 600
 
     config.sample.steps = 12
+    config.guidance.kind = "auto"
+    config.guidance.guide_step = 1200
+    config.guidance.scale = 3.0
     # A judge is good after two passes over 54,000 images.
     config.evaluation.judges = 3
     config.evaluation.judge_epochs = 2

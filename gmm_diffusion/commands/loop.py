@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, TextIO, cast
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gmm_diffusion import __version__, assembly, devices, processes, signals, standard_streams
+from gmm_diffusion.assembly import averages
 from gmm_diffusion.commands import monitor as monitor_lib
 from gmm_diffusion.commands import step_batches
 from gmm_diffusion.commands.log_window import LogWindow
@@ -143,6 +145,23 @@ def run(
     return devices.unreplicate(state)
 
 
+def keeps(config: ConfigDict, step: int, width: float) -> bool:
+    """Whether what `width` names at `step` is on disk after a run that nobody stops on its way."""
+    calls, num_steps = config.training.steps_per_call, config.training.num_steps
+    group = config.checkpoint
+    if not 0 < step <= num_steps or (step % calls and step != num_steps):
+        return False
+    happens = functools.partial(
+        _crossed, previous=(step - 1) // calls * calls, step=step, num_steps=num_steps
+    )
+    if width and happens(group.snapshot_every):
+        return True
+    # Several may fall into one call, and one comes at the end.
+    every = max(group.every, calls)
+    later = -(-num_steps // every) - step // every
+    return averages.is_tracked(config, width) and happens(group.every) and later < group.keep
+
+
 def _crossed(every, previous, step, num_steps):
     """Whether something that happens every so many steps, and at the end, happens at `step`."""
     if not every or step <= 0:
@@ -151,9 +170,8 @@ def _crossed(every, previous, step, num_steps):
 
 
 def _write_snapshot(parts, step, state):
-    averages = _on_host(step, state.ema)
     widths = parts.config.training.ema_widths
-    snapshots.write(parts.path / workdir.SNAPSHOTS, step, widths, averages)
+    snapshots.write(parts.path / workdir.SNAPSHOTS, step, widths, _on_host(step, state.ema))
 
 
 def _rescue(store, save, step, state):

@@ -32,6 +32,7 @@ from gmm_diffusion.model.fitted import from_arrays, to_arrays
 from gmm_diffusion.runs import (
     data_fingerprint,
     saving_probe,
+    snapshots,
     storage,
     wandb_writer,
     workdir,
@@ -104,6 +105,7 @@ def _train(config, run_dir, given, started, streams):
     if not resumed:
         config_lib.check_splits(config)
     path, first = paths.of(run_dir), processes.is_first()
+    _check_own_guide(config, path if resumed else None)
     # All have looked before the first one writes.
     processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
@@ -234,6 +236,21 @@ def _check_devices(config):
         raise InputError(
             f"contrastive.points is {config.contrastive.points}; it must be a multiple of the "
             f"{count} devices."
+        )
+
+
+def _check_own_guide(config, path):
+    """Refuses an evaluation at the end whose guide, a step of this run, will not be on disk."""
+    group = config.guidance
+    own = group.kind == "auto" and not group.guide and config.evaluation.at_end
+    there = () if path is None else snapshots.steps(path / workdir.SNAPSHOTS)
+    kept = group.guide_step in there or loop.keeps(config, group.guide_step, group.guide_ema)
+    if own and not kept:
+        raise InputError(
+            f"guidance.guide_step is {group.guide_step}; of that step a run of "
+            f"{config.training.num_steps}, {config.training.steps_per_call} a call, with "
+            f"checkpoint.snapshot_every {config.checkpoint.snapshot_every} keeps no average of "
+            f"width {group.guide_ema:g} for the evaluation at its end."
         )
 
 

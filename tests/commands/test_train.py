@@ -1,5 +1,6 @@
 """The training loop: compiled once, stopped by what is not finite, callable from Python."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -228,6 +229,33 @@ def test_what_happens_every_so_often():
     assert at(7, 98, 100), "always at the end"
     assert not at(0, 98, 100), "never"
     assert not at(10, -4, 0)
+
+
+def test_what_is_on_disk_at_the_end(config, tmp_path, no_evaluation):
+    """By a run: 7 steps, 2 a call, a checkpoint each 3 of which two stay, a snapshot each 4."""
+    config.training.num_steps = 7
+    config.checkpoint.every, config.checkpoint.keep, config.checkpoint.snapshot_every = 3, 2, 4
+    train.train(config, tmp_path / "run")
+    loadable = {0.05: set(), 0.0: set(), 0.2: set()}
+    for width, steps in loadable.items():
+        for step in range(1, 9):
+            with contextlib.suppress(InputError):
+                load_lib.load_run(tmp_path / "run", step, width)
+                steps.add(step)
+    assert loadable[0.0] == {6, 7}
+    for width, steps in loadable.items():
+        assert {s for s in range(-1, 10) if loop.keeps(config, s, width)} == steps, width
+
+
+def test_a_guide_that_will_not_have_been_kept_is_refused(config, tmp_path, no_evaluation):
+    config.guidance.update({"kind": "auto", "scale": 2.0, "guide_step": 3})
+    with pytest.raises(
+        InputError, match=r"guidance\.guide_step is 3; of that step a run of 6, 2 a"
+    ):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.evaluation.at_end = False
+    train.train(config, tmp_path / "run")
 
 
 def test_a_third_width_is_the_one_that_was_tracked(config, tmp_path, monkeypatch):
