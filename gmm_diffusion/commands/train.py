@@ -247,10 +247,10 @@ def _check_own_guide(config, path):
     kept = group.guide_step in there or loop.keeps(config, group.guide_step, group.guide_ema)
     if own and not kept:
         raise InputError(
-            f"guidance.guide_step is {group.guide_step}; of that step a run of "
-            f"{config.training.num_steps}, {config.training.steps_per_call} a call, with "
-            f"checkpoint.snapshot_every {config.checkpoint.snapshot_every} keeps no average of "
-            f"width {group.guide_ema:g} for the evaluation at its end."
+            f"guidance.guide_step is {group.guide_step}; a run of {config.training.num_steps} "
+            f"steps, {config.training.steps_per_call} a call, with checkpoint.snapshot_every "
+            f"{config.checkpoint.snapshot_every} keeps no average of width {group.guide_ema:g} of "
+            "that step, which the evaluation at its end needs."
         )
 
 

@@ -249,9 +249,7 @@ def test_what_is_on_disk_at_the_end(config, tmp_path, no_evaluation):
 
 def test_a_guide_that_will_not_have_been_kept_is_refused(config, tmp_path, no_evaluation):
     config.guidance.update({"kind": "auto", "scale": 2.0, "guide_step": 3})
-    with pytest.raises(
-        InputError, match=r"guidance\.guide_step is 3; of that step a run of 6, 2 a"
-    ):
+    with pytest.raises(InputError, match=r"guidance\.guide_step is 3; a run of 6 steps, 2 a call"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     config.evaluation.at_end = False
