@@ -250,7 +250,8 @@ def _check_own_guide(config, path):
             f"guidance.guide_step is {group.guide_step}; a run of {config.training.num_steps} "
             f"steps, {config.training.steps_per_call} a call, with checkpoint.snapshot_every "
             f"{config.checkpoint.snapshot_every} keeps no average of width {group.guide_ema:g} of "
-            "that step, which the evaluation at its end needs."
+            "that step, which the evaluation at its end needs; take one that is kept, or "
+            "guidance.kind none."
         )
 
 
