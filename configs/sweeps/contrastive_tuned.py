@@ -12,6 +12,8 @@ and cut off at a tenth and ten times that, as training ends at twice as much. Re
 docs/contrastive.md.
 """
 
+from gmm_diffusion import config
+
 UPDATES = 1000
 SHARES = (2, 5, 10)
 DECAY = 400
@@ -30,8 +32,6 @@ FIXED = {
 
 def get_sweep() -> list[dict]:
     """The finished runs, and what goes on from them."""
-    from gmm_diffusion import config
-
     rate = config.default().optimizer.learning_rate / (UPDATES / DECAY) ** 0.5
     return [
         {

@@ -67,6 +67,12 @@ def needs_other_runs(config: ConfigDict) -> bool:
     return bool(config.guidance.guide or config.guidance.classifier)
 
 
+def is_own_step(config: ConfigDict) -> bool:
+    """Whether what guides is an earlier step of the run itself, and has a say."""
+    group = config.guidance
+    return group.kind == "auto" and not group.guide and scale_acts(group.scale)
+
+
 def _guide(model, run_dir):
     group = model.config.guidance
     where = workdir_lib.directory(group.guide or run_dir, "guidance.guide")

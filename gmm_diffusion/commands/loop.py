@@ -156,10 +156,11 @@ def keeps(config: ConfigDict, step: int, width: float) -> bool:
     )
     if width and happens(group.snapshot_every):
         return True
-    # Several may fall into one call, and one comes at the end.
+    # Several may fall into one call, and one comes at the end; as many as stay are enough.
     every = max(group.every, calls)
-    later = -(-num_steps // every) - step // every
-    return averages.is_tracked(config, width) and happens(group.every) and later < group.keep
+    due = range((step // every + 1) * every, num_steps + 1, every)[: group.keep]
+    later = {num_steps, *(min(-(-s // calls) * calls, num_steps) for s in due)} - {step}
+    return averages.is_tracked(config, width) and happens(group.every) and len(later) < group.keep
 
 
 def _crossed(every, previous, step, num_steps):

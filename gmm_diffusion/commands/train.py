@@ -242,10 +242,12 @@ def _check_devices(config):
 def _check_own_guide(config, path):
     """Refuses an evaluation at the end whose guide, a step of this run, will not be on disk."""
     group = config.guidance
-    own = group.kind == "auto" and not group.guide and config.evaluation.at_end
-    there = () if path is None else snapshots.steps(path / workdir.SNAPSHOTS)
-    kept = group.guide_step in there or loop.keeps(config, group.guide_step, group.guide_ema)
-    if own and not kept:
+    if not config.evaluation.at_end or not guides.is_own_step(config):
+        return
+    kept = loop.keeps(config, group.guide_step, group.guide_ema)
+    if not kept and path is not None and group.guide_ema:
+        kept = group.guide_step in snapshots.steps(path / workdir.SNAPSHOTS)
+    if not kept:
         raise InputError(
             f"guidance.guide_step is {group.guide_step}; a run of {config.training.num_steps} "
             f"steps, {config.training.steps_per_call} a call, with checkpoint.snapshot_every "

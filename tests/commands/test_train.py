@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -247,12 +248,29 @@ def test_what_is_on_disk_at_the_end(config, tmp_path, no_evaluation):
         assert {s for s in range(-1, 10) if loop.keeps(config, s, width)} == steps, width
 
 
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_steps", [5, 6, 12, 17])
+def test_checkpoints_on_disk_at_the_end(config, calls, num_steps):
+    """Every interval, beside a loop that counts."""
+    config.training.steps_per_call, config.training.num_steps = calls, num_steps
+    for every in (1, 2, 3, 4, 7, 20):
+        config.checkpoint.every = every
+        steps = [*range(0, num_steps, calls), num_steps]
+        pairs = itertools.pairwise(steps)
+        saved = [s for before, s in pairs if s // every > before // every or s == num_steps]
+        for config.checkpoint.keep in (1, 2, 3):
+            found = [s for s in range(-1, num_steps + 3) if loop.keeps(config, s, 0.0)]
+            assert found == saved[-config.checkpoint.keep :]
+
+
 def test_a_guide_that_will_not_have_been_kept_is_refused(config, tmp_path, no_evaluation):
     config.guidance.update({"kind": "auto", "scale": 2.0, "guide_step": 3})
     with pytest.raises(InputError, match=r"guidance\.guide_step is 3; a run of 6 steps, 2 a call"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    config.evaluation.at_end = False
+    config.guidance.scale = 1.0  # It has no say, and is not loaded.
+    train.train(config, tmp_path / "silent")
+    config.guidance.scale, config.evaluation.at_end = 2.0, False
     train.train(config, tmp_path / "run")
 
 
