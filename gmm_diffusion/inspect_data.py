@@ -2,9 +2,9 @@
 
     python -m gmm_diffusion.inspect_data --config=FILE [--out=DIR] [--config.GROUP.FIELD=VALUE ...]
 
-Prints shapes, counts, mean and deviation, classes, attributes and what the network is conditioned
-on, and refuses what training would refuse. With --out it writes DIR/sheet.png: training images, a
-row for each class, or a scatter plot of vectors; of latents it needs data.decoder.
+Prints shapes, counts, mean and deviation, classes, attributes, what the network is conditioned on,
+and what training would refuse before it fits anything. With --out it writes DIR/sheet.png: training
+images, a row for each class, or a scatter plot of vectors; of latents it needs data.decoder.
 
   --mixture            fits the mixture, too, and prints its components with their shares and
                        nearest training examples, the entropy of an example's weights, and the
@@ -103,7 +103,18 @@ def describe(config: ConfigDict, data: "Dataset") -> list[str]:
         *_class_lines(data),
         *_attribute_lines(data),
         _line("condition", _condition(config, data)),
+        *_refused(config, data),
     ]
+
+
+def _refused(config, data):
+    from gmm_diffusion.evaluation import checks
+
+    try:
+        checks.check(config, data)
+    except InputError as error:
+        return [_line("training", f"would be refused: {error}")]
+    return []
 
 
 def _line(name, text):

@@ -46,10 +46,13 @@ def _work(argv):
     command_line.prepare_jax()
     from gmm_diffusion import assembly
     from gmm_diffusion.data import latents
+    from gmm_diffusion.evaluation import checks
     from gmm_diffusion.metrics import features, frechet
 
     paths.check_writable(path)
-    data = latents.decoded(assembly.dataset(parsed.config))
+    data = assembly.dataset(parsed.config)
+    checks.known_features(parsed.config, data)
+    data = latents.decoded(data)
     extractor = _extractor(parsed.config, data)
     train = features.statistics(extractor, data.train.x, dataset=data.name, split="train")
     with paths.writing(path):
@@ -64,10 +67,12 @@ def _work(argv):
 
 def _extractor(config, data):
     from gmm_diffusion.metrics import judge as judges
-    from gmm_diffusion.metrics.features import make_extractor
+    from gmm_diffusion.metrics.features import RAW, make_extractor
 
     group, judge = config.evaluation, None
     spec = group.features
+    if len(data.shape) != 3:
+        return RAW
     if spec == "judge" and (data.is_latent or not judges.can_judge(data)):
         # As in an evaluation.
         log.warning(

@@ -140,7 +140,11 @@ EDGES = [
     ("conditioning.responsibilities", ["one-hot", ""], ["soft", "hard", "random"]),
     ("conditioning.covariance_floor", [0.0, math.inf], [1e-6]),
     ("conditioning.dropout", [-0.01, 1.01, math.nan], [0.0, 1.0]),
-    ("conditioning.concentration", [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b")], [(1.0, 1.0)]),
+    (
+        "conditioning.concentration",
+        [(0.0, 1.0), (2.0, 1.0), (1.0,), ("a", "b"), (0.1, 1e39)],
+        [(1.0, 1.0)],
+    ),
     ("conditioning.one_hot_share", [-0.1, 1.1, math.nan], [0.0, 1.0]),
     ("conditioning.shares", [(0.6, 0.5), (-0.1, 0.5), (0.5,)], [(0.0, 0.0), (0.5, 0.5)]),
     ("network.channel_mult", [(), (0,), (1.5,), ("a",)], [(1,), (1, 2, 3)]),

@@ -1,5 +1,7 @@
 """`--mode=evaluate`: a trained run is evaluated again, for example with another sampler."""
 
+import logging
+
 import jax
 from ml_collections import ConfigDict
 
@@ -7,9 +9,12 @@ from gmm_diffusion import assembly, devices, paths, processes, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import guides
 from gmm_diffusion.commands import loading
-from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.conditioning import requests
+from gmm_diffusion.evaluation import checks
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import data_fingerprint, workdir
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(config: ConfigDict, run_dir: str) -> dict:
@@ -20,9 +25,16 @@ def evaluate(config: ConfigDict, run_dir: str) -> dict:
       RunError: the result cannot be written, which is tried before sampling.
     """
     config, path = config_lib.with_paths(config), workdir.directory(run_dir)
+    requests.parse(config.sample.condition)
+    if config.sample.condition != "train":
+        log.warning(
+            "sample.condition %s is for --mode=sample; an evaluation asks for the "
+            "training data's own mix.",
+            config.sample.condition,
+        )
     data = processes.in_turn(lambda: assembly.dataset(config))
     processes.same("The data", lambda: data_fingerprint.checksums(data))
-    denoiser_evaluation.check(config, data)
+    checks.check(config, data, path)
     data_fingerprint.check(config, data, path)
     model = loading.load(config, path)
     guidance = guides.guidance(model, path)

@@ -104,13 +104,18 @@ def name_of(config: ConfigDict) -> str:
     parts = [f"class:{condition}" if condition.isdecimal() else condition]
     group = config.guidance
     if group.kind != "none":
-        parts.append(f"{group.kind}-{group.scale:g}")
+        parts.append(f"{group.kind}-{_number(group.scale)}")
     if group.energy:
-        parts.append(f"energy-{group.energy:g}")
+        parts.append(f"energy-{_number(group.energy)}")
     name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
     if len(name.encode()) <= _LONGEST:
         return name
     return f"{name[: _LONGEST // 4]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _number(value):
+    """Without the sign of an exponent, which no name may have: 1e+06 is no 1e-06."""
+    return f"{value:g}".replace("e+", "e")
 
 
 def _free_names(*files):

@@ -21,12 +21,12 @@ from gmm_diffusion import (
 )
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import averages, guides, initialisation
-from gmm_diffusion.commands import loop
+from gmm_diffusion.commands import loading, loop
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError, RunError, out_of_memory
-from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import checks
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.model.fitted import from_arrays, to_arrays
 from gmm_diffusion.runs import (
@@ -105,14 +105,14 @@ def _train(config, run_dir, given, started, streams):
     if not resumed:
         config_lib.check_splits(config)
     path, first = paths.of(run_dir), processes.is_first()
-    _check_own_guide(config, path if resumed else None)
+    _check_steps(config, path if resumed else None)
     # All have looked before the first one writes.
     processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
         data = processes.in_turn(lambda: assembly.dataset(config, given))
         processes.same("The data", lambda: data_fingerprint.checksums(data))
         log.info("%s, read in %.1f s.", _described(data), time.monotonic() - started)
-        denoiser_evaluation.check(config, data)
+        checks.check(config, data, path)
         fresh = None
         if first:
             saving_probe.check_saving(path / workdir.CHECKPOINTS)
@@ -145,8 +145,11 @@ def _train(config, run_dir, given, started, streams):
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
-        params = averages.final(config, path, state)
-        model = dataclasses.replace(model, params=params, step=int(state.step))
+        if _is_earlier(config):
+            model = loading.load(config, path)
+        else:
+            params = averages.final(config, path, state)
+            model = dataclasses.replace(model, params=params, step=int(state.step))
         if guidance is None:
             guidance = guides.guidance(model, path)
         interrupt.check()
@@ -239,22 +242,30 @@ def _check_devices(config):
         )
 
 
-def _check_own_guide(config, path):
-    """Refuses an evaluation at the end whose guide, a step of this run, will not be on disk."""
-    group = config.guidance
-    if not config.evaluation.at_end or not guides.is_own_step(config):
-        return
-    kept = loop.keeps(config, group.guide_step, group.guide_ema)
-    if not kept and path is not None and group.guide_ema:
-        kept = group.guide_step in snapshots.steps(path / workdir.SNAPSHOTS)
-    if not kept:
-        raise InputError(
-            f"guidance.guide_step is {group.guide_step}; a run of {config.training.num_steps} "
-            f"steps, {config.training.steps_per_call} a call, with checkpoint.snapshot_every "
-            f"{config.checkpoint.snapshot_every} keeps no average of width {group.guide_ema:g} of "
-            "that step, which the evaluation at its end needs; take one that is kept, or "
-            "guidance.kind none."
-        )
+def _check_steps(config, path):
+    """Refuses an evaluation at the end of, or guided by, a step that will not be on disk."""
+    group, wanted = config.guidance, []
+    if guides.is_own_step(config):
+        wanted.append(("guidance.guide_step", group.guide_step, group.guide_ema))
+    if _is_earlier(config):
+        wanted.append(("sample.step", config.sample.step, config.sample.ema))
+    for field, step, width in wanted if config.evaluation.at_end else ():
+        kept = loop.keeps(config, step, width)
+        if not kept and path is not None and width:
+            kept = step in snapshots.steps(path / workdir.SNAPSHOTS)
+        if not kept:
+            other = "guidance.kind none" if field.startswith("guidance") else "0 for the last"
+            raise InputError(
+                f"{field} is {step}; a run of {config.training.num_steps} steps, "
+                f"{config.training.steps_per_call} a call, with checkpoint.snapshot_every "
+                f"{config.checkpoint.snapshot_every} keeps no average of width {width:g} of that "
+                f"step, which the evaluation at its end needs; take one that is kept, or {other}."
+            )
+
+
+def _is_earlier(config):
+    """Whether `sample.step` is another one than that at which training ends."""
+    return config.sample.step not in (0, config.training.num_steps)
 
 
 def _prepare(config, path, data, fresh, store):

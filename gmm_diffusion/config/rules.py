@@ -55,7 +55,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "data.split_seed": _seed(),
     # Of fewer points, rare defects cannot be told from true points.
     "data.num_train": _range(1000, 100_000_000),
-    "data.num_heldout": _range(1, 100_000_000),
+    "data.num_heldout": _range(2, 100_000_000),
     "data.attributes": _texts(),
     "data.held_out": _texts(),
     "data.correlation": _range(0, 1),
@@ -88,8 +88,9 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "conditioning.num_draws": _range(1, 65_536),
     "conditioning.dropout": _range(0, 1),
     "conditioning.concentration": (
-        lambda v: len(v) == 2 and 0 < v[0] <= v[1] and math.isfinite(v[1]),
-        "two positive numbers, the smaller first",
+        # Beyond, weights are one-hot or all at the centre to float32, and drawing may not end.
+        lambda v: len(v) == 2 and 1e-6 <= v[0] <= v[1] <= 1e6,
+        "two numbers from 1e-06 to 1e+06, the smaller first",
     ),
     "conditioning.one_hot_share": _range(0, 1),
     "conditioning.shares": (
@@ -204,8 +205,8 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "guidance.energy": _range(0),
     "evaluation.split": _one_of("heldout", "validation"),
     "evaluation.blocks": _range(1, 1000),
-    "evaluation.max_samples": _range(1, 10_000_000),
-    "evaluation.max_reference": _range(1, 100_000_000),
+    "evaluation.max_samples": _range(2, 10_000_000),
+    "evaluation.max_reference": _range(2, 100_000_000),
     "evaluation.neighbours": _range(1, 10_000),
     "evaluation.features": (
         lambda v: v in ("judge", "pca") or v.startswith("file:"),

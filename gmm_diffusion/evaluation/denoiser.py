@@ -7,20 +7,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from gmm_diffusion import assembly, conditioning, paths, processes, stages
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import Dataset, Split, latents
 from gmm_diffusion.data.dataset import evenly_spaced
-from gmm_diffusion.errors import InputError
 from gmm_diffusion.evaluation import reference
+from gmm_diffusion.evaluation.checks import stored_statistics
 from gmm_diffusion.evaluation.drawn import Drawn
-from gmm_diffusion.evaluation.images import ImageScores, stored_statistics
+from gmm_diffusion.evaluation.images import ImageScores
 from gmm_diffusion.evaluation.judge import panel_of, refuse_judge
 from gmm_diffusion.metrics import judge as judges
-from gmm_diffusion.metrics.features import make_extractor
 from gmm_diffusion.metrics.judge import Judge
 from gmm_diffusion.metrics.vector_scores import VectorScores
 from gmm_diffusion.model import guidance as guidances
@@ -29,28 +27,6 @@ from gmm_diffusion.model.model import Model
 from gmm_diffusion.types import Poll
 
 log = logging.getLogger(__name__)
-
-
-def check(config: ConfigDict, data: Dataset) -> None:
-    """Raises InputError for what only the evaluation, hours later, would stumble over."""
-    group = config.evaluation
-    if len(data.shape) != 3:
-        return
-    if data.is_image and data.shape[-1] not in (1, 3):
-        raise InputError(
-            f"Images of {data.name} have {data.shape[-1]} channels; sheets need grey or RGB images."
-        )
-    real, train = len(getattr(data, group.split)), len(data.train)
-    fewest = min(real, group.max_samples, train, group.max_reference)
-    if group.neighbours >= fewest:
-        raise InputError(
-            f"evaluation.neighbours is {group.neighbours}; it must be below the {fewest} images "
-            "that are compared."
-        )
-    if group.features.startswith("file:"):
-        shown = data if data.decoder is None else latents.decoded(latents.one_example(data))
-        make_extractor(group.features, shown)
-    stored_statistics(config)
 
 
 def evaluate(
@@ -101,7 +77,7 @@ def evaluate(
     pixels = len(data.shape) == 3 and first
     beside = paths.within(path, group.judge_dir) / reference.FOLDER
     images = ImageScores(config, data, panel, real.x, beside) if pixels else None
-    score = images or (VectorScores(data) if first else _ScoredElsewhere())
+    score = images or (_of_vectors(config, data) if first else _ScoredElsewhere())
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
     unseen = None
@@ -156,6 +132,10 @@ def evaluate(
         "verdicts": verdicts(metrics),
         **({"parallel": assembly.parallel_cost(model, infos, guidance)} if infos else {}),
     }
+
+
+def _of_vectors(config, data):
+    return VectorScores(data, stored_statistics(config))
 
 
 class _ScoredElsewhere:

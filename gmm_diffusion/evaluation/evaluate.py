@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from gmm_diffusion import paths, processes
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.evaluation import classifier, denoiser
+from gmm_diffusion.evaluation import checks, classifier, denoiser
 from gmm_diffusion.model.guidance import Guidance
 from gmm_diffusion.model.model import Model
 
@@ -40,7 +40,7 @@ def evaluate(
         raise InputError(f"data have shape {data.shape}; the model's is {model.shape}.")
     if model.config is None:
         raise InputError("The model has no config, whose group evaluation says how to score it.")
-    denoiser.check(model.config, data)
+    checks.check(model.config, data)
     if workdir is None:
         with tempfile.TemporaryDirectory() as folder:
             return _scores(model, data, pathlib.Path(folder), guidance)

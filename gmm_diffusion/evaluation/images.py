@@ -8,24 +8,17 @@ from ml_collections import ConfigDict
 
 from gmm_diffusion import stages
 from gmm_diffusion.data import Dataset
-from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation.checks import other_features, stored_statistics
 from gmm_diffusion.evaluation.reference import Reference
 from gmm_diffusion.metrics import consistency, features, frechet, manifold
 from gmm_diffusion.metrics import judge as judges
 from gmm_diffusion.metrics.features import make_extractor
-from gmm_diffusion.metrics.frechet import Statistics
 from gmm_diffusion.metrics.judge import Judge
 
 
 def reference(config: ConfigDict, data: Dataset) -> np.ndarray:
     """The training images `[N, H, W, C]` that samples are compared with, evenly spaced."""
     return data.train.sample(config.evaluation.max_reference).x
-
-
-def stored_statistics(config: ConfigDict) -> Statistics | None:
-    """The file `evaluation.statistics`, or None without one; raises as `frechet.load`."""
-    file = config.evaluation.statistics
-    return frechet.load(file) if file else None
 
 
 class ImageScores:
@@ -64,10 +57,7 @@ class ImageScores:
         if stored is not None:
             spaces = [extractor for extractor in spaces if extractor.id == stored.extractor]
             if not spaces:
-                raise InputError(
-                    f"evaluation.statistics are of the features {stored.extractor}; they must be "
-                    "of evaluation.features, and of a judge of this run."
-                )
+                raise other_features(stored)
         self.manifolds, self.frechet = [], []
         kept = Reference(data, folder)
         with stages.watched("Reading training images", len(near) + len(spaces)) as tick:

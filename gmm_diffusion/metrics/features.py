@@ -150,6 +150,9 @@ def _file(dataset: Dataset, judge: judges.Judge | None, path: str) -> Extractor:
     return Extractor(f"file:{digest}", extract, resize.METHOD if resized else "")
 
 
+# Vectors are compared as they are.
+RAW = Extractor("raw", lambda x: x)
+
 EXTRACTORS = {"judge": _judge, "pca": _pca, "file": _file}
 
 

@@ -7,7 +7,14 @@ import numpy as np
 from gmm_diffusion import mixture
 from gmm_diffusion.data import Dataset
 from gmm_diffusion.data.dataset import evenly_spaced
-from gmm_diffusion.metrics import consistency, frechet, manifold, mmd, sliced_wasserstein
+from gmm_diffusion.metrics import (
+    consistency,
+    features,
+    frechet,
+    manifold,
+    mmd,
+    sliced_wasserstein,
+)
 
 # The points that stand for each class are the same for every model.
 _SEED = 0
@@ -25,12 +32,16 @@ class VectorScores:
 
     Where classes are known, too, `condition_` scores are by the density of the class asked for, and
     all but the smallest log-density are means over classes, as are the sliced distance and the MMD.
+
+    Args:
+      data: whose training split they are compared with.
+      statistics: in place of that split in the Frechet distance, of `features.RAW`.
     """
 
-    def __init__(self, data: Dataset):
+    def __init__(self, data: Dataset, statistics: frechet.Statistics | None = None):
         self.data = data
-        self.features = {"manifold": "raw", "frechet": "raw"}
-        self.statistics = frechet.statistics(data.train.x, "raw")
+        self.features = {"manifold": features.RAW.id, "frechet": features.RAW.id}
+        self.statistics = statistics or features.statistics(features.RAW, data.train.x)
         train = data.train.read(evenly_spaced(len(data.train), _DENSITY_REFERENCE))
         self.train, self.labels = train.x, train.label
         true = data.mixture
@@ -58,7 +69,9 @@ class VectorScores:
         del attributes
         count = frechet.count_name(len(x))
         scores = {
-            f"frechet_{count}": frechet.distance(frechet.statistics(x, "raw"), self.statistics),
+            f"frechet_{count}": frechet.distance(
+                features.statistics(features.RAW, x), self.statistics
+            ),
             f"sliced_wasserstein_{count}": self._in_classes(sliced_wasserstein.distance, x, labels),
             f"mmd_{count}": self._in_classes(_mmd, x, labels, fewest=2),
         }

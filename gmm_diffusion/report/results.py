@@ -11,7 +11,7 @@ from typing import Any
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.errors import InputError, printable
-from gmm_diffusion.runs.workdir import EVALUATION, EVALUATIONS, read_config
+from gmm_diffusion.runs.workdir import DATA, EVALUATION, EVALUATIONS, read_config
 from gmm_diffusion.sweep import submitted
 
 SEED = "training.seed"
@@ -21,13 +21,10 @@ _WITHOUT_EFFECT = (
     "checkpoint.keep",
     "contrastive.chunk",
     "data.cache",
-    "data.data_dir",
-    "data.heldout_dir",
     "evaluation.at_end",
     "evaluation.judge_dir",
     "evaluation.loss_levels",
     "evaluation.name",
-    "evaluation.statistics",
     "logging.wandb",
     "sample.batch_size",
     "sample.condition",
@@ -39,6 +36,9 @@ _WITHOUT_EFFECT = (
     "training.steps_per_call",
     "training.tensorboard",
 )
+# Where data lie changes no metric where they are the same.
+_PLACES = ("data.data_dir", "data.heldout_dir")
+_STEP = "sample.step"
 # What evaluations did before these settings existed.
 _EARLIER = {"evaluation.judges": 1, "evaluation.split": "heldout"}
 # What `_read` raises for a file that is damaged or of another program; InputError is a ValueError.
@@ -54,11 +54,13 @@ class Result:
       settings: by dotted name, those of the training and those of sampling; values that JSON has.
       metrics: name -> {"value", "blocks", "floor"}; of parallel sampling "rounds" and
         "evaluations", too, whose floors are those of one step after another.
+      data: what the run noted of its data, as text; empty where it noted nothing.
     """
 
     path: pathlib.Path
     settings: dict[str, Any]
     metrics: dict[str, dict]
+    data: str = ""
 
     @property
     def seed(self) -> int:
@@ -100,7 +102,8 @@ def _read(path):
     if not isinstance(result, dict):
         raise ValueError("it is not the result of an evaluation")
     in_folder = path.parent.name == EVALUATIONS
-    config = read_config(path.parent.parent if in_folder else path.parent)
+    run_dir = path.parent.parent if in_folder else path.parent
+    config = read_config(run_dir)
     settings: dict[str, Any] = {
         field: list(value) if isinstance(value, tuple) else value
         for field, value in config_lib.fields(config).items()
@@ -111,6 +114,9 @@ def _read(path):
         if not isinstance(value, (int, float) if kind is float else kind):
             raise ValueError(f"{field} is {value!r}; it must be of type {kind.__name__}")
         settings[field] = value
+    if type(result.get("step")) is int:
+        # Of 0, the last one, there were others before the run went on.
+        settings[_STEP] = result["step"]
     metrics = {
         _metric_name(name): {
             "value": _number(metric["value"]),
@@ -127,7 +133,24 @@ def _read(path):
             if floor is not None:
                 value = _number(cost[name])
                 metrics[name] = {"value": value, "blocks": [value], "floor": _number(floor)}
-    return Result(path, {f: _seedless(v, settings[SEED]) for f, v in settings.items()}, metrics)
+    settings = {field: _seedless(value, settings[SEED]) for field, value in settings.items()}
+    return Result(path, settings, metrics, _noted(run_dir))
+
+
+def _noted(run_dir):
+    """What tells other data from the same ones that another machine has read, and rounded."""
+    try:
+        stored = json.loads((run_dir / DATA).read_text())
+        return json.dumps(
+            [stored[field] for field in ("shape", "kind", "classes", "attributes")]
+            + [
+                [name, f"{split['deviation']:.3g}"]
+                + [split.get(f) for f in ("examples", "labels", "attributes", "features")]
+                for name, split in sorted(stored["splits"].items())
+            ]
+        )
+    except (KeyError, *_NOT_OURS):
+        return ""  # A run of an earlier version has no such file.
 
 
 def _metric_name(name):
@@ -153,12 +176,15 @@ def _seedless(value, seed):
 def varying(results: list[Result]) -> list[str]:
     """Settings, but the training seed, that differ between the results and may change them."""
     fields = dict.fromkeys(field for result in results for field in result.settings)
+    without = {SEED, *_WITHOUT_EFFECT}
+    if len({result.data for result in results}) <= 1:
+        without |= set(_PLACES)
+    if all(r.settings.get(_STEP) == r.settings.get("training.num_steps") for r in results):
+        without.add(_STEP)
     return [
         field
         for field in fields
-        if field != SEED
-        and field not in _WITHOUT_EFFECT
-        and len({str(result.settings.get(field)) for result in results}) > 1
+        if field not in without and len({str(result.settings.get(field)) for result in results}) > 1
     ]
 
 

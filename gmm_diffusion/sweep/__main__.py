@@ -6,8 +6,7 @@
 
 SWEEP.py has a function `get_sweep()` that returns a list of stages: gmm_diffusion/sweep/plan.py
 says what a stage is. Settings with one value hold for all runs. Values that have commas themselves
-are separated by semicolons, "sample.condition=Smiling=1,Bald=0;Smiling=0"; without one,
-sample.condition=Smiling=1,Bald=0 is one value. Each combination of values is one
+are separated by semicolons, "data.crop=0,0,8,8;0,0,4,4". Each combination of values is one
 training, OUT/STAGE/seed0, or one evaluation of it, OUT/STAGE/seed0/evaluations/ema0.05.json, where
 only the settings of sampling differ; what is printed goes to OUT/STAGE/seed0.log.
 
@@ -31,6 +30,7 @@ SIGTERM.
 
 import argparse
 import functools
+import math
 import pathlib
 import runpy
 import sys
@@ -152,7 +152,7 @@ def _parse(argv):
         raise InputError(f"--{next(iter(given))} is for a cluster; add --cluster=slurm.")
     arguments.files = [text for text in arguments.rest if "=" not in text and text.endswith(".py")]
     rest = [text for text in arguments.rest if text not in arguments.files]
-    arguments.assignments = dict(assignments.parse(text) for text in rest)
+    arguments.assignments = assignments.parse_all(rest)
     if (arguments.config is None) == (not arguments.files) or len(arguments.files) > 1:
         raise InputError("Name one sweep file, or a config with --config=FILE.")
     return arguments
@@ -193,7 +193,9 @@ def _minutes(text):
     try:
         train, evaluate = map(float, text.split(","))
     except ValueError:
-        raise InputError(f"--minutes is {text!r}; it must be two numbers, such as 3,0.5.") from None
+        train = evaluate = math.nan
+    if not (0 <= train < math.inf and 0 <= evaluate < math.inf):
+        raise InputError(f"--minutes is {text!r}; it must be two numbers, such as 3,0.5.")
     return {"minutes": (train, evaluate)}
 
 

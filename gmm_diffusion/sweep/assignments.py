@@ -4,9 +4,8 @@ Commas separate values, but not inside brackets, and not in a text with `=`, whi
 Where there is a semicolon, semicolons separate them and commas do not:
 
   network.channel_mult=(1,2),(1,2,4)             two values
-  sample.condition=class:1,class:2               two
+  sample.sampler=heun,euler                      two
   sample.condition=Smiling=1,Bald=0              one
-  sample.condition=Smiling=1,Bald=0;Smiling=0    two
   data.crop=0,0,8,8;                             one
 """
 
@@ -29,6 +28,21 @@ def parse(text: str) -> tuple[str, list]:
     config_lib.check_name(field)
     usual = config_lib.fields(config_lib.default())[field]
     return field, [_value(field, part.strip(), type(usual)) for part in _parts(values, type(usual))]
+
+
+def parse_all(texts: list[str]) -> dict[str, list]:
+    """All of a command line, by field.
+
+    Raises:
+      InputError: as `parse`, or a field that is given twice.
+    """
+    found: dict[str, list] = {}
+    for text in texts:
+        field, values = parse(text)
+        if field in found:
+            raise InputError(f"{field} is given twice; give all its values at once.")
+        found[field] = values
+    return found
 
 
 def _parts(values, kind):

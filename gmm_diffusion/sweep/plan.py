@@ -18,6 +18,7 @@ the combination, or else the config file, gives: `"{out}/guide/seed{training.see
 """
 
 import itertools
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ _KINDS = {
     "minutes": list | tuple,
 }
 _SEED = "training.seed"
+# Of `--mode=sample` alone, and of the sheets of training.
+_OF_SAMPLES = {"sample.condition", "sample.num", "sample.name"}
 _TEMPLATE = r"\{([\w.]+)\}"
 
 Load = Callable[[str, dict[str, object]], ConfigDict]
@@ -89,7 +92,9 @@ def check_stage(stage: dict) -> None:
     if not points or not all(isinstance(point, dict) for point in points):
         raise InputError(f"points of stage {name} is {points!r}; it must be a list of dicts.")
     minutes = stage.get("minutes", (1, 1))
-    if len(minutes) != 2 or not all(isinstance(m, int | float) and m >= 0 for m in minutes):
+    if len(minutes) != 2 or not all(
+        isinstance(m, int | float) and 0 <= m < math.inf for m in minutes
+    ):
         raise InputError(f"minutes of stage {name} is {minutes!r}; it must be two numbers.")
 
 
@@ -100,6 +105,11 @@ def _stage_jobs(stage, out, load):
     for varied in _combinations(stage):
         for field in (*fixed, *varied):
             config_lib.check_name(field)
+        for field in varied.keys() & _OF_SAMPLES:
+            raise InputError(
+                f"Stage {stage['name']} varies {field}, which no evaluation depends on; "
+                "--mode=sample draws samples of a run that is trained."
+            )
         overrides = _expand({**fixed, **varied}, usual, out)
         trained, sampled = _split(varied)
         seed = overrides.get(_SEED, usual[_SEED])

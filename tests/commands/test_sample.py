@@ -15,7 +15,7 @@ import pytest
 from gmm_diffusion import assembly, paths, signals
 from gmm_diffusion.commands import ema, evaluate, sample, train
 from gmm_diffusion.errors import InputError, RunError
-from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
+from gmm_diffusion.evaluation import checks
 from gmm_diffusion.evaluation import report as evaluation_report
 from gmm_diffusion.runs import storage
 
@@ -75,10 +75,10 @@ def test_a_signal_while_sampling_leaves_the_old_samples(run, monkeypatch):
 def test_settings_that_cannot_be_evaluated_are_refused_first(run, monkeypatch):
     config, path = run
 
-    def refuse(config, data):
+    def refuse(config, data, path):
         raise InputError("not like this.")
 
-    monkeypatch.setattr(denoiser_evaluation, "check", refuse)
+    monkeypatch.setattr(checks, "check", refuse)
     monkeypatch.setattr(assembly, "sample", None)
     with pytest.raises(InputError, match="not like this"):
         evaluate.evaluate(config, path)
@@ -168,6 +168,8 @@ def test_nothing_is_overwritten(run, tmp_path, capsys):
         ("0.5*class:3 + 0.5*class:8", {}, "0.5-class-3-0.5-class-8"),
         ("Smiling=1,Bald=0", {"kind": "auto", "scale": 2.0}, "Smiling=1-Bald=0_auto-2"),
         ("train", {"energy": 0.3}, "train_energy-0.3"),
+        ("train", {"kind": "auto", "scale": 1e6}, "train_auto-1e06"),
+        ("train", {"kind": "auto", "scale": 1e-6}, "train_auto-1e-06"),
     ],
 )
 def test_files_are_named_after_what_was_asked_for(condition, guidance, name, run):

@@ -274,6 +274,28 @@ def test_a_guide_that_will_not_have_been_kept_is_refused(config, tmp_path, no_ev
     train.train(config, tmp_path / "run")
 
 
+def test_an_evaluation_at_the_end_is_of_the_step_that_is_asked_for(config, tmp_path, monkeypatch):
+    seen = []
+
+    def keep(model, *_):
+        seen.append(model)
+        return {}
+
+    monkeypatch.setattr(evaluation_report, "evaluate_and_report", keep)
+    config.sample.step = 3
+    with pytest.raises(InputError, match=r"sample\.step is 3; a run of 6 steps, 2 a call"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.sample.step = 4
+    config.checkpoint.snapshot_every = 2
+    train.train(config, tmp_path / "run")
+    config.sample.step = 6
+    train.train(config, tmp_path / "run")
+    assert [model.step for model in seen] == [4, 6]
+    for model in seen:
+        same(model.params, load_lib.load_run(tmp_path / "run", model.step).params)
+
+
 def test_a_third_width_is_the_one_that_was_tracked(config, tmp_path, monkeypatch):
     """Through disk: what training tracked, and what two other widths' snapshots give."""
     chosen = []

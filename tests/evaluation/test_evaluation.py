@@ -1,5 +1,6 @@
 """What the scores are worth: known samples get known scores, and the judge is kept."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -16,6 +17,7 @@ from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import DATASETS, Dataset, Split, batches, to_float
 from gmm_diffusion.data import toy as toy_data
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import checks
 from gmm_diffusion.evaluation import classifier as classifier_evaluation
 from gmm_diffusion.evaluation import denoiser as denoiser_evaluation
 from gmm_diffusion.evaluation import heldout as heldout_lib
@@ -442,19 +444,62 @@ def colourful(channels):
 
 def test_what_an_evaluation_would_stumble_over_is_refused_early(digits, tmp_path):
     config, data, _ = digits
-    denoiser_evaluation.check(config, data)
-    denoiser_evaluation.check(config, colourful(3))
+    checks.check(config, data)
+    checks.check(config, colourful(3))
+    # Of other images: components are known before a judge is trained.
+    others = dataclasses.replace(data, train=data.heldout)
+    extractor = make_extractor("pca", others)
+    frechet.save(features.statistics(extractor, others.train.x), tmp_path / "pca.npz")
+    config = config.copy_and_resolve_references()
+    config.evaluation.features = "pca"
     for changes, other, message in [
         ({}, colourful(4), "4 channels"),
         ({"evaluation.neighbours": 40}, colourful(1), "below the 40 images"),
         ({"evaluation.neighbours": 100}, data, "below the 100 images"),
         ({"evaluation.max_reference": 3}, data, "neighbours"),
+        ({"evaluation.statistics": f"{tmp_path}/pca.npz"}, data, "features pca"),
         ({"evaluation.features": f"file:{tmp_path}/x"}, data, "names no file"),
     ]:
         config_of_case = config.copy_and_resolve_references()
         config_of_case.update_from_flattened_dict(changes)
         with pytest.raises(InputError, match=message):
-            denoiser_evaluation.check(config_of_case, other)
+            checks.check(config_of_case, other)
+
+
+def test_what_an_evaluation_of_vectors_would_pass_over_is_refused(toy, tmp_path):
+    config, data, _ = toy
+    frechet.save(features.statistics(features.RAW, data.train.x), tmp_path / "raw.npz")
+    frechet.save(features.statistics(features.RAW, data.train.x[:, :1]), tmp_path / "flat.npz")
+    frechet.save(
+        features.statistics(make_extractor("pca", data), data.train.x), tmp_path / "pca.npz"
+    )
+    (tmp_path / "judge").write_text("")
+    one = dataclasses.replace(data, heldout=data.heldout.take(np.array([0])))
+    for changes, other, message in [
+        ({}, one, "1 heldout examples; an evaluation needs at least 2"),
+        ({"evaluation.judge_dir": "judge"}, data, r"judge_dir is .*which is a file"),
+        ({"evaluation.features": "file:x"}, data, "the vectors of toy .* are compared as they are"),
+        ({"evaluation.statistics": f"{tmp_path}/x.npz"}, data, "x.npz"),
+        ({"evaluation.statistics": f"{tmp_path}/flat.npz"}, data, "of examples of 1; those of toy ring .* are 2"),
+        ({"evaluation.statistics": f"{tmp_path}/pca.npz"}, data, "are of the features pca2"),
+        ({"evaluation.statistics": f"{tmp_path}/raw.npz"}, data, ""),
+    ]:
+        config_of_case = config.copy_and_resolve_references()
+        config_of_case.update_from_flattened_dict(changes)
+        refusal = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+        with refusal:
+            checks.check(config_of_case, other, tmp_path)
+
+
+def test_stored_statistics_of_vectors_are_used(toy, score, tmp_path):
+    config, data, fitted = toy
+    # Of the points moved by 3 in one direction: the distance to them is 9.
+    moved = data.heldout.x + np.array([3, 0], np.float32)
+    frechet.save(features.statistics(features.RAW, moved), tmp_path / "moved.npz")
+    config = config.copy_and_resolve_references()
+    config.evaluation.statistics = str(tmp_path / "moved.npz")
+    found = score((config, data, fitted), tmp_path, data.heldout.x, data.heldout.label)
+    assert found["metrics"]["frechet_2k"]["value"] == pytest.approx(9, rel=1e-5)
 
 
 def test_the_table_shows_what_the_file_holds(digits, path, score, capsys):

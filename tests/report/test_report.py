@@ -14,6 +14,7 @@ from gmm_diffusion.report import __main__ as report
 from gmm_diffusion.report import plots, results, summary, table
 from gmm_diffusion.runs.workdir import evaluation_path, write_config, write_json
 
+STEP = "sample.step"
 SCALES, AVERAGES, SEEDS = (1.0, 1.5, 3.0), (0.05, 0.1), (0, 1, 10)
 
 
@@ -170,6 +171,45 @@ def test_evaluations_of_earlier_versions_had_one_judge_and_the_test_split(tmp_pa
     assert (old.settings["evaluation.judges"], new.settings["evaluation.judges"]) == (1, 5)
     assert old.settings["evaluation.split"] == new.settings["evaluation.split"] == "heldout"
     assert results.varying([old, new]) == ["evaluation.judges"]
+
+
+def test_steps_of_a_run_that_went_on_are_not_averaged(tmp_path):
+    run = tmp_path / "run"
+    config = config_lib.default()
+    for step in (20, 30):
+        config.training.num_steps = step
+        path = evaluated(run, 0, f"at{step}", float(step))
+        write_json(path, json.loads(path.read_text()) | {"step": step})
+    write_config(config, run)
+    found, _ = results.find([str(run)])
+    assert results.varying(found) == [STEP]
+    with pytest.raises(InputError, match=r"sample\.step \(20, 30\)"):
+        summary.group(found, [], results.varying(found))
+    # Several lengths, each at its end, differ in their length alone.
+    found = [
+        dataclasses.replace(r, settings=r.settings | {"training.num_steps": r.settings[STEP]})
+        for r in found
+    ]
+    assert results.varying(found) == ["training.num_steps"]
+
+
+def test_other_data_are_not_averaged_and_the_same_elsewhere_are(tmp_path):
+    """The place alone says nothing: what each run noted of its data does."""
+    split = {"examples": 20, "labels": 1, "attributes": None, "features": None}
+    noted = {"shape": [2], "kind": "float32", "classes": [], "attributes": []}
+    for i, (folder, deviation) in enumerate([("a", 1.0), ("b", 1.0000001), ("c", 5.0)]):
+        run = tmp_path / f"run{i}"
+        path = evaluated(run, i, "", 1.0)
+        stored = json.loads((run / "config.json").read_text())
+        stored["data"]["data_dir"] = folder
+        write_json(run / "config.json", stored)
+        write_json(
+            run / "data.json", noted | {"splits": {"train": split | {"deviation": deviation}}}
+        )
+        assert path.exists()
+    found, _ = results.find([str(tmp_path)])
+    assert results.varying(found[:2]) == []
+    assert results.varying(found) == ["data.data_dir"]
 
 
 def test_floors_of_two_splits_are_not_averaged(tmp_path):

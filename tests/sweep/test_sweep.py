@@ -1,6 +1,7 @@
 """Sweeps: what is run, what is left, how long it takes, and how it stops."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -165,9 +166,14 @@ BAD_STAGES = {
         "training.seed of stage a is in grid and in points",
     ),
     "same file": (
-        [STAGE | {"grid": {"sample.condition": ["class:1", "class_1"]}}],
-        "Two points of stage a have the name seed0 condition=class_1",
+        [STAGE | {"grid": {"evaluation.features": ["file:a:1", "file:a_1"]}}],
+        "Two points of stage a have the name seed0 features=file_a_1",
     ),
+    "varies what no evaluation reads": (
+        [STAGE | {"grid": {"sample.condition": ["class:1", "class:2"]}}],
+        "varies sample.condition, which no evaluation depends on",
+    ),
+    "endless": ([STAGE | {"minutes": [math.inf, 1]}], "must be two numbers"),
     "evaluations that are not made": (
         [STAGE | {"evaluate": False, "grid": {"sample.steps": [3, 4]}}],
         "varies sample.steps and has evaluate False",
@@ -498,6 +504,11 @@ BAD_LINES = {
     "unknown option": (["--out=x", "--confg=y"], "Unrecognized arguments: --confg=y"),
     "missing file": (["--out=x", "absent.py"], "'absent.py', which is not a file"),
     "missing config": (["--out=x", "--config=absent.py"], "which is not a file"),
+    "endless times": (["--out=x", f"--config={TOY}", "--minutes=inf,1"], "--minutes is 'inf,1'"),
+    "twice": (
+        ["--out=x", f"--config={TOY}", "training.seed=0,1", "training.seed=5"],
+        "training.seed is given twice",
+    ),
     "odd times": (["--out=x", f"--config={TOY}", "--minutes=3"], "--minutes is '3'"),
     "no runs at a time": (["--out=x", f"--config={TOY}", "--parallel=0"], "--parallel is '0'"),
     "bad setting": (["--out=x", f"--config={TOY}", "sample.steps=0"], "sample.steps is 0"),
