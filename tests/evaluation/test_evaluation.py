@@ -480,7 +480,11 @@ def test_what_an_evaluation_of_vectors_would_pass_over_is_refused(toy, tmp_path)
         ({"evaluation.judge_dir": "judge"}, data, r"judge_dir is .*which is a file"),
         ({"evaluation.features": "file:x"}, data, "the vectors of toy .* are compared as they are"),
         ({"evaluation.statistics": f"{tmp_path}/x.npz"}, data, "x.npz"),
-        ({"evaluation.statistics": f"{tmp_path}/flat.npz"}, data, "of examples of 1; those of toy ring .* are 2"),
+        (
+            {"evaluation.statistics": f"{tmp_path}/flat.npz"},
+            data,
+            "of examples of 1; those of toy ring .* are 2",
+        ),
         ({"evaluation.statistics": f"{tmp_path}/pca.npz"}, data, "are of the features pca2"),
         ({"evaluation.statistics": f"{tmp_path}/raw.npz"}, data, ""),
     ]:
