@@ -17,7 +17,7 @@ CORE = [
     "etils[epath]>=1.15",
     "flax>=0.12.8",
     "jax>=0.10.2",
-    "matplotlib>=3.10",
+    "matplotlib>=3.10.7",
     "ml-collections>=1.1",
     "numpy>=2.3",
     "optax>=0.2.8",
@@ -35,7 +35,7 @@ DATA = [
     "tensorboard>=2.20",
     "tensorflow-cpu>=2.20; sys_platform != 'darwin'",
     "tensorflow>=2.20; sys_platform == 'darwin'",
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",
 ]
 # Images that stay in their files while a run reads them: data larger than memory.
 STREAM = ["array_record>=0.8.1", "grain>=0.2.18"]

@@ -113,10 +113,12 @@ def _read(path):
         kind = type(settings.get(field, value))
         if not isinstance(value, (int, float) if kind is float else kind):
             raise ValueError(f"{field} is {value!r}; it must be of type {kind.__name__}")
+        if isinstance(value, int):
+            _number(value)  # Tables and axes are of floats.
         settings[field] = value
     if type(result.get("step")) is int:
         # Of 0, the last one, there were others before the run went on.
-        settings[_STEP] = result["step"]
+        settings[_STEP] = int(_number(result["step"]))
     metrics = {
         _metric_name(name): {
             "value": _number(metric["value"]),

@@ -240,6 +240,8 @@ def test_files_that_are_not_whole_are_skipped(tmp_path, capsys):
         "half": good.read_text()[:100],
         "list": "[]",
         "without": json.dumps({"step": 3}),
+        "unknown": json.dumps(content | {"settings": content["settings"] | {"": 10**400}}),
+        "far": json.dumps(content | {"step": 10**400}),
         "odd": json.dumps(content | {"metrics": {"frechet_360": {"value": None}}}),
     }.items():
         (good.parent / f"{name}.json").write_text(text)
@@ -249,10 +251,10 @@ def test_files_that_are_not_whole_are_skipped(tmp_path, capsys):
     write_json(good, {k: v for k, v in content.items() if k != "settings"})
     found, skipped = results.find([str(tmp_path), str(tmp_path / "a")])
     assert len(found) == 2
-    assert len(skipped) == 6
+    assert len(skipped) == 8
     assert all("\n" not in line for line in skipped)
     assert report.run([str(tmp_path)]) == 0
-    assert capsys.readouterr().err.count("Skipped") == 6
+    assert capsys.readouterr().err.count("Skipped") == 8
 
 
 # ---- the table
