@@ -19,22 +19,28 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import argparse
-import pathlib
 import sys
 
-from experiments import attributes, attributes_plan, attributes_report, rate_search, stoppable
+from experiments import (
+    attributes,
+    attributes_plan,
+    attributes_report,
+    flags,
+    rate_search,
+    stoppable,
+)
 from gmm_diffusion.errors import InputError
 
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--losses", default=";".join(attributes.LOSSES))
     parser.add_argument("--optimizers", default=",".join(attributes.OPTIMIZERS))
     parser.add_argument("--flipped", default=",".join(f"{f:g}" for f in attributes_plan.FLIPPED))
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=flags.count, default=8)
+    parser.add_argument("--steps", type=flags.count, default=600)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
     return stoppable.run(lambda poll: _work(arguments, poll))

@@ -18,7 +18,7 @@ import argparse
 import pathlib
 import sys
 
-from experiments import factors, stoppable
+from experiments import factors, flags, stoppable
 from gmm_diffusion.report import results
 from gmm_diffusion.sweep import __main__ as sweep
 
@@ -28,14 +28,14 @@ SWEEP = pathlib.Path(__file__).parents[1] / "configs" / "sweeps" / "mixture_fact
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument("--parallel", type=flags.count, default=2)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args(argv)
     if not arguments.table:
-        flags = [f"--out={arguments.out}", f"--parallel={arguments.parallel}", str(SWEEP)]
-        status = sweep.run([*flags, *(["--dry_run"] if arguments.dry_run else [])])
+        line = [f"--out={arguments.out}", f"--parallel={arguments.parallel}", str(SWEEP)]
+        status = sweep.run([*line, *(["--dry_run"] if arguments.dry_run else [])])
         if status or arguments.dry_run:
             return status
     return stoppable.run(lambda poll: _write(arguments.out))

@@ -6,10 +6,9 @@ Writes DIR/idea.png and prints the defect rates of its panels. Exit status: 0 do
 """
 
 import argparse
-import pathlib
 import sys
 
-from experiments import idea_figure
+from experiments import flags, idea_figure
 from gmm_diffusion import assembly
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs.workdir import read_config
@@ -25,7 +24,7 @@ RUNS = {
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=flags.folder, required=True)
     out = parser.parse_args(argv).out
     try:
         folders = {title: out / "toy" / name for title, name in RUNS.items()}

@@ -16,12 +16,11 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 
 import numpy as np
 
-from experiments import kept, manifold, manifold_report, stoppable
+from experiments import flags, kept, manifold, manifold_report, stoppable
 
 DISTANCES = np.append(0.0, np.geomspace(1e-3, 10, 33))
 # On two CPU cores: seconds for an update of one cost in all its runs, and to compile.
@@ -31,9 +30,11 @@ _SECONDS, _START = 0.02, 3.0
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--shapes", default=",".join(manifold.SHAPES))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument(
+        "--shapes", type=flags.names(manifold.SHAPES), default=",".join(manifold.SHAPES)
+    )
+    parser.add_argument("--steps", type=flags.count, default=300)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
     return stoppable.run(lambda poll: _work(arguments, poll))

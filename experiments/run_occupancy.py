@@ -16,14 +16,13 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 
 import argparse
 import functools
-import pathlib
 import re
 import sys
 
 import jax
 import numpy as np
 
-from experiments import kept, occupancy, occupancy_report, stoppable, tree_figure
+from experiments import flags, kept, occupancy, occupancy_report, stoppable, tree_figure
 from gmm_diffusion import assembly, mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics.vector_scores import VectorScores
@@ -53,8 +52,8 @@ TRUE, EXACT = "true points", "exact denoiser"
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--num", type=int, default=8192)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument("--num", type=flags.count, default=8192)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
     return stoppable.run(lambda poll: _work(arguments, poll))

@@ -31,14 +31,13 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 
 import argparse
 import dataclasses
-import pathlib
 import re
 import sys
 
 import jax
 import numpy as np
 
-from experiments import kept, rounds, rounds_report, rounds_runs, stoppable
+from experiments import flags, kept, rounds, rounds_report, rounds_runs, stoppable
 from gmm_diffusion import mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics import mmd
@@ -52,19 +51,19 @@ _UPDATE, _ROW, _START, _ROUND_ROW, _EXACT_ROW = 7e-4, 2e-8, 25.0, 2e-8, 2e-6
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--data", default="dino")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=20_000)
+    parser.add_argument("--seeds", type=flags.count, default=5)
+    parser.add_argument("--updates", type=flags.count, default=20_000)
     parser.add_argument("--networks", default=",".join(rounds_runs.NETWORKS))
     parser.add_argument("--weightings", default=",".join(rounds_runs.WEIGHTINGS))
     parser.add_argument("--weight", type=float, default=0.1)
     parser.add_argument("--zeta", default="0.011,90")
     parser.add_argument("--zeta_law", default="logistic")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--sampling_steps", type=int, default=1000)
+    parser.add_argument("--width", type=flags.count, default=128)
+    parser.add_argument("--samples", type=flags.count, default=1024)
+    parser.add_argument("--rounds", type=flags.count, default=60)
+    parser.add_argument("--sampling_steps", type=flags.count, default=1000)
     parser.add_argument("--no_tuning", action="store_true")
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
@@ -78,8 +77,6 @@ def _settings(arguments):
         zeta = ()
     if len(zeta) != 2:
         raise InputError(f"zeta is {arguments.zeta!r}; valid are two numbers, LOW,HIGH.")
-    if arguments.seeds < 1:
-        raise InputError(f"seeds is {arguments.seeds}; valid are numbers from 1 on.")
     protocol = rounds.Protocol(
         arguments.data, arguments.samples, arguments.sampling_steps, arguments.rounds
     )

@@ -22,14 +22,13 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
-from experiments import score_error, score_error_report
+from experiments import flags, score_error, score_error_report
 from gmm_diffusion import signals
 from gmm_diffusion.errors import InputError
 
@@ -41,12 +40,14 @@ _POINTS = 4096
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--data", default=",".join(score_error.DATA))
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument(
+        "--data", type=flags.names(score_error.DATA), default=",".join(score_error.DATA)
+    )
     parser.add_argument("--weights", default="0,0.1,1")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--num_points", type=int, default=16)
+    parser.add_argument("--seeds", type=flags.count, default=5)
+    parser.add_argument("--steps", type=flags.count, default=2000)
+    parser.add_argument("--num_points", type=flags.count, default=16)
     arguments = parser.parse_args(argv)
     try:
         weights = [float(weight) for weight in arguments.weights.split(",")]

@@ -17,12 +17,11 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 
 import numpy as np
 
-from experiments import kept, semantics, semantics_report, stoppable
+from experiments import flags, kept, semantics, semantics_report, stoppable
 
 # On one CPU core: seconds for an update of a model, and for its fits and its samples.
 _SECONDS, _START = 0.012, 50.0
@@ -31,10 +30,14 @@ _SECONDS, _START = 0.012, 50.0
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--data", default=",".join(semantics.NUM_COMPONENTS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument(
+        "--data",
+        type=flags.names(semantics.NUM_COMPONENTS),
+        default=",".join(semantics.NUM_COMPONENTS),
+    )
+    parser.add_argument("--seeds", type=flags.count, default=3)
+    parser.add_argument("--steps", type=flags.count, default=1500)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
     return stoppable.run(lambda poll: _work(arguments, poll))

@@ -16,12 +16,11 @@ Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import argparse
-import pathlib
 import sys
 
 import numpy as np
 
-from experiments import rate_search, stability_plan, stability_report, stoppable
+from experiments import flags, rate_search, stability_plan, stability_report, stoppable
 from experiments.many_classifiers import REGIMES
 from gmm_diffusion.data import digits
 
@@ -29,10 +28,10 @@ from gmm_diffusion.data import digits
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--regimes", default=",".join(REGIMES))
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    parser.add_argument("--regimes", type=flags.names(REGIMES), default=",".join(REGIMES))
+    parser.add_argument("--seeds", type=flags.count, default=8)
+    parser.add_argument("--steps", type=flags.count, default=600)
     parser.add_argument("--dry_run", action="store_true")
     arguments = parser.parse_args(argv)
     return stoppable.run(lambda poll: _work(arguments, poll))

@@ -8,12 +8,11 @@ Exit status: 0 done, 2 bad input.
 """
 
 import argparse
-import pathlib
 import sys
 
 import numpy as np
 
-from experiments import tree_figure
+from experiments import flags, tree_figure
 from gmm_diffusion import assembly
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics.vector_scores import VectorScores
@@ -38,7 +37,7 @@ PANELS = {
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=flags.folder, required=True)
     out = parser.parse_args(argv).out
     try:
         config = read_config(out / "main" / "seed0")

@@ -8,6 +8,7 @@ import pathlib
 import re
 import resource
 import runpy
+import signal
 import sys
 import threading
 import traceback
@@ -76,7 +77,8 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed
 
 
 def run(argv: list[str], source: str, work: Callable[[list[str]], int | None]) -> int:
-    """Does `work(argv)` and returns the exit status: its own or 0, 1 if it failed, 2 for bad input.
+    """Does `work(argv)` and returns the exit status: its own or 0, 1 if it failed, 2 for bad input,
+    130 after Ctrl-C.
 
     A failure is one sentence on standard error. A reader of the output that leaves (`| head`) and
     streams that are closed change nothing: the work is done to its end.
@@ -117,6 +119,9 @@ def _run(argv, source, work):
     except RunError as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"Failed: {where}{error.strerror or error}.", file=sys.stderr)

@@ -16,6 +16,7 @@ import pytest
 from jax._src import xla_bridge
 from PIL import Image
 
+from gmm_diffusion import command_line
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import main as main_lib
 from gmm_diffusion.assembly import training
@@ -500,3 +501,11 @@ def test_a_signal_saves_and_the_same_command_finishes(run_main, tmp_path, signum
     assert f"from step {step}" in err
     assert storage.steps(tmp_path / "run" / "checkpoints") == [step, 1500]
     assert "evaluation.json" in out
+
+
+def test_ctrl_c_ends_any_command_in_a_word(capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    assert command_line.run(["x"], __file__, interrupted) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"

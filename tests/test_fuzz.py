@@ -87,7 +87,7 @@ def accepted(config):
     config_lib.validate(again)
     group = config.sample
     # A highest level of 0 is known once the data are.
-    highest = group.sigma_max or 2 * group.sigma_min
+    highest = group.sigma_max or config_lib.SIGMA_MAX
     sigmas = np.asarray(noise_levels.karras(group.steps, group.sigma_min, highest, group.rho))
     levels = samplers.SAMPLERS[config.sample.sampler].levels(sigmas)
     assert np.isfinite(levels).all()

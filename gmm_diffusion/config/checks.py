@@ -13,6 +13,9 @@ from gmm_diffusion.config.settings import fields, usual_values
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.tasks import TASKS
 
+# Twice the distance of neighbours in float32.
+_APART = 2.0**-22
+
 
 def check_name(field: str) -> None:
     """Raises InputError, with a suggestion, if `field` is not the dotted name of a setting."""
@@ -235,6 +238,21 @@ def _check_noise(config: ConfigDict, refuse: Callable) -> None:
     highest = config.sample.sigma_max or SIGMA_MAX
     if config.sample.sigma_min >= highest:
         refuse("sample.sigma_min", f"it must be below sample.sigma_max {highest}")
+    if _closest(config.sample, highest) < _APART:
+        refuse(
+            "sample.steps",
+            f"between sample.sigma_min {config.sample.sigma_min:g} and sample.sigma_max "
+            f"{highest:g} float32 cannot tell so many noise levels apart",
+        )
+
+
+def _closest(group, highest):
+    """The smallest step of `noise_levels.karras`, at one of its ends, relative to the level."""
+    if group.steps < 3:
+        return highest / group.sigma_min - 1
+    share, ratio = 1 / (group.steps - 1), (highest / group.sigma_min) ** (1 / group.rho)
+    first = 1 - (1 - share + share / ratio) ** group.rho
+    return min(first, (1 - share + share * ratio) ** group.rho - 1)
 
 
 def _check_target(config: ConfigDict, refuse: Callable) -> None:

@@ -45,6 +45,15 @@ def _file_name() -> tuple[Callable, str]:
     )
 
 
+def _ema_width() -> tuple[Callable, str]:
+    return (lambda v: v == 0 or _is_width(v)), "0, or at least 0.0001 and below 0.28"
+
+
+def _is_width(value: float) -> bool:
+    # As `training.ema.gamma_from_width`.
+    return 1e-4 <= value < 0.28
+
+
 # field -> (check, what is valid). Types are ConfigDict's business.
 RULES: dict[str, tuple[Callable[..., object], str]] = {
     "data.name": _one_of(
@@ -162,8 +171,8 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "training.microbatch": _range(0, 1_000_000),
     "training.steps_per_call": _range(1, 1_000_000),
     "training.ema_widths": (
-        lambda v: len(v) > 0 and all(0 < w < 0.28 for w in v) and len(set(v)) == len(v),
-        "a tuple of different numbers between 0 and 0.28",
+        lambda v: len(v) > 0 and all(map(_is_width, v)) and len(set(v)) == len(v),
+        "a tuple of different numbers from 0.0001 to below 0.28",
     ),
     "training.max_nonfinite": _range(0),
     "training.log_every": _range(1),
@@ -179,7 +188,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "sample.batch_size": _range(1, 1_000_000),
     "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),
     "sample.steps": _range(1, 100_000),
-    "sample.sigma_min": _above(0),
+    "sample.sigma_min": _range(1e-10),
     "sample.sigma_max": _range(0),
     "sample.rho": _range(0.1, 1000),
     "sample.churn": _range(0),
@@ -189,7 +198,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "sample.eta": _range(0, 1),
     "sample.parallel_window": _range(0, 100_000),
     "sample.parallel_tolerance": _range(0),
-    "sample.ema": ((lambda v: 0 <= v < 0.28), "at least 0 and below 0.28"),
+    "sample.ema": _ema_width(),
     "sample.step": _range(0),
     "guidance.kind": _one_of("none", "auto", "classifier_free", "mixture"),
     "guidance.scale": _range(-1_000_000, 1_000_000),
@@ -199,7 +208,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "guidance.limit": _range(0),
     "guidance.guide_step": _range(0),
-    "guidance.guide_ema": _range(0, 0.28),
+    "guidance.guide_ema": _ema_width(),
     "guidance.blur": _one_of("covariances", "weights"),
     "guidance.blur_amount": _range(0),
     "guidance.energy": _range(0),

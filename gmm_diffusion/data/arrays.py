@@ -205,7 +205,7 @@ def load(
             near = difflib.get_close_matches(name, _NAMES, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(_NAMES)}."
             raise InputError(f"{source} holds the array {name!r}, which has no meaning; {hint}")
-    names = np.atleast_1d(arrays.get("attribute_names", [])).astype(str).tolist()
+    names = _texts(np.atleast_1d(arrays.get("attribute_names", [])), source)
     if attributes and not names:
         raise InputError(
             f"data.attributes names {', '.join(attributes)}, and {source} has no attribute_names."
@@ -249,6 +249,21 @@ def load(
     return dataclasses.replace(
         data, name=f"arrays {printable(path.name)} ({how}{most}, bytes {digest:08x})", **splits
     )
+
+
+def _texts(array, source):
+    """Names, which may be bytes, as text."""
+    try:
+        return (
+            (np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array)
+            .astype(str)
+            .tolist()
+        )
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"attribute_names of {source} hold bytes that are no UTF-8 ({error.reason}); they must "
+            "be texts."
+        ) from error
 
 
 def _read(path):

@@ -8,8 +8,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array
 
 # The law's ends, tau and RMS, are at most this far apart, and at least that far: three standard
@@ -89,16 +91,24 @@ def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0)
     """The EDM grid, `[S+1]` decreasing from `sigma_max` to `sigma_min`, then 0 (eq. 5).
 
     Raises:
-      ValueError: for fewer than one step, or sigmas not positive and increasing.
+      InputError: fewer than one step, sigmas not positive and increasing, or levels that float32
+        cannot tell apart.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; it must be at least 1.")
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(
-            f"sigma_min is {sigma_min} and sigma_max is {sigma_max}; "
-            "they must satisfy 0 < sigma_min < sigma_max."
+        raise InputError(f"num_steps is {num_steps}; it must be at least 1.")
+    if not (0 < sigma_min < sigma_max and rho > 0):
+        raise InputError(
+            f"sigma_min is {sigma_min}, sigma_max is {sigma_max} and rho is {rho}; "
+            "they must satisfy 0 < sigma_min < sigma_max and rho > 0."
         )
-    fraction = jnp.linspace(0.0, 1.0, num_steps) if num_steps > 1 else jnp.zeros(1)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    sigmas = (high + fraction * (low - high)) ** rho
-    return jnp.append(sigmas, 0.0)
+    # In float64, and as a mean of the two ends: the lowest level to the power 1 / rho may be far
+    # below the highest one's rounding.
+    fraction = np.linspace(0.0, 1.0, num_steps) if num_steps > 1 else np.zeros(1)
+    low, high = np.float64(sigma_min) ** (1 / rho), np.float64(sigma_max) ** (1 / rho)
+    sigmas = np.append(((1 - fraction) * high + fraction * low) ** rho, 0.0).astype(np.float32)
+    if not (np.isfinite(sigmas).all() and (np.diff(sigmas) < 0).all()):
+        raise InputError(
+            f"sigma_min is {sigma_min}, sigma_max is {sigma_max} and rho is {rho}; between these "
+            f"float32 cannot tell {num_steps} levels apart."
+        )
+    return jnp.asarray(sigmas)

@@ -12,6 +12,7 @@ arithmetic is that of `sampling.guidance`.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
@@ -89,6 +90,9 @@ class Autoguidance:
     limit: float | None = struct.field(pytree_node=False, default=None)
     place: ClassVar[int] = 2
 
+    def __post_init__(self):
+        _check_reach(self)
+
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
@@ -134,6 +138,9 @@ class ClassifierFree:
     limit: float | None = struct.field(pytree_node=False, default=None)
     place: ClassVar[int] = 1
 
+    def __post_init__(self):
+        _check_reach(self)
+
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
@@ -167,7 +174,7 @@ class MixtureGuidance:
       limit: as of `Autoguidance`.
 
     Raises:
-      InputError: another `blur`.
+      InputError: another `blur`, or an amount, interval or limit that is none.
     """
 
     scale: float = struct.field(pytree_node=False)
@@ -182,6 +189,13 @@ class MixtureGuidance:
             raise InputError(
                 f"MixtureGuidance.blur is {self.blur!r}; it must be covariances or weights."
             )
+        most = 1 if self.blur == "weights" else math.inf
+        if not 0 <= self.amount <= most:
+            raise InputError(
+                f"MixtureGuidance.amount is {self.amount}; it must be at least 0, and of weights "
+                "at most 1."
+            )
+        _check_reach(self)
 
     @property
     def acts(self) -> bool:
@@ -229,6 +243,9 @@ class ClassifierGuidance:
     interval: Interval | None = struct.field(pytree_node=False, default=None)
     place: ClassVar[int] = 3
 
+    def __post_init__(self):
+        _check_reach(self)
+
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
@@ -267,6 +284,21 @@ class ClassifierGuidance:
         if judging.classifier is None:
             raise InputError("ClassifierGuidance.classifier is a model without a classifier.")
         return judging, judging.classifier
+
+
+def _check_reach(guidance):
+    """Refuses an interval that is empty and a limit below 0."""
+    name = type(guidance).__name__
+    if guidance.interval is not None:
+        low, high = guidance.interval
+        if not 0 <= low < high:
+            raise InputError(
+                f"{name}.interval is {guidance.interval}; it must be two noise levels, not "
+                "negative, the lower one first."
+            )
+    limit = getattr(guidance, "limit", None)
+    if limit is not None and not limit >= 0:
+        raise InputError(f"{name}.limit is {limit}; it must be at least 0, or None.")
 
 
 def scale_acts(scale: float) -> bool:

@@ -1,6 +1,7 @@
 """A trained model, and all that can be asked of it."""
 
 import dataclasses
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -166,8 +167,11 @@ class Model:
             ("batch_size", batch_size, 1),
             ("first", first, 0),
         ):
-            if value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}.")
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not whole or value < least:
+                raise InputError(
+                    f"{name} is {value!r}; it must be a whole number, at least {least}."
+                )
         settings = SamplerSettings(sampler) if isinstance(sampler, str) else sampler
         acting = guidances.ordered(guidance)
         for one in acting:
@@ -274,7 +278,12 @@ class Model:
         elif transform.source == "classifier":
             assert self.fitted.embedder is not None, "its features come from a classifier"
             x = embed(self.fitted.embedder, x)
-        return conditioning.weigh_unlabelled(conditioner, x)
+        weights = conditioning.weigh_unlabelled(conditioner, x)
+        if not np.isfinite(weights).all():
+            raise InputError(
+                f"{name} holds examples too far from the training data for weights of the mixture."
+            )
+        return weights
 
     def _weights_of_file(self, term):
         """The weights `[M, K]` of the examples in the file that a condition names."""

@@ -92,7 +92,7 @@ def reconstruct(directory: str | os.PathLike, step: int | None, width: float) ->
     Args:
       directory: of the snapshots.
       step: one of `steps(directory)`; None takes the newest.
-      width: relative standard deviation, in (0, 0.28).
+      width: relative standard deviation, as of `ema.gamma_from_width`.
 
     Raises:
       InputError: the width is out of range, there is no snapshot of that step, or a file is

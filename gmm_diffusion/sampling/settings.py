@@ -13,6 +13,21 @@ from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.types import Sampler
 
+# Those of the settings of the group `sample`, which a test holds equal.
+_MOST = 2**31 - 1
+_BOUNDS = {
+    "sigma_min": (1e-10, _MOST),
+    "sigma_max": (1e-10, _MOST),
+    "rho": (0.1, 1000),
+    "churn": (0, _MOST),
+    "churn_min": (0, _MOST),
+    "churn_max": (0, _MOST),
+    "churn_noise": (0, _MOST),
+    "eta": (0, 1),
+    "window": (0, 100_000),
+    "tolerance": (0, _MOST),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSettings:
@@ -33,7 +48,8 @@ class SamplerSettings:
         noise.
 
     Raises:
-      InputError: no such sampler, or one that cannot be parallel with a window.
+      InputError: no such sampler, one that cannot be parallel with a window, or a number that is
+        none.
     """
 
     name: str = "heun"
@@ -53,6 +69,10 @@ class SamplerSettings:
             raise InputError(f"sampler is {self.name!r}; it must be one of {', '.join(SAMPLERS)}.")
         if self.window and self.name == "dpmpp_2m":
             raise InputError(f"window is {self.window}; dpmpp_2m remembers steps, and needs 0.")
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not ((value is None and name == "sigma_max") or low <= value <= high):
+                raise InputError(f"{name} is {value}; it must be from {low:g} to {high:.10g}.")
 
     def grid(self, steps: int, sigma_max: float) -> jax.Array:
         """`[steps + 1]` decreasing noise levels, the last one 0."""

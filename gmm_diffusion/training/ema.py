@@ -21,18 +21,19 @@ def gamma_from_width(width: float) -> float:
     largest real root of that cubic is the one that falls as the width grows.
 
     Args:
-      width: standard deviation as a fraction of the run so far, in (0, 0.28).
+      width: standard deviation as a fraction of the run so far, from 0.0001, an average of
+        the last ten-thousandth, to below 0.28.
 
     Returns:
       gamma, solved in float64: 16.972 for 0.05, 6.937 for 0.10.
 
     Raises:
-      InputError: the width is outside (0, 0.28).
+      InputError: another width.
     """
-    if not 0 < width < 0.28:
+    if not 1e-4 <= width < 0.28:
         raise InputError(
-            f"EMA width {width} is not valid: a relative standard deviation lies between 0 and"
-            " 0.28, for example 0.05."
+            f"EMA width {width} is not valid: a relative standard deviation is at least 0.0001 and"
+            " below 0.28, for example 0.05."
         )
     precision = np.float64(width) ** -2
     roots = np.roots([1.0, 7.0, 16.0 - precision, 12.0 - precision])
@@ -69,7 +70,7 @@ def update(
       The averages, float32, in the order of `widths`.
 
     Raises:
-      InputError: a width is outside (0, 0.28).
+      InputError: as `gamma_from_width`.
       ValueError: there are not as many averages as widths.
     """
     averages = []

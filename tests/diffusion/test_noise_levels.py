@@ -1,5 +1,7 @@
 """The law of sigma in training and the grid of sigmas in sampling."""
 
+from decimal import Decimal, localcontext
+
 import jax
 import numpy as np
 import pytest
@@ -21,6 +23,22 @@ def test_grid_is_the_published_formula(num_steps, low, high, rho):
     assert np.all(np.diff(sigmas) < 0)
 
 
+@pytest.mark.parametrize("rho", [0.1, 0.5, 1.0, 7.0, 100.0, 1000.0])
+@pytest.mark.parametrize("low", [1e-10, 1e-7, 0.002])
+def test_ends_that_are_far_apart(low, rho):
+    """Against fractions of 60 digits."""
+    with localcontext(prec=60):
+        ends = [Decimal(str(end)) ** (1 / Decimal(str(rho))) for end in (80.0, low)]
+        shares = [Decimal(i) / 17 for i in range(18)]
+        expected = [
+            float(((1 - share) * ends[0] + share * ends[1]) ** Decimal(str(rho)))
+            for share in shares
+        ]
+    sigmas = np.asarray(noise_levels.karras(18, low, 80.0, rho))
+    np.testing.assert_allclose(sigmas[:-1], expected, rtol=2e-7)
+    assert np.all(np.diff(sigmas) < 0)
+
+
 def test_rho_of_one_is_evenly_spaced():
     sigmas = np.asarray(noise_levels.karras(5, 1.0, 9.0, 1.0))
     np.testing.assert_allclose(sigmas, [9, 7, 5, 3, 1, 0], rtol=1e-6)
@@ -34,8 +52,12 @@ def test_a_single_step_goes_from_the_top_to_zero():
     ("arguments", "message"),
     [
         ((0, 0.002, 80.0), "num_steps is 0; it must be at least 1"),
-        ((5, 0.0, 80.0), "sigma_min is 0.0 and sigma_max is 80.0"),
+        ((5, 0.0, 80.0), "sigma_min is 0.0, sigma_max is 80.0"),
         ((5, 2.0, 1.0), "0 < sigma_min < sigma_max"),
+        ((5, 0.002, 80.0, 0.0), "rho is 0.0"),
+        ((5, 0.002, float("inf")), "cannot tell 5 levels apart"),
+        ((5, 0.002, 80.0, float("nan")), "rho is nan"),
+        ((50, 1.0, 1.000001), "cannot tell 50 levels apart"),
     ],
 )
 def test_impossible_grids_are_refused(arguments, message):

@@ -1,0 +1,60 @@
+"""Experiments refuse a command line at once: what comes after takes minutes or hours."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+SOURCES = {
+    path.stem: path.read_text()
+    for path in pathlib.Path(__file__).parents[2].joinpath("experiments").glob("run_*.py")
+}
+# One is a sweep and has its flags; the other's --out is a picture.
+OTHERS = {"run_denoiser", "run_faces_figure"}
+COUNTS = [
+    (name, flag)
+    for name, text in sorted(SOURCES.items())
+    for flag in re.findall(r'add_argument\("--(\w+)", type=flags\.count', text)
+]
+NAMES = [
+    (name, flag)
+    for name, text in sorted(SOURCES.items())
+    for flag in re.findall(r'add_argument\(\s*"--(\w+)", type=flags\.names', text)
+]
+
+
+def refused(name, arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"experiments.{name}").run(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - OTHERS))
+def test_a_place_that_is_a_file(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    said = refused(name, [f"--out={tmp_path / 'file'}"], capsys)
+    assert "argument --out: it is" in said
+    assert said.endswith("which is a file; it must be a directory.")
+
+
+@pytest.mark.parametrize(("name", "flag"), COUNTS)
+def test_counts_begin_at_one(name, flag, tmp_path, capsys):
+    for value in ("0", "-3", "1.5", "9" * 400):
+        said = refused(name, [f"--out={tmp_path}", f"--{flag}={value}"], capsys)
+        assert f"argument --{flag}: it is '{value}'; it must be a whole number from 1" in said
+
+
+@pytest.mark.parametrize(("name", "flag"), NAMES)
+def test_names_are_known(name, flag, tmp_path, capsys):
+    said = refused(name, [f"--out={tmp_path}", f"--{flag}=x"], capsys)
+    assert f"argument --{flag}: 'x' is none of " in said
+
+
+def test_all_experiments_are_here():
+    assert len(SOURCES) > 12
+    assert len(COUNTS) > 15
+    assert len(NAMES) == 6
+    for name, text in SOURCES.items():
+        assert "type=int" not in text or name == "run_faces_figure", name
