@@ -74,6 +74,8 @@ def expand(text: str | os.PathLike, name: str, bucket: bool = False) -> pathlib.
     address = re.match(r"([a-z0-9]+):/(/?)", text)
     if address and (address[2] or address[1] == "gs"):
         return _expand_address(text, name, bucket)
+    if not text:
+        raise InputError(f"{name} is empty; it must be a path, such as . for this directory.")
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
         user = text.split("/")[0]

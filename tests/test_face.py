@@ -169,3 +169,20 @@ def test_arrays_become_a_dataset():
     ):
         with pytest.raises(InputError, match=text):
             gd.data.from_arrays(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
+        (
+            {"conditioning": "gmm"},
+            "conditioning is 'gmm'; it must be one of Unconditional",
+        ),
+        ({"network": "mlp"}, "network is 'mlp'; it must be one of UNetSettings, MLPSettings"),
+        ({"workdir": ""}, "workdir is empty"),
+    ],
+)
+def test_parts_that_are_none_are_refused(wrong, message, vectors):
+    with pytest.raises(InputError, match=message):
+        gd.fit(vectors, **wrong)

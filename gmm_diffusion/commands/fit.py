@@ -1,6 +1,7 @@
 """Training from parts and without a config."""
 
 import dataclasses
+import numbers
 import os
 import tempfile
 
@@ -10,6 +11,7 @@ from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands.train import train
 from gmm_diffusion.conditioning.settings import KINDS, ConditioningSettings, Fitted, Unconditional
 from gmm_diffusion.data import Dataset
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.model.model import Model
 from gmm_diffusion.networks.settings import MLPSettings, UNetSettings
 from gmm_diffusion.runs import workdir as workdir_lib
@@ -52,6 +54,22 @@ def fit(
       InputError: parts that do not fit each other or the data.
       RunError: the run itself failed.
     """
+    if workdir is not None:
+        workdir = paths.folder(workdir, "workdir", bucket=True)
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("seed", seed)):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; it must be a whole number.")
+    for name, part, kinds in (
+        ("conditioning", conditioning, tuple(KINDS)),
+        ("network", network, (UNetSettings, MLPSettings)),
+    ):
+        if part is not None and not isinstance(part, kinds):
+            raise InputError(
+                f"{name} is {part!r}; it must be one of {', '.join(k.__name__ for k in kinds)}, "
+                "or None."
+            )
+    # NumPy's numbers are none of a config's.
+    steps, batch_size, seed = int(steps), int(batch_size), int(seed)
     conditioning = conditioning or _usual_conditioning(data)
     network = network or (UNetSettings() if len(data.shape) == 3 else MLPSettings())
     config = config_lib.default()
@@ -62,7 +80,7 @@ def fit(
     config.network.update(dataclasses.asdict(network))
     training = config.training
     training.num_steps, training.batch_size, training.seed = steps, batch_size, seed
-    config.optimizer.learning_rate = learning_rate
+    config.optimizer.learning_rate = float(learning_rate)
     config.diffusion.law = law or _usual_law(network, workdir)
     config.evaluation.at_end = False
     if workdir is not None:

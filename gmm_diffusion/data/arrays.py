@@ -7,6 +7,7 @@ An `.npz`, or a folder of `.npy`, holds `x` and what is known of each example: `
 
 import dataclasses
 import difflib
+import numbers
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,18 @@ def from_arrays(
       InputError: arrays of another shape, type or length, values that are not finite, labels out
         of range, splits that do not match, or a fraction outside (0, 1).
     """
+    if not (decoder is None or callable(decoder)):
+        raise InputError(f"decoder is {decoder!r}; it must be a function of latents, or None.")
+    if not (isinstance(heldout_fraction, numbers.Real) and 0 < heldout_fraction < 1):
+        raise InputError(
+            f"heldout_fraction is {heldout_fraction!r}; it must be between 0 and 1, both excluded."
+        )
+    for part, arrays in zip(_OTHERS, (heldout, validation), strict=True):
+        if not (arrays is None or isinstance(arrays, Mapping)):
+            raise InputError(
+                f"{part} is a {type(arrays).__name__}; it must be a dict of arrays, such as "
+                "{'x': x, 'label': label}."
+            )
     given = {"x": x, "label": label, "attributes": attributes, "features": features}
     train = _split(given, name, "", len(x) if np.ndim(x) else 0)
     num_classes = 0 if train.label is None else int(train.label.max()) + 1
@@ -95,7 +108,10 @@ def _split(arrays, source, suffix, num_classes):
         raise InputError(f"{source} {wrong}; valid are {', '.join(_KNOWN)}, and x is needed.")
 
     def of(name):
-        return arrays.get(name), f"{name}{suffix} of {source}"
+        what = f"{name}{suffix} of {source}"
+        if np.ma.is_masked(arrays.get(name)):
+            raise InputError(f"{what} has masked values, which cannot be learned from.")
+        return arrays.get(name), what
 
     x, what = of("x")
     x = np.asarray(x)
@@ -126,7 +142,9 @@ def _finite(values, what):
 
 def _labels(label, num_classes, what):
     label = np.asarray(label)
-    if not (np.issubdtype(label.dtype, np.integer) and label.size):
+    if not label.size:
+        raise InputError(f"{what} is empty; it must have a label for each example.")
+    if not np.issubdtype(label.dtype, np.integer):
         raise InputError(f"{what} is of type {label.dtype}; labels must be integers from 0.")
     for value in (label.min(), label.max()):
         if not 0 <= value < num_classes:
@@ -292,11 +310,15 @@ def read_npy(path: pathlib.Path, name: str) -> np.ndarray:
       InputError: it is no such file, or holds Python objects, which are never loaded.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # NumPy's parser of headers fails in many ways.
         raise InputError(_unreadable(name, str(error))) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{name} is an .npz under another name; it must hold one array.")
+    return array
 
 
 def _unreadable(name, reason):

@@ -191,6 +191,19 @@ def statistics(extractor: Extractor, x: np.ndarray, **origin: str) -> Statistics
     return merged
 
 
+def _samples(samples):
+    """An array of at least two examples, all of which count."""
+    x = np.asarray(samples)
+    if x.ndim not in (2, 4) or len(x) < 2 or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
+        raise InputError(
+            f"samples are {x.dtype} of shape {x.shape}; they must be uint8 images or floats, [N, "
+            "H, W, C] or [N, D], N at least 2."
+        )
+    if np.ma.is_masked(samples):
+        raise InputError("samples have masked values; all of them count in a distance.")
+    return x
+
+
 def frechet_distance(
     samples: np.ndarray,
     reference: Dataset | Statistics | str | os.PathLike,
@@ -210,7 +223,16 @@ def frechet_distance(
     Raises:
       InputError: samples of another shape, or features that the statistics are not of.
     """
+    samples = _samples(samples)
     if isinstance(reference, Dataset):
+        if samples.shape[1:] != reference.shape or (
+            reference.is_image != (samples.dtype == np.uint8)
+        ):
+            kind = "uint8" if reference.is_image else "floats"
+            raise InputError(
+                f"samples are {samples.dtype} of shape {samples.shape[1:]} each; those of "
+                f"{reference.name} are {kind} of shape {reference.shape}."
+            )
         if isinstance(features, str):
             judge = judges.fit_judge(reference, seed) if features == "judge" else None
             features = make_extractor(features, reference, judge)

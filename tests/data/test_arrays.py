@@ -259,3 +259,34 @@ def test_latents_are_decoded_in_equal_blocks(place):
     np.testing.assert_array_equal(pictures.train.x[:, ::2, 1::2, 0], expected)
     np.testing.assert_array_equal(pictures.heldout.x, latents.decode(data.decoder, data.heldout.x))
     assert latents.decoded(pictures) is pictures
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": 3}, "decoder is 3; it must be a function"),
+        ({"heldout_fraction": "0.2"}, "heldout_fraction is '0.2'; it must be between 0 and 1"),
+        ({"heldout": PARTS["x"]}, "heldout is a ndarray; it must be a dict of arrays"),
+        ({"x": np.ma.masked_greater(PARTS["x"], 9)}, "x of arrays has masked values"),
+        ({"label": np.zeros(0, int)}, "label of arrays is empty"),
+    ],
+)
+def test_what_is_given_from_python_and_is_none(changes, message):
+    with pytest.raises(InputError, match=message):
+        arrays.from_arrays(**{"x": PARTS["x"]} | changes)
+
+
+def test_names_as_bytes_are_utf8(tmp_path):
+    names = np.array(["Bald", "Café"])
+    data = arrays.load(save(tmp_path / "a.npz", PARTS | {"attribute_names": np.char.encode(names)}))
+    assert data.attribute_names == tuple(names)
+    latin = np.char.encode(names, "latin-1")
+    with pytest.raises(InputError, match="bytes that are no UTF-8"):
+        arrays.load(save(tmp_path / "b.npz", PARTS | {"attribute_names": latin}))
+
+
+def test_an_npz_under_another_name(tmp_path):
+    np.savez(tmp_path / "a.npz", x=PARTS["x"])
+    (tmp_path / "a.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(InputError, match=r"x\.npy is an \.npz under another name"):
+        arrays.load(str(tmp_path))

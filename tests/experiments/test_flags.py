@@ -20,7 +20,7 @@ COUNTS = [
 NAMES = [
     (name, flag)
     for name, text in sorted(SOURCES.items())
-    for flag in re.findall(r'add_argument\(\s*"--(\w+)", type=flags\.names', text)
+    for flag in re.findall(r'add_argument\(\s*"--(\w+)",\s*type=flags\.names', text)
 ]
 
 

@@ -153,3 +153,20 @@ def test_one_call_from_samples_to_a_distance(tmp_path):
         features.statistics(features.make_extractor(spec, data), data.train.x), tmp_path / "own.npz"
     )
     assert features.frechet_distance(other.train.x, tmp_path / "own.npz", spec) == alone
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((9, 4, 4, 1), np.int64), "samples are int64 of shape"),
+        ([[0.0]], "N at least 2"),
+        (np.zeros((0, 4, 4, 1), np.uint8), "N at least 2"),
+        (np.zeros((9, 4, 4, 1), np.float32), "samples are float32 .* are uint8 of shape"),
+        (np.zeros((9, 3, 4, 1), np.uint8), r"samples are uint8 of shape \(3, 4, 1\) each"),
+        (np.ma.masked_equal(np.zeros((9, 4, 4, 1), np.uint8), 0), "masked values"),
+    ],
+)
+def test_samples_that_no_distance_is_of(samples, message):
+    split = dataset.Split(np.zeros((9, 4, 4, 1), np.uint8))
+    with pytest.raises(InputError, match=message):
+        features.frechet_distance(samples, dataset.Dataset("grey", split, split))
