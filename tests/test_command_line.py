@@ -352,6 +352,9 @@ def test_requests_that_a_model_cannot_meet(refused, copied_run):
         "Smiling=1": "sample.condition is 'Smiling=1'",
     }.items():
         assert message in refused(*sample, f"--config.sample.condition={condition}")
+    # An evaluation asks for all classes, and yet not for nothing.
+    line = ["--mode=evaluate", f"--workdir={copied_run}", "--config.sample.condition=seven"]
+    assert "sample.condition is 'seven'" in refused(*line)
     assert "step 7" in refused(*sample, "--config.sample.step=7")
     for mode in ("sample", "evaluate"):
         sentence = refused(

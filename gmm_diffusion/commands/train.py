@@ -145,7 +145,7 @@ def _train(config, run_dir, given, started, streams):
         if not config.evaluation.at_end:
             print(f"Trained to step {int(state.step)} in {path}, and not evaluated.")
             return None
-        if _is_earlier(config):
+        if _is_earlier(config, int(state.step)):
             model = loading.load(config, path)
         else:
             params = averages.final(config, path, state)
@@ -247,7 +247,7 @@ def _check_steps(config, path):
     group, wanted = config.guidance, []
     if guides.is_own_step(config):
         wanted.append(("guidance.guide_step", group.guide_step, group.guide_ema))
-    if _is_earlier(config):
+    if _is_earlier(config, config.training.num_steps):
         wanted.append(("sample.step", config.sample.step, config.sample.ema))
     for field, step, width in wanted if config.evaluation.at_end else ():
         kept = loop.keeps(config, step, width)
@@ -263,9 +263,9 @@ def _check_steps(config, path):
             )
 
 
-def _is_earlier(config):
+def _is_earlier(config, last):
     """Whether `sample.step` is another one than that at which training ends."""
-    return config.sample.step not in (0, config.training.num_steps)
+    return config.sample.step not in (0, last)
 
 
 def _prepare(config, path, data, fresh, store):

@@ -65,7 +65,8 @@ def from_arrays(
     """
     if not (decoder is None or callable(decoder)):
         raise InputError(f"decoder is {decoder!r}; it must be a function of latents, or None.")
-    if not (isinstance(heldout_fraction, numbers.Real) and 0 < heldout_fraction < 1):
+    share = isinstance(heldout_fraction, numbers.Real) and 0 < heldout_fraction < 1
+    if heldout is None and not share:
         raise InputError(
             f"heldout_fraction is {heldout_fraction!r}; it must be between 0 and 1, both excluded."
         )
@@ -272,11 +273,8 @@ def load(
 def _texts(array, source):
     """Names, which may be bytes, as text."""
     try:
-        return (
-            (np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array)
-            .astype(str)
-            .tolist()
-        )
+        decoded = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+        return decoded.astype(str).tolist()
     except UnicodeDecodeError as error:
         raise InputError(
             f"attribute_names of {source} hold bytes that are no UTF-8 ({error.reason}); they must "
