@@ -177,7 +177,7 @@ EDGES = [
     ("training.num_steps", [0], [1]),
     ("training.microbatch", [-1], [0, 1]),
     ("training.batch_size", [0], [1]),
-    ("training.ema_widths", [(), (0.0,), (1e-300,), (0.28,), (0.05, 0.05)], [(1e-4, 0.27)]),
+    ("training.ema_widths", [(), (0.0,), (1e-300,), (0.28,), (0.05, 0.05)], [(1e-6, 0.27)]),
     ("training.max_nonfinite", [-1], [0]),
     ("training.heldout_every", [-1], [0]),
     ("checkpoint.keep", [0], [1]),

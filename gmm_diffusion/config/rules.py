@@ -46,12 +46,12 @@ def _file_name() -> tuple[Callable, str]:
 
 
 def _ema_width() -> tuple[Callable, str]:
-    return (lambda v: v == 0 or _is_width(v)), "0, or at least 0.0001 and below 0.28"
+    return (lambda v: v == 0 or _is_width(v)), "0, or at least 1e-06 and below 0.28"
 
 
 def _is_width(value: float) -> bool:
     # As `training.ema.gamma_from_width`.
-    return 1e-4 <= value < 0.28
+    return 1e-6 <= value < 0.28
 
 
 # field -> (check, what is valid). Types are ConfigDict's business.
@@ -172,7 +172,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "training.steps_per_call": _range(1, 1_000_000),
     "training.ema_widths": (
         lambda v: len(v) > 0 and all(map(_is_width, v)) and len(set(v)) == len(v),
-        "a tuple of different numbers from 0.0001 to below 0.28",
+        "a tuple of different numbers from 1e-06 to below 0.28",
     ),
     "training.max_nonfinite": _range(0),
     "training.log_every": _range(1),

@@ -21,8 +21,8 @@ def gamma_from_width(width: float) -> float:
     largest real root of that cubic is the one that falls as the width grows.
 
     Args:
-      width: standard deviation as a fraction of the run so far, from 0.0001, an average of
-        the last ten-thousandth, to below 0.28.
+      width: standard deviation as a fraction of the run so far, from 1e-06, an average of
+        the last millionth, to below 0.28.
 
     Returns:
       gamma, solved in float64: 16.972 for 0.05, 6.937 for 0.10.
@@ -30,9 +30,9 @@ def gamma_from_width(width: float) -> float:
     Raises:
       InputError: another width.
     """
-    if not 1e-4 <= width < 0.28:
+    if not 1e-6 <= width < 0.28:
         raise InputError(
-            f"EMA width {width} is not valid: a relative standard deviation is at least 0.0001 and"
+            f"EMA width {width} is not valid: a relative standard deviation is at least 1e-06 and"
             " below 0.28, for example 0.05."
         )
     precision = np.float64(width) ** -2
