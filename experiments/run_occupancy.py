@@ -61,8 +61,6 @@ def run(argv: list[str]) -> int:
 
 def _work(arguments, poll):
     out, num = arguments.out, arguments.num
-    if num < 1:
-        raise InputError(f"--num is {num}; valid is 1 or more.")
     seeds = sorted(
         int(match[1])
         for path in (out / "main").glob("seed*")

@@ -9,6 +9,7 @@ import re
 import resource
 import runpy
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -277,13 +278,20 @@ def prepare_jax() -> None:
     """Finds the devices, and keeps compiled programs between starts.
 
     Raises:
-      InputError: JAX finds no device, for example because `JAX_PLATFORMS` names what is not there.
+      InputError: JAX finds no device, for example because `JAX_PLATFORMS` names what is not there,
+        or several processes on CPUs cannot find this machine by its name.
     """
     import jax
 
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
+        if "gloo" in str(error) and not _knows_its_name():
+            raise InputError(
+                f"This machine is called {socket.gethostname()}, and finds no address of that "
+                "name, by which processes on CPUs meet; name one in /etc/hosts, such as 127.0.0.1 "
+                "on a machine alone."
+            ) from error
         named = os.environ.get("JAX_PLATFORMS", "")
         cause = (str(error).strip().splitlines() or ["no such device"])[0].split(" (set ")[0]
         raise InputError(
@@ -296,6 +304,14 @@ def prepare_jax() -> None:
         # The many small programs of a start take longer to compile than to read; not from a bucket.
         if _KEPT_FROM not in os.environ and not paths.in_bucket(cache):
             jax.config.update(_KEPT_FROM.lower(), 0.0)
+
+
+def _knows_its_name():
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return False
+    return True
 
 
 def compilation_cache() -> pathlib.Path | None:

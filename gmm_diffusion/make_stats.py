@@ -12,17 +12,12 @@ bad input.
 
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from gmm_diffusion import command_line, paths
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
-
-if TYPE_CHECKING:
-    # Of no use before jax has loaded.
-    pass
 
 log = logging.getLogger(__name__)
 

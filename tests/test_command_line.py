@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from gmm_diffusion import main as main_lib
 from gmm_diffusion.assembly import training
 from gmm_diffusion.assembly.load import load_params, load_run
 from gmm_diffusion.data import DATASETS, Dataset, Split, tfds_images
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs import snapshots, storage
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -512,3 +514,20 @@ def test_ctrl_c_ends_any_command_in_a_word(capsys):
 
     assert command_line.run(["x"], __file__, interrupted) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_machine_that_does_not_know_its_name(monkeypatch):
+    """As in a container whose /etc/hosts lacks it: JAX's message names a line of Gloo."""
+
+    def refuse(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def no_devices():
+        raise RuntimeError("[enforce fail at gloo/transport/tcp/device.cc:99] rv == 0. -2 vs 0")
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    with pytest.raises(InputError, match="JAX finds no device there"):
+        command_line.prepare_jax()
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(InputError, match=f"called {socket.gethostname()}, and finds no address"):
+        command_line.prepare_jax()

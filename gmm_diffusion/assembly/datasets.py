@@ -57,6 +57,7 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
             "train_split": data.train_split,
             "heldout_split": data.heldout_split or None,
             "heldout_fraction": data.heldout_fraction,
+            "split_seed": data.split_seed,
             "resolution": data.resolution or None,
             "crop": data.crop,
             "max_examples": data.max_examples or None,
@@ -194,7 +195,8 @@ def _check_fit(config: ConfigDict, data: Dataset) -> None:
             f"{need} needs labels, and {data.name} has none; use kind gmm with per_class False, or "
             "none."
         )
-    if needs_labels:
+    # Also where one mixture is of all: a class is asked for by the mean of its examples' weights.
+    if needs_labels or (own is not None and data.num_classes and not data.attribute_names):
         labels = np.unique(np.asarray(data.train.label))
         missing = set(range(data.num_classes)) - set(labels.tolist())
         if missing:

@@ -79,7 +79,9 @@ def complete(
     made = np.zeros((num, len(table.names)), np.uint8)
     open_rows = np.arange(num)
     for _ in range(_MOST_DRAWS):
-        drawn = rng.random((len(open_rows), len(table.names))) < np.asarray(table.frequency)
+        # Of a row's own place each time, however many rows there are, and are still open.
+        uniform = rng.spawn(1)[0].random((num, len(table.names)))[open_rows]
+        drawn = uniform < np.asarray(table.frequency)
         for name, value in asked.items():
             drawn[:, column[name]] = value
         made[open_rows] = drawn

@@ -43,8 +43,9 @@ def make_heldout_losses(
     """`(params, poll=None) -> {"heldout_loss/sigma_0.30": ...}`, by noise level and their mean.
 
     They are of at most 256 examples of `Dataset.watched`, evenly spaced. The levels are evenly
-    spaced quantiles of the training distribution of sigma, the noise is the same at every call, and
-    the conditions are drawn as in training. The weight is EDM's, whatever the preconditioning.
+    spaced quantiles of the log-normal law of sigma, whatever the weighting. The noise is the same
+    at every call, and the conditions are drawn as in training. The weight is EDM's, whatever the
+    preconditioning.
     """
     split = data.watched.read(evenly_spaced(len(data.watched), _LOSS_EXAMPLES))
     num = len(split)
@@ -52,6 +53,9 @@ def make_heldout_losses(
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
     log_mean, log_std = assembly.noise_law(config, fitted)
     sigmas = np.exp(log_mean + log_std * quantiles)
+    names = [f"{sigma:.3g}" for sigma in sigmas]
+    if len(set(names)) < levels:
+        names = [f"{sigma:.9g}" for sigma in sigmas]
     # Floats of a whole split of large images would take four times what stands in memory.
     x = batches.Views(split.x, jax.device_get(fitted.transform), flip=False)
     keys = example_keys(config.training.seed, num)
@@ -84,10 +88,10 @@ def make_heldout_losses(
 
     def losses(params, poll=None):
         means = {}
-        for sigma in sigmas:
+        for name, sigma in zip(names, sigmas, strict=True):
             level = np.full(num, sigma, np.float32)
             values = mapped((params, fitted), x, keys, level, weights, poll=poll)
-            means[f"heldout_loss/sigma_{sigma:.3g}"] = float(values.mean())
+            means[f"heldout_loss/sigma_{name}"] = float(values.mean())
         means["heldout_loss/mean"] = float(np.mean(list(means.values())))
         return means
 

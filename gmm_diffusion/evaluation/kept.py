@@ -1,6 +1,7 @@
 """Arrays that an evaluation computed and may need again, in files that may be lost or damaged."""
 
 import contextlib
+import os
 import pathlib
 from typing import Any
 
@@ -22,5 +23,5 @@ def write(file: pathlib.Path, arrays: dict[str, Any]) -> None:
     """One whole file; none where the disk takes none, which ends no evaluation."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with paths.whole(file) as temporary, temporary.open("wb") as stream:
+        with paths.whole(file, f".{os.getpid()}.tmp") as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)

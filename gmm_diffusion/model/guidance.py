@@ -287,7 +287,7 @@ class ClassifierGuidance:
 
 
 def _check_reach(guidance):
-    """Refuses an interval that is empty and a limit below 0."""
+    """Refuses an interval that is empty and a limit that is not positive."""
     name = type(guidance).__name__
     if guidance.interval is not None:
         low, high = guidance.interval
@@ -297,8 +297,8 @@ def _check_reach(guidance):
                 "negative, the lower one first."
             )
     limit = getattr(guidance, "limit", None)
-    if limit is not None and not limit >= 0:
-        raise InputError(f"{name}.limit is {limit}; it must be at least 0, or None.")
+    if limit is not None and not limit > 0:
+        raise InputError(f"{name}.limit is {limit}; it must be positive, or None.")
 
 
 def scale_acts(scale: float) -> bool:

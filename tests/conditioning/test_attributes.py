@@ -36,6 +36,9 @@ def test_sets_are_those_of_training_examples_where_there_are_some():
 def test_what_training_never_shows_is_completed_by_frequency_and_stays_possible():
     num = 4000
     made, rows = complete(table(), {"Bald": 1}, num, np.random.default_rng(0))
+    # A row is what it is, however many there are.
+    fewer, _ = complete(table(), {"Bald": 1}, 40, np.random.default_rng(0))
+    np.testing.assert_array_equal(fewer, made[:40])
     assert rows is None
     assert (made[:, 1] == 1).all()
     assert not (made[:, 1] & made[:, 2]).any()
