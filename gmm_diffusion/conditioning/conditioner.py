@@ -186,6 +186,9 @@ def example_weights(
 
     Responsibilities, restricted to the example's own class where components belong to classes;
     `hard` makes them one-hot in the largest. Of `x` at most `block` examples are read at once.
+
+    Raises:
+      InputError: an example so far away that responsibilities are not finite.
     """
     num_components = mix.means.shape[0]
     owned = component_class.min() >= 0
@@ -197,7 +200,8 @@ def example_weights(
             soft = label_restricted(mix, feature, jnp.asarray(component_class), labels)
         else:
             soft = responsibilities(mix, feature)
-        return one_hot(soft.argmax(axis=1), num_components) if hard else soft
+        known = jnp.isfinite(soft).all(axis=1)
+        return (one_hot(soft.argmax(axis=1), num_components) if hard else soft), known
 
     if labels is None:
         labels = np.zeros(len(x), np.int32)
@@ -206,7 +210,14 @@ def example_weights(
         stop = min(start + block, len(x))
         # Always a full block, so that one compiled program serves all of them.
         take = np.arange(start, start + block) % len(x)
-        rows.append(np.asarray(weigh(x[take], labels[take]))[: stop - start])
+        found, known = (np.asarray(a)[: stop - start] for a in weigh(x[take], labels[take]))
+        if not known.all():
+            # Distances are squared in float32; the largest of not-a-numbers is the first component.
+            raise InputError(
+                f"example {start + int(known.argmin())} lies too far from the mixture for weights "
+                "in float32; valid are values like those that the mixture was fitted to."
+            )
+        rows.append(found)
     return np.concatenate(rows)
 
 

@@ -234,7 +234,8 @@ def weigh_unlabelled(layout: Layout | Conditioner, x: Rows) -> np.ndarray:
     Responsibilities among all components, or one-hot in the nearest of all centres.
 
     Raises:
-      InputError: components that were drawn at random say nothing of an example.
+      InputError: components that were drawn at random say nothing of an example, or `x` is too
+        far from the mixture.
     """
     if layout.responsibilities == "random":
         raise InputError(

@@ -278,12 +278,10 @@ class Model:
         elif transform.source == "classifier":
             assert self.fitted.embedder is not None, "its features come from a classifier"
             x = embed(self.fitted.embedder, x)
-        weights = conditioning.weigh_unlabelled(conditioner, x)
-        if not np.isfinite(weights).all():
-            raise InputError(
-                f"{name} holds examples too far from the training data for weights of the mixture."
-            )
-        return weights
+        try:
+            return conditioning.weigh_unlabelled(conditioner, x)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
 
     def _weights_of_file(self, term):
         """The weights `[M, K]` of the examples in the file that a condition names."""

@@ -119,10 +119,39 @@ def test_later_samples_of_a_seed(toy):
     np.testing.assert_allclose(later.x, whole.x[5:], atol=1e-4)
 
 
+def test_whole_numbers_may_be_of_numpy(toy):
+    plain = toy.sample(3, seed=1, steps=2, batch_size=2)
+    drawn = toy.sample(np.int64(3), seed=np.uint8(1), steps=np.int32(2), batch_size=np.int16(2))
+    np.testing.assert_array_equal(drawn.x, plain.x)
+
+
+@pytest.mark.parametrize("responsibilities", ["soft", "hard"])
+@pytest.mark.parametrize("value", [1e20, 1e38, -1e30])
+def test_examples_too_far_for_float32_have_no_weights(
+    make_config, responsibilities, value, tmp_path
+):
+    config = make_config("toy")
+    config.conditioning.responsibilities = responsibilities
+    data = assembly.dataset(config)
+    fitted = assembly.fit_statistics(config, data)
+    model = assembly.model(config, data.shape, fitted, {"network": {}})
+    x = np.array(data.heldout.x[:3])
+    assert np.isfinite(model.weights(1e3 * x)).all()
+    x[1] = value
+    with pytest.raises(InputError, match=r"^x: example 1 lies too far from the mixture"):
+        model.weights(x)
+    np.save(tmp_path / "far.npy", x)
+    path = tmp_path / "far.npy"
+    with pytest.raises(InputError, match=r"^sample\.condition features:.*far\.npy: example 1 lies"):
+        model.request(f"features:{path}", 2)
+
+
 def test_what_cannot_be_asked_is_refused(toy):
     refusals = [
         ({"num": 0}, "num is 0"),
         ({"steps": 0}, "steps is 0"),
+        ({"num": 2.5}, r"num is 2\.5; it must be a whole number, at least 1"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
         ({"sampler": "rk4"}, "sampler is 'rk4'; it must be one of heun"),
         ({"condition": "class:99"}, "a class must be from 0"),
         ({"condition": np.ones((3, 4), np.float32) / 4}, r"must be of shape \(4, 4\)"),
