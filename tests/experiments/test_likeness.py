@@ -124,7 +124,8 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, capsys)
     assert (tmp_path / "tables.md").read_text() == table
     assert run_likeness.run([*arguments[:-1], "--points=20"]) == 2
     assert run_likeness.run([*arguments[:1], "--dims=a"]) == 2
-    assert "dims is 'a'; valid are whole numbers" in capsys.readouterr().err
+    assert run_likeness.run([*arguments[:1], "--shapes=knot"]) == 2
+    assert "valid are line, circle, sphere" in capsys.readouterr().err
 
 
 def test_the_table_by_hand():

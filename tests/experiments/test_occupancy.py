@@ -219,3 +219,4 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     assert len(calls) == 8
     assert (tmp_path / "occupancy.md").read_text() == text
     assert run_occupancy.run([*arguments[:1], "--num=200"]) == 2
+    assert run_occupancy.run([*arguments[:1], "--num=0"]) == 2

@@ -238,6 +238,7 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, capsys)
         ("--zeta=0.1,200", "contrastive.zeta is (0.1, 200.0); it must stay below half"),
         ("--zeta_law=flat", "contrastive.zeta_law is 'flat'; it must be one of"),
         ("--weight=-1", "contrastive.weight is -1.0; it must be"),
+        ("--seeds=0", "seeds is 0; valid are"),
         ("--sampling_steps=10", "sampling_steps is 10; valid are"),
     ):
         assert run_rounds.run([*arguments, wrong]) == 2

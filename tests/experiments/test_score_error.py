@@ -51,3 +51,4 @@ def test_the_command(tmp_path, capsys):
     assert run_score_error.run([*arguments, "--steps=2"]) == 0
     assert "is there already" in capsys.readouterr().out
     assert run_score_error.run([*arguments, "--steps=3"]) == 2
+    assert run_score_error.run([f"--out={tmp_path}", "--data=moon"]) == 2

@@ -97,3 +97,4 @@ def test_the_command_goes_on_where_it_was_stopped(monkeypatch, tmp_path, capsys)
     assert len(calls) == 8
     assert (tmp_path / "spiral.md").read_text() == text
     assert run_speed.run([*arguments, "--steps=20"]) == 2
+    assert run_speed.run([arguments[0], "--data=knot"]) == 2

@@ -201,3 +201,5 @@ def test_the_command_says_how_long_it_takes(capsys, tmp_path):
         run_stability.run([f"--out={tmp_path}", "--regimes=clean", "--seeds=1", "--dry_run"]) == 0
     )
     assert "12 cells left, about" in capsys.readouterr().out
+    assert run_stability.run([f"--out={tmp_path}", "--regimes=clan"]) == 2
+    assert "regime is 'clan'" in capsys.readouterr().err

@@ -550,8 +550,8 @@ def stop(signum, frame):
     sys.exit(128 + signum)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
-folder.parent.joinpath("started").write_text("")
 print("at work", flush=True)
+folder.parent.joinpath(f"started_{folder.name}").write_text("")
 time.sleep(60)
 """
 
@@ -579,7 +579,8 @@ def test_a_signal_reaches_the_run_and_ends_the_sweep(tmp_path, signum, status, p
     ) as process:
         try:
             started = time.monotonic()
-            while not (tmp_path / "out/toy_gmm/started").exists():
+            # Each run that is under way: one may start long before the other.
+            while len(list(tmp_path.glob("out/toy_gmm/started_*"))) < parallel:
                 assert time.monotonic() - started < 60
                 time.sleep(0.05)
             process.send_signal(signum)
