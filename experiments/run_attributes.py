@@ -18,7 +18,6 @@ OUT/cells; the same command goes on with what is left. The time comes first.
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import sys
 
 from experiments import (
@@ -34,7 +33,7 @@ from gmm_diffusion.errors import InputError
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--losses", default=";".join(attributes.LOSSES))
     parser.add_argument("--optimizers", default=",".join(attributes.OPTIMIZERS))
@@ -42,8 +41,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=flags.count, default=8)
     parser.add_argument("--steps", type=flags.count, default=600)
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _work(arguments, poll):

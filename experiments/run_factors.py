@@ -14,11 +14,11 @@ what is left; a table is of the seeds that are complete.
 Exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import pathlib
 import sys
 
 from experiments import factors, flags, stoppable
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import results
 from gmm_diffusion.sweep import __main__ as sweep
 
@@ -27,12 +27,16 @@ SWEEP = pathlib.Path(__file__).parents[1] / "configs" / "sweeps" / "mixture_fact
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--parallel", type=flags.count, default=2)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--table", action="store_true")
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
     if not arguments.table:
         line = [f"--out={arguments.out}", f"--parallel={arguments.parallel}", str(SWEEP)]
         status = sweep.run([*line, *(["--dry_run"] if arguments.dry_run else [])])

@@ -5,7 +5,6 @@
 Writes DIR/idea.png and prints the defect rates of its panels. Exit status: 0 done, 2 bad input.
 """
 
-import argparse
 import sys
 
 from experiments import flags, idea_figure
@@ -23,10 +22,10 @@ RUNS = {
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
-    out = parser.parse_args(argv).out
     try:
+        out = parser.parse_args(argv).out
         folders = {title: out / "toy" / name for title, name in RUNS.items()}
         data = assembly.dataset(read_config(folders["conditioned on classes"]))
         panels = [

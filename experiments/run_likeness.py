@@ -17,7 +17,6 @@ minutes on one CPU core; the time comes first.
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import dataclasses
 import sys
 
@@ -30,17 +29,14 @@ _SECONDS, _PER_DIM, _START = 2.0, 0.07, 2.0
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
-    parser.add_argument(
-        "--shapes", type=flags.names(likeness.SHAPES), default=",".join(likeness.SHAPES)
-    )
+    parser.add_argument("--shapes", default=",".join(likeness.SHAPES))
     parser.add_argument("--dims", default="10,32,100")
     parser.add_argument("--seeds", type=flags.count, default=8)
     parser.add_argument("--points", type=flags.count, default=200)
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _work(arguments, poll):

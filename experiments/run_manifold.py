@@ -14,7 +14,6 @@ command goes on with what is left. A minute on two CPU cores.
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import dataclasses
 import sys
 
@@ -29,15 +28,14 @@ _SECONDS, _START = 0.02, 3.0
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument(
         "--shapes", type=flags.names(manifold.SHAPES), default=",".join(manifold.SHAPES)
     )
     parser.add_argument("--steps", type=flags.count, default=300)
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _work(arguments, poll):

@@ -29,7 +29,6 @@ first.
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import dataclasses
 import re
 import sys
@@ -50,7 +49,7 @@ _UPDATE, _ROW, _START, _ROUND_ROW, _EXACT_ROW = 7e-4, 2e-8, 25.0, 2e-8, 2e-6
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--data", default="dino")
     parser.add_argument("--seeds", type=flags.count, default=5)
@@ -66,8 +65,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--sampling_steps", type=flags.count, default=1000)
     parser.add_argument("--no_tuning", action="store_true")
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _settings(arguments):

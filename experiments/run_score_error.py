@@ -19,7 +19,6 @@ Minutes for the line, which is what docs/contrastive.md has; the tree takes seve
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -39,7 +38,7 @@ _POINTS = 4096
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument(
         "--data", type=flags.names(score_error.DATA), default=",".join(score_error.DATA)
@@ -48,8 +47,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=flags.count, default=5)
     parser.add_argument("--steps", type=flags.count, default=2000)
     parser.add_argument("--num_points", type=flags.count, default=16)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         weights = [float(weight) for weight in arguments.weights.split(",")]
         with signals.graceful() as interrupt:
             for data in arguments.data.split(","):

@@ -16,7 +16,6 @@ first.
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import dataclasses
 import sys
 
@@ -30,14 +29,13 @@ _SECONDS, _START = 0.008, 25.0
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--data", type=flags.names(speed.DATA), default=",".join(speed.DATA))
     parser.add_argument("--seeds", type=flags.count, default=3)
     parser.add_argument("--steps", type=flags.count, default=300)
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _work(arguments, poll):

@@ -15,7 +15,6 @@ the same command goes on with what is left. Minutes on two CPU cores; the time c
 Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
-import argparse
 import sys
 
 import numpy as np
@@ -27,14 +26,13 @@ from gmm_diffusion.data import digits
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
-    parser.add_argument("--regimes", type=flags.names(REGIMES), default=",".join(REGIMES))
+    parser.add_argument("--regimes", default=",".join(REGIMES))
     parser.add_argument("--seeds", type=flags.count, default=8)
     parser.add_argument("--steps", type=flags.count, default=600)
     parser.add_argument("--dry_run", action="store_true")
-    arguments = parser.parse_args(argv)
-    return stoppable.run(lambda poll: _work(arguments, poll))
+    return stoppable.run(lambda poll: _work(parser.parse_args(argv), poll))
 
 
 def _work(arguments, poll):

@@ -7,7 +7,6 @@ main model and as many samples; and of the samples in each panel how many lie fa
 Exit status: 0 done, 2 bad input.
 """
 
-import argparse
 import sys
 
 import numpy as np
@@ -36,10 +35,10 @@ PANELS = {
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
-    out = parser.parse_args(argv).out
     try:
+        out = parser.parse_args(argv).out
         config = read_config(out / "main" / "seed0")
         data = assembly.dataset(config)
         score = VectorScores(data)

@@ -1,5 +1,6 @@
 """Settings from a config file and flags, and exit statuses, for every command with `--config`."""
 
+import argparse
 import ast
 import contextlib
 import logging
@@ -14,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -75,6 +76,14 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> Parsed
     set_by_flags = config_flag.override_values
     overrides = {f: v for f, v in config_lib.fields(config).items() if f in set_by_flags}
     return Parsed(path, config, overrides, values)
+
+
+class Parser(argparse.ArgumentParser):
+    """One that refuses by an InputError, as flags are, and not by ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError."""
+        raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
 def run(argv: list[str], source: str, work: Callable[[list[str]], int | None]) -> int:

@@ -11,7 +11,6 @@ went through JPEG, figures are not those of CIFAR-10. DATA_DIR says so in ORIGIN
 done, 1 failed, 2 bad input.
 """
 
-import argparse
 import io
 import pathlib
 import sys
@@ -131,11 +130,7 @@ def _pixels(path, content):
 
 
 def _work(argv):
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = command_line.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("source")
     parser.add_argument("data_dir")
     parser.add_argument("--file_format", choices=("tfrecord", "array_record"))

@@ -16,7 +16,6 @@ Without --x and --heatmap the pictures are bars. Runs that a sweep has given to 
 are not done, are named with their state and their log. Exit status: 0 done, 1 failed, 2 bad input.
 """
 
-import argparse
 import difflib
 import sys
 
@@ -100,11 +99,7 @@ def choose_metrics(names: list[str] | None, found: list[results.Result]) -> list
 
 
 def _parse(argv):
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = command_line.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("directories", nargs="*")
     parser.add_argument("--metric", nargs="+")
     parser.add_argument("--by", nargs="+")

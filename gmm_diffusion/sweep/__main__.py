@@ -28,7 +28,6 @@ from a short run. Exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 a
 SIGTERM.
 """
 
-import argparse
 import functools
 import math
 import pathlib
@@ -115,11 +114,7 @@ def _submit(left, arguments, interrupt):
 
 
 def _parse(argv):
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = command_line.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out")
     parser.add_argument("--config")
     parser.add_argument("--minutes")
