@@ -18,6 +18,7 @@ CORE = ("mixture", "conditioning", "networks", "diffusion", "sampling")
 ALLOWED = {
     "__init__": set(),
     "errors": set(),
+    "bounds": set(),
     "types": set(),
     "random_keys": {"types"},
     "tasks": set(),
@@ -38,12 +39,12 @@ ALLOWED = {
     "devices": {"errors", "types"},
     "process_group": {"errors"},
     "processes": {"__init__", "errors", "types", "process_group"},
-    "config": {"errors", "paths", "tasks"},
+    "config": {"bounds", "errors", "paths", "tasks"},
     "command_line": {"errors", "config", "paths", "shipped_configs", "standard_streams"},
     "mixture": {"errors", "types"},
     "networks": {"errors", "types", "random_keys"},
     "diffusion": {"errors", "types", "random_keys"},
-    "sampling": {"errors", "types", "random_keys", "diffusion"},
+    "sampling": {"bounds", "errors", "types", "random_keys", "diffusion"},
     "conditioning": {"attribute_names", "errors", "types", "random_keys", "mixture"},
     "data": {
         "attribute_names",
@@ -67,8 +68,8 @@ ALLOWED = {
         "networks",
         "mixture",
     },
-    "model": {"devices", "errors", "paths", "types", "random_keys", "data", *CORE},
-    "training": {"errors", "types", "random_keys", "model", *CORE},
+    "model": {"bounds", "devices", "errors", "paths", "types", "random_keys", "data", *CORE},
+    "training": {"bounds", "errors", "types", "random_keys", "model", *CORE},
     "runs": {
         "config",
         "errors",
@@ -117,6 +118,7 @@ ALLOWED = {
     },
     "commands": {
         "__init__",
+        "bounds",
         "config",
         "cpu_devices",
         "devices",

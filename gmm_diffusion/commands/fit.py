@@ -1,13 +1,13 @@
 """Training from parts and without a config."""
 
 import dataclasses
-import numbers
 import os
 import tempfile
 
 from gmm_diffusion import config as config_lib
 from gmm_diffusion import paths
 from gmm_diffusion.assembly import load as load_lib
+from gmm_diffusion.bounds import is_whole
 from gmm_diffusion.commands.train import train
 from gmm_diffusion.conditioning.settings import KINDS, ConditioningSettings, Fitted, Unconditional
 from gmm_diffusion.data import Dataset
@@ -57,7 +57,7 @@ def fit(
     if workdir is not None:
         workdir = paths.folder(workdir, "workdir", bucket=True)
     for name, value in (("steps", steps), ("batch_size", batch_size), ("seed", seed)):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        if not is_whole(value):
             raise InputError(f"{name} is {value!r}; it must be a whole number.")
     for name, part, kinds in (
         ("conditioning", conditioning, tuple(KINDS)),

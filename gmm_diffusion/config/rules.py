@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
+from gmm_diffusion.bounds import MOST, SAMPLER, is_ema_width
 from gmm_diffusion.tasks import TASKS
 
 # The keys of `conditioning.KINDS`, and none; those whose classifiers learn attributes. By name, as
@@ -16,16 +17,12 @@ def _one_of(*names: str) -> tuple[Callable, str]:
     return (lambda v: v in names), f"one of {', '.join(names)}"
 
 
-# Where no lower bound is one that nobody needs to exceed: counts are int32 on a device.
-_MOST = 2**31 - 1
-
-
-def _range(low: float, high: float = _MOST) -> tuple[Callable, str]:
-    text = f"at least {low:g}, and at most" if high == _MOST else f"from {low:g} to"
+def _range(low: float, high: float = MOST) -> tuple[Callable, str]:
+    text = f"at least {low:g}, and at most" if high == MOST else f"from {low:g} to"
     return (lambda v: low <= v <= high), f"{text} {high:.10g}"
 
 
-def _above(low: float, high: float = _MOST) -> tuple[Callable, str]:
+def _above(low: float, high: float = MOST) -> tuple[Callable, str]:
     return (lambda v: low < v <= high), f"more than {low:g}, and at most {high:.10g}"
 
 
@@ -46,12 +43,7 @@ def _file_name() -> tuple[Callable, str]:
 
 
 def _ema_width() -> tuple[Callable, str]:
-    return (lambda v: v == 0 or _is_width(v)), "0, or at least 1e-06 and below 0.28"
-
-
-def _is_width(value: float) -> bool:
-    # As `training.ema.gamma_from_width`.
-    return 1e-6 <= value < 0.28
+    return (lambda v: v == 0 or is_ema_width(v)), "0, or at least 1e-06 and below 0.28"
 
 
 # field -> (check, what is valid). Types are ConfigDict's business.
@@ -171,7 +163,7 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "training.microbatch": _range(0, 1_000_000),
     "training.steps_per_call": _range(1, 1_000_000),
     "training.ema_widths": (
-        lambda v: len(v) > 0 and all(map(_is_width, v)) and len(set(v)) == len(v),
+        lambda v: len(v) > 0 and all(map(is_ema_width, v)) and len(set(v)) == len(v),
         "a tuple of different numbers from 1e-06 to below 0.28",
     ),
     "training.max_nonfinite": _range(0),
@@ -188,16 +180,16 @@ RULES: dict[str, tuple[Callable[..., object], str]] = {
     "sample.batch_size": _range(1, 1_000_000),
     "sample.sampler": _one_of("heun", "euler", "dpmpp_2m", "ancestral"),
     "sample.steps": _range(1, 100_000),
-    "sample.sigma_min": _range(1e-10),
+    "sample.sigma_min": _range(*SAMPLER["sigma_min"]),
     "sample.sigma_max": _range(0),
-    "sample.rho": _range(0.1, 1000),
-    "sample.churn": _range(0),
-    "sample.churn_min": _range(0),
-    "sample.churn_max": _range(0),
-    "sample.churn_noise": _range(0),
-    "sample.eta": _range(0, 1),
-    "sample.parallel_window": _range(0, 100_000),
-    "sample.parallel_tolerance": _range(0),
+    "sample.rho": _range(*SAMPLER["rho"]),
+    "sample.churn": _range(*SAMPLER["churn"]),
+    "sample.churn_min": _range(*SAMPLER["churn_min"]),
+    "sample.churn_max": _range(*SAMPLER["churn_max"]),
+    "sample.churn_noise": _range(*SAMPLER["churn_noise"]),
+    "sample.eta": _range(*SAMPLER["eta"]),
+    "sample.parallel_window": _range(*SAMPLER["window"]),
+    "sample.parallel_tolerance": _range(*SAMPLER["tolerance"]),
     "sample.ema": _ema_width(),
     "sample.step": _range(0),
     "guidance.kind": _one_of("none", "auto", "classifier_free", "mixture"),

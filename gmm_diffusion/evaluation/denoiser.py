@@ -77,7 +77,8 @@ def evaluate(
     pixels = len(data.shape) == 3 and first
     beside = paths.within(path, group.judge_dir) / reference.FOLDER
     images = ImageScores(config, data, panel, real.x, beside) if pixels else None
-    score = images or (_of_vectors(config, data) if first else _ScoredElsewhere())
+    vectors = VectorScores(data, stored_statistics(config)) if first and not pixels else None
+    score = images or vectors or _ScoredElsewhere()
     floor = score(real.x, real.label if labelled else None, real.attributes if named else None)
     # Nothing is chosen on combinations that count as never seen.
     unseen = None
@@ -132,10 +133,6 @@ def evaluate(
         "verdicts": verdicts(metrics),
         **({"parallel": assembly.parallel_cost(model, infos, guidance)} if infos else {}),
     }
-
-
-def _of_vectors(config, data):
-    return VectorScores(data, stored_statistics(config))
 
 
 class _ScoredElsewhere:

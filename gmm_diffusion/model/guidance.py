@@ -91,7 +91,7 @@ class Autoguidance:
     place: ClassVar[int] = 2
 
     def __post_init__(self):
-        _check_reach(self)
+        functions.check(self.scale, self.interval, self.limit)
 
     @property
     def acts(self) -> bool:
@@ -139,7 +139,7 @@ class ClassifierFree:
     place: ClassVar[int] = 1
 
     def __post_init__(self):
-        _check_reach(self)
+        functions.check(self.scale, self.interval, self.limit)
 
     @property
     def acts(self) -> bool:
@@ -195,7 +195,7 @@ class MixtureGuidance:
                 f"MixtureGuidance.amount is {self.amount}; it must be at least 0, and of weights "
                 "at most 1."
             )
-        _check_reach(self)
+        functions.check(self.scale, self.interval, self.limit)
 
     @property
     def acts(self) -> bool:
@@ -244,7 +244,7 @@ class ClassifierGuidance:
     place: ClassVar[int] = 3
 
     def __post_init__(self):
-        _check_reach(self)
+        functions.check(self.strength, self.interval, None)
 
     @property
     def acts(self) -> bool:
@@ -284,21 +284,6 @@ class ClassifierGuidance:
         if judging.classifier is None:
             raise InputError("ClassifierGuidance.classifier is a model without a classifier.")
         return judging, judging.classifier
-
-
-def _check_reach(guidance):
-    """Refuses an interval that is empty and a limit that is not positive."""
-    name = type(guidance).__name__
-    if guidance.interval is not None:
-        low, high = guidance.interval
-        if not 0 <= low < high:
-            raise InputError(
-                f"{name}.interval is {guidance.interval}; it must be two noise levels, not "
-                "negative, the lower one first."
-            )
-    limit = getattr(guidance, "limit", None)
-    if limit is not None and not limit > 0:
-        raise InputError(f"{name}.limit is {limit}; it must be positive, or None.")
 
 
 def scale_acts(scale: float) -> bool:

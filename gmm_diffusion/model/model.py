@@ -1,7 +1,6 @@
 """A trained model, and all that can be asked of it."""
 
 import dataclasses
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gmm_diffusion import conditioning, paths
+from gmm_diffusion.bounds import is_whole
 from gmm_diffusion.conditioning import requests
 from gmm_diffusion.conditioning.requests import Request
 from gmm_diffusion.data import batches, shown_image, to_float, to_uint8
@@ -167,8 +167,7 @@ class Model:
             ("batch_size", batch_size, 1),
             ("first", first, 0),
         ):
-            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not whole or value < least:
+            if not is_whole(value) or value < least:
                 raise InputError(
                     f"{name} is {value!r}; it must be a whole number, at least {least}."
                 )

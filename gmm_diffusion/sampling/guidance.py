@@ -23,6 +23,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array, Condition, DenoiseFn, PyTree
 
 
@@ -175,7 +176,7 @@ def energy_guided(
     Raises:
       ValueError: as `autoguided`.
     """
-    _check(scale, interval, None)
+    check(scale, interval, None)
     if _is_number(scale) and scale == 0:
         return denoise_fn
 
@@ -188,7 +189,7 @@ def energy_guided(
 
 def _guided(main_fn, both, scale, interval, limit):
     """`main_fn` outside the interval; inside, pushed away from the second of `both`."""
-    _check(scale, interval, limit)
+    check(scale, interval, limit)
     if _is_number(scale) and scale == 1:
         return main_fn
 
@@ -233,13 +234,14 @@ def _is_number(scale) -> bool:
     return isinstance(scale, int | float | np.floating | np.integer)
 
 
-def _check(scale, interval, limit):
+def check(scale: float | Array, interval: tuple[float, float] | None, limit: float | None) -> None:
+    """Raises InputError for a scale, an interval of noise levels or a limit that is none."""
     if _is_number(scale) and not np.isfinite(scale):
-        raise ValueError(f"The guidance scale is {scale}; it must be finite.")
+        raise InputError(f"The guidance scale is {scale}; it must be finite.")
     if interval is not None and not 0 <= interval[0] < interval[1]:
-        raise ValueError(
+        raise InputError(
             f"The guidance interval is {tuple(interval)}; it must be two noise levels, not "
             "negative, the lower one first."
         )
     if limit is not None and not limit > 0:
-        raise ValueError(f"The guidance limit is {limit}; it must be positive.")
+        raise InputError(f"The guidance limit is {limit}; it must be positive.")

@@ -7,26 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from gmm_diffusion.bounds import SAMPLER
 from gmm_diffusion.diffusion import noise_levels
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.sampling.parallel import picard
 from gmm_diffusion.sampling.samplers import SAMPLERS
 from gmm_diffusion.types import Sampler
-
-# Those of the settings of the group `sample`, which a test holds equal.
-_MOST = 2**31 - 1
-_BOUNDS = {
-    "sigma_min": (1e-10, _MOST),
-    "sigma_max": (1e-10, _MOST),
-    "rho": (0.1, 1000),
-    "churn": (0, _MOST),
-    "churn_min": (0, _MOST),
-    "churn_max": (0, _MOST),
-    "churn_noise": (0, _MOST),
-    "eta": (0, 1),
-    "window": (0, 100_000),
-    "tolerance": (0, _MOST),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +55,7 @@ class SamplerSettings:
             raise InputError(f"sampler is {self.name!r}; it must be one of {', '.join(SAMPLERS)}.")
         if self.window and self.name == "dpmpp_2m":
             raise InputError(f"window is {self.window}; dpmpp_2m remembers steps, and needs 0.")
-        for name, (low, high) in _BOUNDS.items():
+        for name, (low, high) in SAMPLER.items():
             value = getattr(self, name)
             if not ((value is None and name == "sigma_max") or low <= value <= high):
                 raise InputError(f"{name} is {value}; it must be from {low:g} to {high:.10g}.")

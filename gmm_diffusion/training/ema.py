@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gmm_diffusion.bounds import is_ema_width
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.types import Array, PyTree
 
@@ -30,7 +31,7 @@ def gamma_from_width(width: float) -> float:
     Raises:
       InputError: another width.
     """
-    if not 1e-6 <= width < 0.28:
+    if not is_ema_width(width):
         raise InputError(
             f"EMA width {width} is not valid: a relative standard deviation is at least 1e-06 and"
             " below 0.28, for example 0.05."
