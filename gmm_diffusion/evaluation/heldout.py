@@ -53,9 +53,6 @@ def make_heldout_losses(
     quantiles = ndtri((np.arange(levels) + 0.5) / levels)
     log_mean, log_std = assembly.noise_law(config, fitted)
     sigmas = np.exp(log_mean + log_std * quantiles)
-    names = [f"{sigma:.3g}" for sigma in sigmas]
-    if len(set(names)) < levels:
-        names = [f"{sigma:.9g}" for sigma in sigmas]
     # Floats of a whole split of large images would take four times what stands in memory.
     x = batches.Views(split.x, jax.device_get(fitted.transform), flip=False)
     keys = example_keys(config.training.seed, num)
@@ -87,12 +84,14 @@ def make_heldout_losses(
     mapped = map_examples(one_batch, config.sample.batch_size)
 
     def losses(params, poll=None):
-        means = {}
-        for name, sigma in zip(names, sigmas, strict=True):
+        means, all_levels = {}, []
+        for sigma in sigmas:
             level = np.full(num, sigma, np.float32)
             values = mapped((params, fitted), x, keys, level, weights, poll=poll)
-            means[f"heldout_loss/sigma_{name}"] = float(values.mean())
-        means["heldout_loss/mean"] = float(np.mean(list(means.values())))
+            all_levels.append(float(values.mean()))
+            means[f"heldout_loss/sigma_{sigma:.3g}"] = all_levels[-1]
+        # Of many levels some share a name.
+        means["heldout_loss/mean"] = float(np.mean(all_levels))
         return means
 
     return losses
