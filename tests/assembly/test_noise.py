@@ -154,6 +154,20 @@ def test_everything_uses_the_law(toy, monkeypatch):
     assert (calls["evaluations"], calls["guide_evaluations"]) == (4, 1)
 
 
+def test_levels_that_share_a_name_count_each(toy, monkeypatch):
+    data = assembly.dataset(toy)
+    made = assembly.fit_statistics(toy, data)
+    toy.evaluation.loss_levels = 3
+    monkeypatch.setattr(heldout, "ndtri", lambda q: np.array([1.0, 1.0, -1.0]))
+    losses = heldout.make_heldout_losses(toy, data, made)(
+        assembly.init_params(toy, data.shape, made)
+    )
+    mean, std = assembly.noise_law(toy, made)
+    high, low = (losses[f"heldout_loss/sigma_{np.exp(mean + z * std):.3g}"] for z in (1, -1))
+    assert high != pytest.approx(low)
+    assert losses["heldout_loss/mean"] == pytest.approx((2 * high + low) / 3)
+
+
 def test_a_run_that_starts_from_another_fits_its_own(toy, monkeypatch):
     data = assembly.dataset(toy)
     toy.training.init_from = "other"
