@@ -7,7 +7,6 @@ An `.npz`, or a folder of `.npy`, holds `x` and what is known of each example: `
 
 import dataclasses
 import difflib
-import numbers
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -65,11 +64,6 @@ def from_arrays(
     """
     if not (decoder is None or callable(decoder)):
         raise InputError(f"decoder is {decoder!r}; it must be a function of latents, or None.")
-    share = isinstance(heldout_fraction, numbers.Real) and 0 < heldout_fraction < 1
-    if heldout is None and not share:
-        raise InputError(
-            f"heldout_fraction is {heldout_fraction!r}; it must be between 0 and 1, both excluded."
-        )
     for part, arrays in zip(_OTHERS, (heldout, validation), strict=True):
         if not (arrays is None or isinstance(arrays, Mapping)):
             raise InputError(
@@ -87,8 +81,8 @@ def from_arrays(
             _check_alike(train, splits[part], name, part)
     how = "heldout of its own"
     if "heldout" not in splits:
-        how = f"heldout {heldout_fraction:g}, seed {seed}"
         rows, others = split_indices(len(train), heldout_fraction, seed, train.label)
+        how = f"heldout {heldout_fraction:g}, seed {seed}"
         train, splits["heldout"] = train.take(rows), train.take(others)
     return Dataset(
         name=f"{name} ({how})",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import numbers
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -325,8 +326,8 @@ def split_indices(
     Raises:
       InputError: a fraction outside (0, 1), a negative seed, or a side left empty.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"{name} is {fraction}; valid is a number between 0 and 1.")
+    if not (isinstance(fraction, numbers.Real) and 0 < fraction < 1):
+        raise InputError(f"{name} is {fraction!r}; valid is a number between 0 and 1.")
     if seed < 0:
         raise InputError(f"split_seed is {seed}; valid is 0 or more.")
     total = int(np.ceil(fraction * num_examples))

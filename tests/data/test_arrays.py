@@ -265,7 +265,10 @@ def test_latents_are_decoded_in_equal_blocks(place):
     ("changes", "message"),
     [
         ({"decoder": 3}, "decoder is 3; it must be a function"),
-        ({"heldout_fraction": "0.2"}, "heldout_fraction is '0.2'; it must be between 0 and 1"),
+        (
+            {"heldout_fraction": "0.2"},
+            "heldout_fraction is '0.2'; valid is a number between 0 and 1",
+        ),
         ({"heldout": PARTS["x"]}, "heldout is a ndarray; it must be a dict of arrays"),
         ({"x": np.ma.masked_greater(PARTS["x"], 9)}, "x of arrays has masked values"),
         ({"label": np.zeros(0, int)}, "label of arrays is empty"),
