@@ -1,6 +1,7 @@
 """The command line of an experiment: what is wrong in it is refused before anything is computed."""
 
 import argparse
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable
@@ -28,11 +29,39 @@ def folder(text: str) -> pathlib.Path:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--out ")) from error
 
 
+def picture(text: str) -> pathlib.Path:
+    """A file, which may be there or not, in a directory that exists."""
+    try:
+        return paths.file(text, "--out")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--out ")) from error
+
+
 def count(text: str) -> int:
     """A whole number from 1."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"is {text}; valid are whole numbers from 1 on.")
+    return _whole(text, 1)
+
+
+def index(text: str) -> int:
+    """A whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text, lowest):
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= lowest):
+        raise argparse.ArgumentTypeError(f"is {text}; valid are whole numbers from {lowest} on.")
     return int(text)
+
+
+def numbers(text: str) -> list[float]:
+    """Finite numbers from 0, with commas between."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(0 <= number < math.inf for number in found):
+        raise argparse.ArgumentTypeError(f"is {text}; valid are numbers from 0 on, as 0,0.5,1.")
+    return found
 
 
 def names(known: Iterable[str]) -> Callable[[str], str]:

@@ -9,10 +9,11 @@ time comes first.
 Exit status: that of gmm_diffusion.sweep.
 """
 
+import argparse
 import pathlib
 import sys
 
-from experiments import denoiser_runs
+from experiments import denoiser_runs, flags
 from gmm_diffusion.sweep import __main__ as sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -23,13 +24,16 @@ def run(argv: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in argv):
         print(__doc__)
         return 0
+    # The sweep takes the rest, and says if there is none.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=flags.folder)
+    out = parser.parse_known_args(argv)[0].out
     plan = ROOT / "configs" / "sweeps" / "ngmg.py"
     status = sweep.run([str(plan), *argv])
     if status or "--dry_run" in argv:
         return status
-    out = next(a.removeprefix("--out=") for a in argv if a.startswith("--out="))
-    text = denoiser_runs.table(denoiser_runs.read(pathlib.Path(out)))
-    (pathlib.Path(out) / "table.md").write_text(text + "\n")
+    text = denoiser_runs.table(denoiser_runs.read(out))
+    (out / "table.md").write_text(text + "\n")
     print(text)
     return 0
 

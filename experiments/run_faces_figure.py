@@ -2,18 +2,17 @@
 
   python -m experiments.run_faces_figure --out=docs/faces.png
 
-Exit status: 0 done, 2 bad input.
+Exit status: 0 done, 1 failed, 2 bad input.
 """
 
-import argparse
-import pathlib
 import sys
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments import flags, stoppable
+from gmm_diffusion import paths
 from gmm_diffusion.data import faces
-from gmm_diffusion.errors import InputError
 from gmm_diffusion.pictures import grid, save_png
 
 _HEADER = 50  # Pixels above the faces: three lines of text.
@@ -38,19 +37,21 @@ def figure(seed: int, people: list[int], resolution: int) -> np.ndarray:
 
 def run(argv: list[str]) -> int:
     """One command, without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--people", type=int, nargs="+", default=[1, 0, 3, 2], help="by number")
-    parser.add_argument("--resolution", type=int, default=96)
-    options = parser.parse_args(argv)
-    try:
-        save_png(options.out, figure(options.seed, options.people, options.resolution))
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    parser = flags.Parser(description=__doc__)
+    parser.add_argument("--out", type=flags.picture, required=True)
+    parser.add_argument("--seed", type=flags.index, default=0)
+    parser.add_argument(
+        "--people", type=flags.index, nargs="+", default=[1, 0, 3, 2], help="by number"
+    )
+    parser.add_argument("--resolution", type=flags.count, default=96)
+    return stoppable.run(lambda poll: _draw(parser.parse_args(argv)))
+
+
+def _draw(options):
+    page = figure(options.seed, options.people, options.resolution)
+    with paths.writing(options.out):
+        save_png(options.out, page)
     print(f"Figure: {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

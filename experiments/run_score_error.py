@@ -43,21 +43,20 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--data", type=flags.names(score_error.DATA), default=",".join(score_error.DATA)
     )
-    parser.add_argument("--weights", default="0,0.1,1")
+    parser.add_argument("--weights", type=flags.numbers, default="0,0.1,1")
     parser.add_argument("--seeds", type=flags.count, default=5)
     parser.add_argument("--steps", type=flags.count, default=2000)
     parser.add_argument("--num_points", type=flags.count, default=16)
     try:
         arguments = parser.parse_args(argv)
-        weights = [float(weight) for weight in arguments.weights.split(",")]
         with signals.graceful() as interrupt:
             for data in arguments.data.split(","):
                 problem = score_error.Problem(
                     data=data, num_steps=arguments.steps, num_points=arguments.num_points
                 )
                 score_error.known(data)
-                _one(arguments.out, problem, weights, arguments.seeds, interrupt.check)
-    except (InputError, ValueError) as error:
+                _one(arguments.out, problem, arguments.weights, arguments.seeds, interrupt.check)
+    except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except signals.Interrupted as interrupted:

@@ -57,3 +57,13 @@ def test_no_runs_are_refused(tmp_path):
 def test_the_command_plans_every_run(tmp_path, capsys):
     assert run_denoiser.run([f"--out={tmp_path}", "--dry_run"]) == 0
     assert "27 of 27 to do" in capsys.readouterr().out
+
+
+def test_the_table_is_of_the_folder_that_the_sweep_takes(tmp_path, monkeypatch):
+    """The last --out, in one word or two."""
+    read = []
+    monkeypatch.setattr(run_denoiser.sweep, "run", lambda argv: 0)
+    monkeypatch.setattr(run_denoiser.denoiser_runs, "read", lambda out: read.append(out))
+    monkeypatch.setattr(run_denoiser.denoiser_runs, "table", lambda found: "")
+    assert run_denoiser.run(["--out=elsewhere", "--out", str(tmp_path)]) == 0
+    assert read == [tmp_path]

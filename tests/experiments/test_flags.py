@@ -10,8 +10,8 @@ SOURCES = {
     path.stem: path.read_text()
     for path in pathlib.Path(__file__).parents[2].joinpath("experiments").glob("run_*.py")
 }
-# One is a sweep and has its flags; the other's --out is a picture.
-OTHERS = {"run_denoiser", "run_faces_figure"}
+# Its --out is a picture.
+OTHERS = {"run_faces_figure"}
 COUNTS = [
     (name, flag)
     for name, text in sorted(SOURCES.items())
@@ -40,8 +40,9 @@ def test_a_place_that_is_a_file(name, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "flag"), COUNTS)
 def test_counts_begin_at_one(name, flag, tmp_path, capsys):
+    out = tmp_path / "x.png" if name in OTHERS else tmp_path
     for value in ("0", "-3", "1.5", "9" * 400):
-        said = refused(name, [f"--out={tmp_path}", f"--{flag}={value}"], capsys)
+        said = refused(name, [f"--out={out}", f"--{flag}={value}"], capsys)
         assert said == f"Error: {flag} is {value}; valid are whole numbers from 1 on."
 
 
@@ -56,9 +57,27 @@ def test_without_a_place(name, capsys):
     assert "required: --out; see --help" in refused(name, [], capsys)
 
 
+def test_a_picture_is_no_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for place, cause in (("", "which is not a file but a directory."), ("none/x.png", "exists.")):
+        assert refused("run_faces_figure", [f"--out={tmp_path / place}"], capsys).endswith(cause)
+
+
+@pytest.mark.parametrize("flag", ["seed", "people"])
+def test_people_are_numbered_from_zero(flag, tmp_path, capsys):
+    said = refused("run_faces_figure", [f"--out={tmp_path / 'x.png'}", f"--{flag}=-1"], capsys)
+    assert said == f"Error: {flag} is -1; valid are whole numbers from 0 on."
+
+
+@pytest.mark.parametrize("value", ["x", "0,nan", "-1", "1,inf", ""])
+def test_weights_are_numbers_from_zero(value, tmp_path, capsys):
+    said = refused("run_score_error", [f"--out={tmp_path}", f"--weights={value}"], capsys)
+    assert said == f"Error: weights is {value}; valid are numbers from 0 on, as 0,0.5,1."
+
+
 def test_all_experiments_are_here():
     assert len(SOURCES) > 12
     assert len(COUNTS) > 15
     assert len(NAMES) == 3
     for name, text in SOURCES.items():
-        assert "type=int" not in text or name == "run_faces_figure", name
+        assert "type=int" not in text, name
