@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gmm_diffusion import config as config_lib
-from gmm_diffusion import paths, shipped_configs, standard_streams
+from gmm_diffusion import paths, shipped_configs, signals, standard_streams
 from gmm_diffusion.errors import InputError, RunError, out_of_memory
 
 # On two cores a run needs 1.5 to 2.2 GiB, most of which is never used; on more cores more.
@@ -290,10 +290,11 @@ def prepare_jax() -> None:
       InputError: JAX finds no device, for example because `JAX_PLATFORMS` names what is not there,
         or several processes on CPUs cannot find this machine by its name.
     """
-    import jax
-
     try:
-        jax.devices()
+        with signals.importing():
+            import jax
+
+            jax.devices()
     except (RuntimeError, AssertionError) as error:
         if "gloo" in str(error) and not _knows_its_name():
             raise InputError(

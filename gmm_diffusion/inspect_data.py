@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import command_line, paths
+from gmm_diffusion import command_line, paths, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
@@ -55,7 +55,8 @@ def _work(argv):
         raise InputError("--components is given without --mixture, of which it is a part.")
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion import assembly, inspect_mixture
+    with signals.importing():
+        from gmm_diffusion import assembly, inspect_mixture
 
     if parsed.flags.mixture:
         inspect_mixture.check(parsed.config)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from gmm_diffusion import allocator, command_line, cpu_devices, paths
+from gmm_diffusion import allocator, command_line, cpu_devices, paths, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.process_group import ProcessGroup
@@ -157,7 +157,8 @@ def _work(argv):
         command_line.make_deterministic()
     command_line.check_address_space()
     # Imported late: a bad flag should be refused before jax has loaded.
-    from gmm_diffusion import processes
+    with signals.importing():
+        from gmm_diffusion import processes
 
     try:
         # Before anything else uses jax.
@@ -178,7 +179,8 @@ def do(command: Command) -> int:
         contrastive.points if contrastive.weight else 0,
     )
     command_line.prepare_jax()
-    from gmm_diffusion import devices, processes, signals
+    with signals.importing():
+        from gmm_diffusion import devices, processes
 
     devices.found()
     cpu_devices.check(command.devices)
@@ -189,7 +191,8 @@ def do(command: Command) -> int:
     processes.same("Settings", lambda: settings)
     # Devices connect when they are first used together, and wait for each other for seconds only.
     devices.highest(0)
-    work = _mode(command.mode)
+    with signals.importing():
+        work = _mode(command.mode)
     try:
         work(command.config, command.workdir)
     except signals.Interrupted as interrupted:

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from gmm_diffusion import command_line, paths
+from gmm_diffusion import command_line, paths, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
 
@@ -39,10 +39,11 @@ def _work(argv):
     path = paths.file(parsed.flags.out, "--out")
     # Imported late: a bad flag should be refused before jax has loaded.
     command_line.prepare_jax()
-    from gmm_diffusion import assembly
-    from gmm_diffusion.data import latents
-    from gmm_diffusion.evaluation import checks
-    from gmm_diffusion.metrics import features, frechet
+    with signals.importing():
+        from gmm_diffusion import assembly
+        from gmm_diffusion.data import latents
+        from gmm_diffusion.evaluation import checks
+        from gmm_diffusion.metrics import features, frechet
 
     paths.check_writable(path)
     data = assembly.dataset(parsed.config)

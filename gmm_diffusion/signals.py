@@ -100,3 +100,21 @@ def graceful(agree: Callable[[int], int] = lambda received: received) -> Iterato
         for signum, handler in previous.items():
             # None stands for a handler that Python did not install and cannot put back.
             signal.signal(signum, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Within it a Ctrl-C ends the process silently, as the system does: 130 to a shell.
+
+    For imports of large libraries. As an exception it would be lost in their callbacks, so that the
+    run goes on, or end in a crash of their C++. A handler of one's own stays.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

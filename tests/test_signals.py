@@ -1,7 +1,10 @@
 """Real signals, sent to this process."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -93,3 +96,41 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [before, None]
+
+
+def test_a_ctrl_c_while_importing_is_the_systems():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with contextlib.suppress(ZeroDivisionError), signals.importing():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+            leave_by_an_exception()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        for other in (signal.SIG_IGN, lambda signum, frame: None):
+            signal.signal(signal.SIGINT, other)
+            with signals.importing():
+                assert signal.getsignal(signal.SIGINT) is other
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("module", ["main", "make_stats", "inspect_data"])
+def test_a_command_that_imports_ends_in_silence(module, tmp_path):
+    """A jax that sends the signal, and would lose it as an exception."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    pass\n"
+        "raise SystemExit('It went on.')\n"
+    )
+    out = {"main": "--workdir", "make_stats": "--out", "inspect_data": "--out"}[module]
+    script = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"from gmm_diffusion import {module}\n"
+        f"{module}.run(['x', '--config=tiny', {f'{out}={tmp_path}/x'!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

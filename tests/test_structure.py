@@ -40,7 +40,7 @@ ALLOWED = {
     "process_group": {"errors"},
     "processes": {"__init__", "errors", "types", "process_group"},
     "config": {"bounds", "errors", "paths", "tasks"},
-    "command_line": {"errors", "config", "paths", "shipped_configs", "standard_streams"},
+    "command_line": {"errors", "config", "paths", "shipped_configs", "signals", "standard_streams"},
     "mixture": {"errors", "types"},
     "networks": {"errors", "types", "random_keys"},
     "diffusion": {"errors", "types", "random_keys"},
@@ -173,6 +173,7 @@ ALLOWED = {
         "assembly",
         "evaluation",
         "inspect_mixture",
+        "signals",
     },
     "make_stats": {
         "command_line",
@@ -183,6 +184,7 @@ ALLOWED = {
         "metrics",
         "assembly",
         "evaluation",
+        "signals",
     },
     "check_env": {
         "command_line",
