@@ -30,6 +30,9 @@ _LEAST_ADDRESS_SPACE = 2 << 30
 # Seconds of compiling from which on a program is kept; one if nothing is said.
 _KEPT_FROM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
+# Seconds after which a Ctrl-C that was lost is sent again: not before its callback has returned.
+_AGAIN_AFTER = 0.1
+
 # Of XLA_FLAGS; XLA for the CPU takes it and needs it not.
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -144,8 +147,16 @@ def _run(argv, source, work):
 
 
 def _report_unraisable(event):
-    """Python's own report, but for what orbax leaves behind where it could not read."""
-    if str(event.exc_value) != "Event loop is closed":
+    """Python's own report, but for what orbax leaves behind where it could not read.
+
+    A Ctrl-C is sent again: as an exception it is lost where none can leave, such as in what JAX
+    does when memory is collected.
+    """
+    if isinstance(event.exc_value, KeyboardInterrupt):
+        again = threading.Timer(_AGAIN_AFTER, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    elif str(event.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(event)
 
 

@@ -1,15 +1,17 @@
 """Real signals, sent to this process."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from gmm_diffusion import signals
+from gmm_diffusion import command_line, signals
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,24 @@ def test_a_command_that_imports_ends_in_silence(module, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_ctrl_c_that_was_lost_comes_again(monkeypatch, capsys):
+    """As in JAX's callback of the garbage collector, which no exception leaves."""
+
+    def lose(*_):
+        gc.callbacks.remove(lose)
+        raise KeyboardInterrupt
+
+    def work(argv):
+        gc.callbacks.append(lose)
+        gc.collect()
+        time.sleep(20)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert command_line.run(["x"], __file__, work) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "Interrupted.\n"

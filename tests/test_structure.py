@@ -206,7 +206,7 @@ ALLOWED = {
         "runs",
         "main",
     },
-    "report": {"command_line", "config", "errors", "paths", "runs", "sweep"},
+    "report": {"command_line", "config", "errors", "paths", "runs", "signals", "sweep"},
 }
 # Functions of arrays, as the core.
 ARRAYS = (

@@ -19,12 +19,10 @@ are not done, are named with their state and their log. Exit status: 0 done, 1 f
 import difflib
 import sys
 
-from matplotlib import rc_context
-
-from gmm_diffusion import command_line, paths
+from gmm_diffusion import command_line, paths, signals
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.report import plots, results, summary, table
+from gmm_diffusion.report import results
 
 
 def run(argv: list[str]) -> int:
@@ -33,6 +31,12 @@ def run(argv: list[str]) -> int:
 
 
 def _report(arguments):
+    # Imported late: a Ctrl-C meanwhile ends the command without a traceback.
+    with signals.importing():
+        from matplotlib import rc_context
+
+        from gmm_diffusion.report import plots, summary, table
+
     found, skipped = results.find(arguments.directories)
     found = results.where(found, arguments.where)
     if arguments.against:
