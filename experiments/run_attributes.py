@@ -15,7 +15,7 @@ OUT/cells; the same command goes on with what is left. The time comes first.
   --steps=600       updates of a run
   --dry_run         prints the time, and runs nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import sys

@@ -14,7 +14,7 @@ minutes on one CPU core; the time comes first.
   --points=200      of each distribution
   --dry_run         prints the time, and runs nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import dataclasses

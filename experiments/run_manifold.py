@@ -11,7 +11,7 @@ command goes on with what is left. A minute on two CPU cores.
   --steps=300       updates of a run
   --dry_run         prints the time, and runs nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ DIR/occupancy; the same command goes on with what is left. The time comes first.
   --num=8192      samples a class
   --dry_run       prints the time, and samples nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import functools

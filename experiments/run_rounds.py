@@ -26,7 +26,7 @@ first.
   --no_tuning          leaves out what goes on from a finished run
   --dry_run            prints the time, and runs nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ Minutes for the line, which is what docs/contrastive.md has; the tree takes seve
   --steps=2000     updates of a run
   --num_points=16  evaluations of the loss's integrand a point
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import dataclasses
@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import flags, score_error, score_error_report
-from gmm_diffusion import signals
+from experiments import flags, score_error, score_error_report, stoppable
 from gmm_diffusion.errors import InputError
 
 LEVELS = np.geomspace(0.02, 5, 8)
@@ -47,23 +46,19 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=flags.count, default=5)
     parser.add_argument("--steps", type=flags.count, default=2000)
     parser.add_argument("--num_points", type=flags.count, default=16)
-    try:
-        arguments = parser.parse_args(argv)
-        with signals.graceful() as interrupt:
-            for data in arguments.data.split(","):
-                problem = score_error.Problem(
-                    data=data, num_steps=arguments.steps, num_points=arguments.num_points
-                )
-                score_error.known(data)
-                _one(arguments.out, problem, arguments.weights, arguments.seeds, interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except signals.Interrupted as interrupted:
-        print("Stopped. Data that were finished are kept.")
-        return interrupted.exit_status
+    return stoppable.run(
+        lambda poll: _work(parser.parse_args(argv), poll),
+        "Stopped. Data that were finished are kept.",
+    )
+
+
+def _work(arguments, poll):
+    for data in arguments.data.split(","):
+        problem = score_error.Problem(
+            data=data, num_steps=arguments.steps, num_points=arguments.num_points
+        )
+        _one(arguments.out, problem, arguments.weights, arguments.seeds, poll)
     print(f"Written to {arguments.out}.")
-    return 0
 
 
 def _one(out, problem, weights, seeds, poll):

@@ -12,7 +12,7 @@ the same command goes on with what is left. Minutes on two CPU cores; the time c
   --steps=600       updates of a run
   --dry_run         prints the time, and runs nothing
 
-Exit status: 0 done, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 import sys
