@@ -9,11 +9,11 @@ time comes first.
 Exit status: that of gmm_diffusion.sweep.
 """
 
-import argparse
 import pathlib
 import sys
 
 from experiments import denoiser_runs, flags
+from gmm_diffusion.errors import InputError
 from gmm_diffusion.sweep import __main__ as sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,10 +24,13 @@ def run(argv: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in argv):
         print(__doc__)
         return 0
-    # The sweep takes the rest, and says if there is none.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", type=flags.folder)
-    out = parser.parse_known_args(argv)[0].out
+    parser = flags.Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=flags.folder, required=True)
+    try:
+        out = parser.parse_known_args(argv)[0].out  # The sweep takes the rest.
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
     plan = ROOT / "configs" / "sweeps" / "ngmg.py"
     status = sweep.run([str(plan), *argv])
     if status or "--dry_run" in argv:

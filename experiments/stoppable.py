@@ -14,8 +14,8 @@ def run(
 ) -> int:
     """Does `work(poll)`, which calls `poll` where it can stop, and returns the exit status.
 
-    0 done, 1 for a fault of the disk, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM, each of the
-    last with a line that says so; a second Ctrl-C ends it at once.
+    0 done, 1 for a fault of the disk, 2 bad input, 130 or 143 after Ctrl-C or SIGTERM, each but the
+    first with a line that says so; a second Ctrl-C ends it at once.
 
     Args:
       work: the experiment.
