@@ -15,6 +15,7 @@ from gmm_diffusion import config as config_lib
 from gmm_diffusion.commands import fit as fit_lib
 from gmm_diffusion.conditioning.settings import KINDS
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.evaluation import checks
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -150,6 +151,17 @@ def test_the_usual_condition_follows_the_data(vectors):
     plain = gd.data.from_arrays(np.zeros((1000, 3)))
     expected = gd.conditioning.Fitted(40, per_class=False, feature_dim=3)
     assert fit_lib._usual_conditioning(plain) == expected
+
+
+@pytest.mark.parametrize("num", [8, 14, 20])
+def test_few_images_are_enough(num, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = gd.data.from_arrays(rng.integers(0, 256, (num, 8, 8, 1), dtype=np.uint8))
+    asked = []
+    monkeypatch.setattr(fit_lib, "_fit", lambda config, *_: asked.append(config))
+    gd.fit(data, steps=1, batch_size=4)
+    checks.check(asked[0], data)
+    assert (assembly.fit_statistics(asked[0], data).conditioner is None) == (num < 13)
 
 
 def test_arrays_become_a_dataset():

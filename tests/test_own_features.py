@@ -217,6 +217,32 @@ def test_columns_of_one_value_do_not_count_and_mirror_images_have_features(make_
     np.testing.assert_array_equal(made.x, np.tile(images.train.features, (2, 1)))
 
 
+@pytest.mark.parametrize(
+    ("fit", "covariance"),
+    [("k_means", "spherical"), *(("em", kind) for kind in ("spherical", "diag", "full", "tied"))],
+)
+def test_responsibilities_are_those_without_a_column_of_one_value(make_config, fit, covariance):
+    """And one that is of one value within a class only is fitted."""
+    rng = np.random.default_rng(0)
+    label = np.arange(600, dtype=np.int32) % 2
+    features = rng.normal(size=(600, 2)) + 2 * (rng.integers(0, 3, size=(600, 1)) + label[:, None])
+    wide = np.insert(features, 1, -4.5, axis=1)
+
+    def weights(x, per_class=False):
+        data = gd.data.from_arrays(rng.normal(size=(600, 2)), label=label, features=x)
+        config = make_config("toy")
+        config.data.name = "arrays"
+        config.conditioning.update(
+            kind="gmm", features="own", num_components=4, em_starts=1, per_class=per_class
+        )
+        config.conditioning.update(fit=fit, covariance=covariance)
+        return untrained(config, assembly.dataset(config, data)).weights(x)
+
+    np.testing.assert_allclose(weights(wide), weights(features), atol=1e-5)
+    within = np.where(label[:, None] == 0, wide, np.insert(features, 1, features[:, 0], axis=1))
+    assert np.isfinite(weights(within, per_class=True)).all()
+
+
 DECODER = """
 import numpy as np
 def grey(z):

@@ -102,18 +102,20 @@ def _attribute_table(data, examples, laid_out):
 
 
 def _say_constant(config, conditioner):
-    """A column of one value in training says nothing, and is 0 whatever an example has there."""
+    """A column of one value in training says nothing, and is none of the features."""
     transform = conditioner.transform
-    if transform is None or transform.source == "data":
+    if transform is None:
         return
-    constant = int(np.sum(np.asarray(transform.scale) == 0))
-    if constant:
+    columns, group = len(transform.mean), config.conditioning
+    if group.features == "pca":
+        columns = group.feature_dim
+    if constant := columns - len(transform.scale):
         log.warning(
             "%d of the %d columns of conditioning.features %s have one value in the training "
             "split; they do not count.",
             constant,
-            len(transform.scale),
-            config.conditioning.features,
+            columns,
+            group.features,
         )
 
 

@@ -89,4 +89,10 @@ def _run(config):
             f"training.init_from is {workdir!r}, a run of another model; it must be one of the "
             f"same: {'; '.join(different)}."
         )
+    asked, scale = config.diffusion.sigma_data, float(run.fitted.sigma_data)
+    if asked and not np.isclose(asked, scale, rtol=1e-5):
+        raise InputError(
+            f"diffusion.sigma_data is {asked:g}, and training.init_from {workdir!r}, whose data "
+            f"have {scale:g}; valid are that and 0, which takes it."
+        )
     return run

@@ -30,7 +30,8 @@ def fit(
     law: str | None = None,
     workdir: str | os.PathLike | None = None,
 ) -> Model:
-    """A new model, trained as `train` trains it; all other settings are those of `config.default`.
+    """A new model, trained as `train` trains it; all other settings are those of `config.default`,
+    but for `evaluation.neighbours`, which stays below the number of examples.
 
     Args:
       data: of which `train` is trained on, for example `data.from_arrays(x)`.
@@ -83,6 +84,8 @@ def fit(
     config.optimizer.learning_rate = float(learning_rate)
     config.diffusion.law = law or _usual_law(network, workdir)
     config.evaluation.at_end = False
+    fewest = min(len(data.train), len(data.heldout))
+    config.evaluation.neighbours = min(config.evaluation.neighbours, max(fewest - 1, 1))
     if workdir is not None:
         return _fit(config, data, workdir)
     # Nobody sees what is written on the way, or goes on from there.
@@ -111,5 +114,5 @@ def _usual_conditioning(data):
     num = min(Fitted().num_components, len(data.train) // 10) // classes * classes
     if num < classes:
         return Unconditional()
-    dim = min(Fitted().feature_dim, data.train.x[0].size)
+    dim = min(Fitted().feature_dim, data.train.x[0].size, len(data.train))
     return Fitted(num, per_class=per_class, feature_dim=dim)

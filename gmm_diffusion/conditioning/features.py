@@ -31,8 +31,9 @@ class FeatureTransform:
 
     Attributes:
       mean: `[P]` of the flattened training data.
-      directions: `[P, D]` orthonormal columns, or None for the data's own coordinates (D = P).
-      scale: `[D]`, one over the standard deviation of each feature.
+      directions: `[P, D]` orthonormal columns, or None for all of the data's own coordinates
+        (D = P). Features that all examples share are none of them.
+      scale: `[D]`, one over the standard deviation of each feature; 0 where no feature differs.
       source: what it is applied to: "data", centred; "own", features that come with them; or
         "classifier", the last hidden layer of one.
     """
@@ -55,7 +56,7 @@ def to_data(transform: FeatureTransform, feature: np.ndarray) -> np.ndarray:
     """The data nearest to the mean that have these features: `[M, D] -> [M, P]`, on the host.
 
     The inverse of `features` on the space that the features span; coordinates that are constant
-    stay at the mean.
+    have their one value.
 
     Raises:
       ValueError: features that are not made of the data themselves.
@@ -85,13 +86,13 @@ def in_blocks(x: Rows) -> Iterator[np.ndarray]:
 
 
 def fit_raw(x: Rows, dim: int | None = None, source: str = "data") -> FeatureTransform:
-    """The coordinates of `x [N, ...]` themselves, standardised; constant ones stay at 0."""
+    """The coordinates of `x [N, ...]` themselves that differ, standardised."""
     del dim
     mean = _mean(x)
     # A second pass: one-pass sums lose the small variances.
     squares = sum(((block - mean) ** 2).sum(axis=0) for block in in_blocks(x))
     std = np.sqrt(squares / len(x))
-    return FeatureTransform(jnp.asarray(np.asarray(mean, np.float32)), _inverse(std), source=source)
+    return _differing(mean, std, source=source)
 
 
 def fit_pca(x: Rows, dim: int) -> FeatureTransform:
@@ -119,11 +120,7 @@ def fit_pca(x: Rows, dim: int) -> FeatureTransform:
     else:
         mean = _mean(x).astype(np.float32)
         directions, std = _leading(x, mean, dim)
-    return FeatureTransform(
-        mean=jnp.asarray(np.asarray(mean, np.float32)),
-        directions=jnp.asarray(np.asarray(directions, np.float32)),
-        scale=_inverse(std),
-    )
+    return _differing(mean, std, directions)
 
 
 def _mean(x):
@@ -156,10 +153,24 @@ def _leading(x, mean, dim):
     return directions, np.sqrt(np.maximum(values, 0.0) / len(x))
 
 
-def _inverse(std: np.ndarray) -> Array:
-    constant = std <= 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))
-    return jnp.asarray(np.asarray(scale, np.float32))
+def _differing(mean, std, directions=None, source="data"):
+    """The transform to those features whose standard deviation is not 0, if there are any."""
+    differ = std > 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
+    scale = np.divide(1.0, std, out=np.zeros(len(std)), where=differ)
+    if differ.any() and not differ.all():
+        scale = scale[differ]
+        # Of coordinates themselves: `eye(P)` without the columns of the others.
+        directions = np.eye(len(std))[:, differ] if directions is None else directions[:, differ]
+    return FeatureTransform(
+        _float32(mean),
+        _float32(scale),
+        None if directions is None else _float32(directions),
+        source,
+    )
+
+
+def _float32(values):
+    return jnp.asarray(np.asarray(values, np.float32))
 
 
 FEATURES: dict[str, Callable[..., FeatureTransform]] = {

@@ -32,10 +32,13 @@ def fit_mixture(
       The mixture, and `[K]` int classes, -1 without labels.
 
     Raises:
-      ValueError: if EM refuses the points; the message names the class.
+      ValueError: fewer points than components, of all or of a class, which the message names; or
+        if EM refuses the points.
     """
     if labels is None:
-        fit = mixture.fit_em(key, points, num_components, kind, **em_options)
+        if len(points) < num_components:
+            raise ValueError(f"there are {len(points)} examples.")
+        fit = mixture.fit_em(key, points, num_components, kind, allow_degenerate=True, **em_options)
         return fit.mixture, np.full(num_components, -1)
     counts = np.bincount(labels, minlength=num_classes)
     share = num_components // num_classes
@@ -54,6 +57,8 @@ def fit_mixture(
                 share,
                 kind,
                 sample_weights=sample_weights,
+                # A feature may be the same within a class.
+                allow_degenerate=True,
                 **em_options,
             )
         except ValueError as error:

@@ -195,6 +195,7 @@ def test_a_run_starts_from_the_average_of_another(make_config, first_run, tmp_pa
         ({"network__width": 16}, r"of another model; .* network\.width: 8 -> 16"),
         ({"data__toy_name": "moons"}, r"data\.toy_name: 'ring' -> 'moons'"),
         ({"diffusion__preconditioning": "noise"}, r"diffusion\.preconditioning: 'edm' -> 'noise'"),
+        ({"diffusion__sigma_data": 40.0}, r"diffusion\.sigma_data is 40, and .* whose data have "),
     ],
 )
 def test_another_model_is_refused(make_config, first_run, tmp_path, changes, message):
