@@ -160,7 +160,11 @@ def _differing(mean, std, directions=None, source="data"):
     if differ.any() and not differ.all():
         scale = scale[differ]
         # Of coordinates themselves: `eye(P)` without the columns of the others.
-        directions = np.eye(len(std))[:, differ] if directions is None else directions[:, differ]
+        directions = (
+            np.eye(len(std), dtype=np.float32)[:, differ]
+            if directions is None
+            else directions[:, differ]
+        )
     return FeatureTransform(
         _float32(mean),
         _float32(scale),
