@@ -201,7 +201,7 @@ def default() -> ConfigDict:
     sample.rho = 7.0  # exponent of the grid
     sample.churn = 0.0  # heun: new noise over the run (EDM's S_churn)
     sample.churn_min = 0.0  # heun: churn at and above this noise level
-    sample.churn_max = 1000.0  # heun: churn at and below this noise level
+    sample.churn_max = 1e9  # heun: churn at and below this noise level
     sample.churn_noise = 1.0  # heun: standard deviation of the new noise
     sample.eta = 1.0  # ancestral: share of the new noise, 0 is DDIM
     sample.parallel_window = 0  # steps of a sample that are worked on at once; 0 is one by one
@@ -213,7 +213,7 @@ def default() -> ConfigDict:
     c.guidance = guidance = ConfigDict()
     guidance.kind = "none"  # none, auto (a worse model), classifier_free, mixture (a blurred one)
     guidance.scale = 1.0  # D_guide + scale (D_main - D_guide); 1 is no guidance
-    guidance.interval = (0.0, 1000.0)  # noise levels that are guided
+    guidance.interval = (0.0, 1e9)  # noise levels that are guided
     guidance.limit = 0.0  # bound of what guidance adds, in units of sigma; 0 is none
     guidance.guide = ""  # auto: workdir of the guide; empty is an earlier step of this run
     guidance.guide_step = 0  # auto: step of the guide; 0 is its newest

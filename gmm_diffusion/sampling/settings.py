@@ -44,7 +44,7 @@ class SamplerSettings:
     rho: float = 7.0
     churn: float = 0.0
     churn_min: float = 0.0
-    churn_max: float = 1000.0
+    churn_max: float = 1e9
     churn_noise: float = 1.0
     eta: float = 1.0
     window: int = 0

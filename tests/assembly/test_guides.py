@@ -12,7 +12,7 @@ from gmm_diffusion.assembly import guides
 from gmm_diffusion.assembly import load as load_lib
 from gmm_diffusion.commands import evaluate, sample, train
 from gmm_diffusion.errors import InputError
-from gmm_diffusion.model.guidance import Autoguidance, ClassifierFree, MixtureGuidance
+from gmm_diffusion.model.guidance import Autoguidance, Calls, ClassifierFree, MixtureGuidance
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,11 @@ def test_settings_become_values(runs):
     (free,) = load(guided(config, "classifier_free", 2.5, interval=(0.1, 3.0), limit=0.7), folder)
     assert free == ClassifierFree(2.5, (0.1, 3.0), 0.7)
     (blurred,) = load(guided(config, "mixture", blur="weights", blur_amount=0.25), folder)
-    assert blurred == MixtureGuidance(2.0, "weights", 0.25, (0.0, 1000.0), None)
+    assert blurred == MixtureGuidance(2.0, "weights", 0.25, (0.0, 1e9), None)
+    # Those of data whose values are thousands are guided, too.
+    levels = np.array([0.01, 80.0, 4e5])
+    none = Calls(*np.zeros((3, len(levels)), int))
+    np.testing.assert_array_equal(blurred.calls(none, levels).guide, 1)
     assert load(guided(config, kind="none"), folder) == ()
 
 
