@@ -23,16 +23,17 @@ class Parser(command_line.Parser):
 
 def folder(text: str) -> pathlib.Path:
     """A directory, which may be there or not."""
-    try:
-        return paths.folder(text, "--out")
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--out ")) from error
+    return _place(paths.folder, text)
 
 
 def picture(text: str) -> pathlib.Path:
     """A file, which may be there or not, in a directory that exists."""
+    return _place(paths.file, text)
+
+
+def _place(of, text):
     try:
-        return paths.file(text, "--out")
+        return of(text, "--out")
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--out ")) from error
 

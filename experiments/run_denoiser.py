@@ -13,7 +13,7 @@ import pathlib
 import sys
 
 from experiments import denoiser_runs, flags
-from gmm_diffusion.errors import InputError
+from gmm_diffusion import command_line
 from gmm_diffusion.sweep import __main__ as sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,13 +24,13 @@ def run(argv: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in argv):
         print(__doc__)
         return 0
+    return command_line.ended(lambda: _work(argv))
+
+
+def _work(argv):
     parser = flags.Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=flags.folder, required=True)
-    try:
-        out = parser.parse_known_args(argv)[0].out  # The sweep takes the rest.
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    out = parser.parse_known_args(argv)[0].out  # The sweep takes the rest.
     plan = ROOT / "configs" / "sweeps" / "ngmg.py"
     status = sweep.run([str(plan), *argv])
     if status or "--dry_run" in argv:

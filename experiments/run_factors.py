@@ -17,8 +17,8 @@ Exit status: 0 done, 1 a run failed, 2 bad input, 130 or 143 after Ctrl-C or SIG
 import pathlib
 import sys
 
-from experiments import factors, flags, stoppable
-from gmm_diffusion.errors import InputError
+from experiments import factors, flags
+from gmm_diffusion import command_line
 from gmm_diffusion.report import results
 from gmm_diffusion.sweep import __main__ as sweep
 
@@ -32,17 +32,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--parallel", type=flags.count, default=2)
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--table", action="store_true")
-    try:
-        arguments = parser.parse_args(argv)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return command_line.ended(lambda: _work(parser.parse_args(argv)))
+
+
+def _work(arguments):
     if not arguments.table:
         line = [f"--out={arguments.out}", f"--parallel={arguments.parallel}", str(SWEEP)]
         status = sweep.run([*line, *(["--dry_run"] if arguments.dry_run else [])])
         if status or arguments.dry_run:
             return status
-    return stoppable.run(lambda poll: _write(arguments.out))
+    _write(arguments.out)
+    return 0
 
 
 def _write(out):

@@ -1,11 +1,8 @@
 """How an experiment's command ends: done, failed, refused, or stopped to go on later."""
 
-import signal
-import sys
 from collections.abc import Callable
 
-from gmm_diffusion import signals
-from gmm_diffusion.errors import InputError, RunError
+from gmm_diffusion import command_line, signals
 from gmm_diffusion.types import Poll
 
 
@@ -21,23 +18,14 @@ def run(
       work: the experiment.
       stopped: what is said after the first signal.
     """
-    try:
-        with signals.graceful() as interrupt:
-            work(interrupt.check)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"Failed: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"Failed: {where}{error.strerror or error}.", file=sys.stderr)
-        return 1
-    except signals.Interrupted as interrupted:
-        print(stopped)
-        return interrupted.exit_status
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+
+    def stop_where_it_can():
+        try:
+            with signals.graceful() as interrupt:
+                work(interrupt.check)
+        except signals.Interrupted as interrupted:
+            print(stopped)
+            return interrupted.exit_status
+        return 0
+
+    return command_line.ended(stop_where_it_can)

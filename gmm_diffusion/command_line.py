@@ -124,8 +124,13 @@ def _run(argv, source, work):
     for silent in ("asyncio", "gcsfs"):
         logging.getLogger(silent).setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
+    return ended(lambda: work(argv))
+
+
+def ended(work: Callable[[], int | None]) -> int:
+    """The exit status of `work()`, as that of `run`; a failure is a sentence on standard error."""
     try:
-        return work(argv) or 0
+        return work() or 0
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -158,13 +158,9 @@ def _differing(mean, std, directions=None, source="data"):
     differ = std > 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
     scale = np.divide(1.0, std, out=np.zeros(len(std)), where=differ)
     if differ.any() and not differ.all():
-        scale = scale[differ]
-        # Of coordinates themselves: `eye(P)` without the columns of the others.
-        directions = (
-            np.eye(len(std), dtype=np.float32)[:, differ]
-            if directions is None
-            else directions[:, differ]
-        )
+        if directions is None:  # The coordinates themselves.
+            directions = np.eye(len(std), dtype=np.float32)
+        scale, directions = scale[differ], directions[:, differ]
     return FeatureTransform(
         _float32(mean),
         _float32(scale),

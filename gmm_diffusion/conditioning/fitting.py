@@ -36,16 +36,14 @@ def fit_mixture(
         if EM refuses the points.
     """
     if labels is None:
-        if len(points) < num_components:
-            raise ValueError(f"there are {len(points)} examples.")
+        _check_enough(-1, len(points), num_components, "components")
         fit = mixture.fit_em(key, points, num_components, kind, allow_degenerate=True, **em_options)
         return fit.mixture, np.full(num_components, -1)
     counts = np.bincount(labels, minlength=num_classes)
     share = num_components // num_classes
     parts = []
     for c in range(num_classes):
-        if counts[c] < share:
-            raise ValueError(f"class {c} has {counts[c]} examples for its {share} components.")
+        _check_enough(c, counts[c], share, "components")
         # Every class is repeated up to one length, at the same total weight, so that one compiled
         # fit serves all of them.
         copies = np.arange(counts.max()) % counts[c]
@@ -146,11 +144,16 @@ def _k_means(points, labels, num_classes, num_components, num_restarts, seed):
     each = num_components // len(shares)
     fits = []
     for c, own in shares:
-        if len(own) < each:
-            name = "the data" if c < 0 else f"class {c}"
-            raise ValueError(f"{name} has {len(own)} examples for its {each} clusters.")
+        _check_enough(c, len(own), each, "clusters")
         fits.append(KMeans(each, n_init=num_restarts, random_state=seed).fit(own))
     return fits, np.repeat([c for c, _ in shares], each)
+
+
+def _check_enough(c, num, least, what):
+    """Of class c, or of all data if it is -1."""
+    if num < least:
+        name = "the data" if c < 0 else f"class {c}"
+        raise ValueError(f"{name} has {num} examples for its {least} {what}.")
 
 
 def _centers(fits):

@@ -92,6 +92,9 @@ def test_the_variance_has_a_floor():
     np.testing.assert_allclose(layout.mixture.variances, 0.01, rtol=1e-4)
     with pytest.raises(InputError, match=r"num_components is 12, .* has 11 examples for its 12"):
         GMM.fit(Examples(own.x[:11]), settings, 0)
+    by_em = dataclasses.replace(settings, fit="em")
+    with pytest.raises(InputError, match="the data has 11 examples for its 12 components"):
+        GMM.fit(Examples(own.x[:11]), by_em, 0)
 
 
 def test_hard_is_one_hot_in_the_largest():
