@@ -20,25 +20,48 @@ SAMPLE = ("--mode=sample", "--config.sample.num=7", "--config.sample.steps=3")
 # Of two samples at once, so that every device works on both.
 SPREAD = (
     *SAMPLE,
+    "--config.sample.name=spread",
     "--config.sample.sampler=euler",
     "--config.sample.batch_size=2",
     "--config.sample.parallel_window=3",
 )
 EVALUATE = ("--mode=evaluate", "--config.evaluation.name=again")
 SAMPLES = "samples/train.npz"
+SPREAD_SAMPLES = "samples/spread.npz"
 # "[Gloo] Rank 1 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3"
 GLOO_SAYS = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """Directory of a run of two processes, trained, sampled and evaluated; and what they said."""
+def images(tiny_run, tmp_path_factory):
+    """Directory of a finished run of images, whose judges are to be trained again."""
+    workdir = tmp_path_factory.mktemp("images") / "run"
+    shutil.copytree(tiny_run[0], workdir)
+    (workdir / "judge.npz").unlink()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def alone(images, run_main, tmp_path_factory):
+    """Metrics of `images` by this process; made first, since the pair changes the directory."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    shutil.copytree(images, workdir)
+    status, _, err = run_main(f"--workdir={workdir}", *EVALUATE)
+    assert status == 0, err
+    return metrics(workdir)
+
+
+@pytest.fixture(scope="module")
+def pair(images, alone, tmp_path_factory):
+    """Directory of a run of two processes that did all of `lines`; and what they said."""
     folder = tmp_path_factory.mktemp("pair")
     workdir = folder / "run"
     lines = [
         pairs.flags(workdir, **TRAIN),
         [f"--workdir={workdir}", *SAMPLE],
+        [f"--workdir={workdir}", *SPREAD],
         [f"--workdir={workdir}", *EVALUATE],
+        [f"--workdir={images}", *EVALUATE],
     ]
     ends = pairs.succeed(pairs.start(pairs.driver(folder, *lines)))
     seen = [json.loads((folder / f"seen_{i}.json").read_text()) for i in (0, 1)]
@@ -54,6 +77,11 @@ def single(run_main, tmp_path_factory):
     return workdir
 
 
+def metrics(workdir):
+    """What `EVALUATE` found."""
+    return json.loads((workdir / "evaluations" / "again.json").read_text())["metrics"]
+
+
 def assert_close(left, right):
     """Two runs have the same parameters but for the order in which devices are summed over."""
     (step, *trees), (other, *others) = runs.newest(left), runs.newest(right)
@@ -65,7 +93,7 @@ def assert_close(left, right):
 
 
 def test_training_is_that_of_one_process(pair, single):
-    assert pair[2][0]["statuses"] == [0, 0, 0]
+    assert pair[2][0]["statuses"] == [0] * 5
     assert_close(pair[0], single)
     theirs, ours = runs.rows(pair[0]), runs.rows(single)
     assert [row.keys() for row in theirs] == [row.keys() for row in ours]
@@ -81,7 +109,7 @@ def test_samples_and_evaluations_are_those_of_one_process(pair, run_main, tmp_pa
     workdir = tmp_path / "run"
     shutil.copytree(pair[0], workdir)
     together = dict(np.load(workdir / SAMPLES))
-    first = json.loads((workdir / "evaluations" / "again.json").read_text())
+    first = metrics(workdir)
     for arguments in (SAMPLE, EVALUATE):
         status, _, err = run_main(f"--workdir={workdir}", *arguments)
         assert status == 0, err
@@ -89,11 +117,11 @@ def test_samples_and_evaluations_are_those_of_one_process(pair, run_main, tmp_pa
     assert together.keys() == set(alone.files)
     for name in alone.files:
         np.testing.assert_array_equal(together[name], alone[name], err_msg=name)
-    again = json.loads((workdir / "evaluations" / "again.json").read_text())
-    assert first["metrics"].keys() == again["metrics"].keys()
-    for name, metric in again["metrics"].items():
+    again = metrics(workdir)
+    assert first.keys() == again.keys()
+    for name, metric in again.items():
         for field in ("value", "floor", "blocks"):
-            ours, theirs = metric[field], first["metrics"][name][field]
+            ours, theirs = metric[field], first[name][field]
             np.testing.assert_allclose(theirs, ours, rtol=1e-4, err_msg=name)
 
 
@@ -144,25 +172,13 @@ def test_few_samples_are_spread_over_all_devices(pair, run_main, tmp_path):
     """With a parallel sampler, whose window is divided over the devices of both processes."""
     workdir = tmp_path / "run"
     shutil.copytree(pair[0], workdir)
-    program = pairs.command(workdir)[:3]
-    pairs.succeed(pairs.start([*program, f"--workdir={workdir}", *SPREAD]))
-    together = dict(np.load(workdir / SAMPLES))
+    together = dict(np.load(workdir / SPREAD_SAMPLES))
     assert run_main(f"--workdir={workdir}", *SPREAD)[0] == 0
-    np.testing.assert_allclose(together["x"], np.load(workdir / SAMPLES)["x"], atol=1e-5)
+    np.testing.assert_allclose(together["x"], np.load(workdir / SPREAD_SAMPLES)["x"], atol=1e-5)
 
 
-def test_images_are_judged_by_the_first_process(tiny_run, run_main, tmp_path):
-    results = []
-    for i, start in enumerate((None, pairs.start)):
-        workdir = tmp_path / str(i)
-        shutil.copytree(tiny_run[0], workdir)
-        (workdir / "judge.npz").unlink()
-        arguments = [f"--workdir={workdir}", *EVALUATE]
-        if start is None:
-            assert run_main(*arguments)[0] == 0
-        else:
-            pairs.succeed(start([*pairs.command(workdir)[:3], *arguments]))
-        results.append(json.loads((workdir / "evaluations" / "again.json").read_text())["metrics"])
-    assert results[0].keys() == results[1].keys()
-    for name, metric in results[0].items():
-        np.testing.assert_allclose(results[1][name]["value"], metric["value"], atol=0.02)
+def test_images_are_judged_by_the_first_process(pair, alone, images):
+    theirs = metrics(images)
+    assert alone.keys() == theirs.keys()
+    for name, metric in alone.items():
+        np.testing.assert_allclose(theirs[name]["value"], metric["value"], atol=0.02)
