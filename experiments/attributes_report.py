@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from experiments import attributes, stability
+from experiments import attributes, markdown, stability
 from experiments.attributes_plan import CHANCE
 from experiments.rate_search import MULTIPLES, Cell
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 BASELINE = "BCE, logits"
 _AT_BEST = MULTIPLES.index(1.0)
@@ -89,26 +88,25 @@ def _losses(cells):
             accuracy = found.by_seed(found.curves.accuracy)
             m = stability.measure(compared.curves, CHANCE)
             change = against.get((*key, compared.setting.loss))
-            star = " \\*" if change and change.differs else ""
-            half = f" ± {change.half:.3f}" if change and change.half is not None else ""
+            variation = compared.by_seed(m.variation)[:, _AT_BEST]
             rows.append(
                 [
                     f"{100 * key[0]:g} %",
                     key[1],
                     compared.setting.loss,
                     f"{stability.best_rate(found.rates, accuracy):.2g}",
-                    _spread(stability.width_of_range(found.rates, accuracy), 2),
+                    markdown.mean(stability.width_of_range(found.rates, accuracy), 2),
                     f"{_at_best(compared).mean():.3f}",
-                    f"{change.mean:+.3f}{half}{star}" if change else "-",
+                    markdown.change(change) if change else "-",
                     f"{m.diverged.sum()} of {m.diverged.size}",
-                    f"{_spread(same, 3)} at {level:.3f}" if np.isfinite(same).all() else "-",
-                    _spread(compared.by_seed(m.variation)[:, _AT_BEST], 2),
+                    f"{markdown.mean(same)} at {level:.3f}" if np.isfinite(same).all() else "-",
+                    markdown.mean(variation[np.isfinite(variation)], 2),
                 ]
             )
     head = ["wrong labels", "optimiser", "loss", "best rate", "range of rates, powers of ten"]
     head += ["balanced accuracy", f"change from {BASELINE}", "failed"]
     head += ["held-out at a matched fit", "gradient variation"]
-    return _markdown(head, rows) + "\n\n" + comparisons.note(against, BASELINE)
+    return markdown.table(head, rows) + "\n\n" + comparisons.note(against, BASELINE)
 
 
 def _multiples(cells):
@@ -119,7 +117,7 @@ def _multiples(cells):
         means = [f"{accuracy[:, i].mean():.3f}" for i in range(len(MULTIPLES))]
         rows.append([f"{100 * s.flipped:g} %", s.optimizer, s.loss, *means])
     head = ["wrong labels", "optimiser", "loss", *(f"{m:.2g}" for m in MULTIPLES)]
-    return _markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def _by_frequency(cells):
@@ -131,17 +129,4 @@ def _by_frequency(cells):
         values = [f"{final[:, i].mean():.3f}" for i in order]
         rows.append([f"{100 * s.flipped:g} %", s.optimizer, s.loss, *values])
     shares = [f"{100 * attributes.frequencies()[i]:.2g} %" for i in order]
-    return _markdown(["wrong labels", "optimiser", "loss", *shares], rows)
-
-
-def _spread(values, digits):
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return "-"
-    half = half_width(list(values))
-    return f"{values.mean():.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
-
-
-def _markdown(head, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
+    return markdown.table(["wrong labels", "optimiser", "loss", *shares], rows)

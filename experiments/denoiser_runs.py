@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import stability
+from experiments import markdown, stability
 from experiments.many_classifiers import Curves
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.runs import workdir
@@ -64,17 +64,16 @@ def _one(path, result):
 
 
 def table(groups: dict[tuple[str, float, float], list[dict]]) -> str:
-    """Markdown, one row a loss, weight and rate: mean and standard deviation over the seeds."""
+    """Markdown, one row a loss, weight and rate: means ± half of Student's 95 % interval."""
     names = ("variation", "largest", "spikes", *METRICS)
     head = ["loss", "weight", "rate", "runs", "diverged", "gradient variation", "largest / median"]
     head += ["spikes of the denoising loss, %", *(name.replace("_", " ") for name in METRICS)]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for (loss, weight, rate), runs in sorted(groups.items()):
         cells = []
         for name in names:
-            values = np.array([run[name] for run in runs])
-            cells.append(f"{values.mean():.3f} ± {values.std():.3f}")
+            cells.append(markdown.mean(np.array([run[name] for run in runs])))
         diverged = f"{sum(run['diverged'] for run in runs)} of {len(runs)}"
         weight, rate = (f"{value:.2g}" if value else "-" for value in (weight, rate))
-        lines.append([loss, weight, rate, str(len(runs)), diverged, *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([loss, weight, rate, str(len(runs)), diverged, *cells])
+    return markdown.table(head, rows)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experiments import markdown
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.report import comparisons
 from gmm_diffusion.report.results import Result
-from gmm_diffusion.report.summary import half_width
 
 # A field of `conditioning`, its level in labels made by k-means, and that in a mixture.
 FACTORS = (
@@ -105,23 +105,10 @@ def effects(values: Mapping) -> dict[str, np.ndarray]:
 
 def tables(seeds: Sequence[int], values: Mapping, floor: float, metric: str) -> str:
     """Markdown: the metric of each condition, and what each part changes."""
-    rows = [(name(condition), _spread(values[condition], "")) for condition in CONDITIONS]
-    lines = _lines(("conditioned on", metric), [*rows, ("held-out", f"{floor:.3f}")])
-    differences = effects(values)
-    compared = comparisons.compare({title: list(d) for title, d in differences.items()})
-    rows = [
-        (title, _spread(own, "+") + (" \\*" if compared[title].differs else ""))
-        for title, own in differences.items()
-    ]
-    lines += ["", *_lines(("what is added", f"change of {metric}"), rows), ""]
+    rows = [(name(condition), markdown.mean(values[condition])) for condition in CONDITIONS]
+    reached = markdown.table(("conditioned on", metric), [*rows, ("held-out", f"{floor:.3f}")])
+    compared = comparisons.compare({title: list(d) for title, d in effects(values).items()})
+    rows = [(title, markdown.change(one)) for title, one in compared.items()]
+    changed = markdown.table(("what is added", f"change of {metric}"), rows)
     count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    return "\n".join([*lines, f"{count}. {comparisons.note(compared)}"])
-
-
-def _spread(values, sign):
-    half = half_width(list(values))
-    return f"{values.mean():{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
-
-
-def _lines(head, rows):
-    return [f"| {a} | {b} |" for a, b in [head, ("---", "---"), *rows]]
+    return "\n\n".join([reached, changed, f"{count}. {comparisons.note(compared)}"])

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from experiments import likeness
+from experiments import likeness, markdown
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 
 def tables(found: dict[likeness.Problem, np.ndarray], cases: dict[str, np.ndarray]) -> str:
@@ -24,35 +23,26 @@ def _by_change(by_problem):
     within = np.mean([w for w, _ in by_problem.values()], axis=0)[..., 1:]
     together = np.mean([t for _, t in by_problem.values()], axis=0)[:, 1:]
     rows = [
-        [change, *(_spread(within[:, c, i]) for i in range(len(costs)))]
+        [change, *(markdown.mean(within[:, c, i]) for i in range(len(costs)))]
         for c, change in enumerate(likeness.CHANGES)
     ]
     others = {name: together[:, i] - together[:, 0] for i, name in enumerate(costs) if i}
     against = comparisons.compare(others)
-    stars = [" \\*" if name in against and against[name].differs else "" for name in costs]
-    last = [_spread(together[:, i]) + stars[i] for i in range(len(costs))]
+    stars = [markdown.star(name in against and against[name].differs) for name in costs]
+    last = [markdown.mean(together[:, i]) + stars[i] for i in range(len(costs))]
     rows.append(["all changes together", *last])
-    return _markdown(["change", *costs], rows) + "\n\n" + comparisons.note(against, f"{costs[0]}'s")
+    note = comparisons.note(against, f"{costs[0]}'s")
+    return markdown.table(["change", *costs], rows) + "\n\n" + note
 
 
 def _by_problem(by_problem):
     rows = [
-        [p.shape, str(p.dim), *(_spread(together[:, i]) for i in range(1, len(likeness.COSTS)))]
+        [p.shape, str(p.dim), *map(markdown.mean, together.T[1:])]
         for p, (_, together) in by_problem.items()
     ]
-    return _markdown(["shape", "dimensions", *likeness.COSTS[1:]], rows)
+    return markdown.table(["shape", "dimensions", *likeness.COSTS[1:]], rows)
 
 
 def _cases(cases):
     rows = [[name, *(f"{value:.3g}" for value in values)] for name, values in cases.items()]
-    return _markdown(["distribution", *likeness.COSTS], rows)
-
-
-def _spread(values):
-    half = half_width(list(values))
-    return f"{values.mean():.3f}" + ("" if half is None else f" ± {half:.3f}")
-
-
-def _markdown(head, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
+    return markdown.table(["distribution", *likeness.COSTS], rows)

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from experiments import markdown
 from experiments.manifold import Problem
 
 # A run has arrived at a tenth of the manifold's radius.
@@ -27,25 +28,28 @@ def best(learned: np.ndarray) -> int:
 
 
 def table(learned: dict[str, np.ndarray], problem: Problem) -> str:
-    """Markdown: how far each cost brings the position, at its own best rate."""
+    """Markdown: how far each cost brings the position, at its own best rate.
+
+    Means over seeds ± half of Student's 95 % interval.
+    """
     head = ["cost", "final distance", f"updates to {ARRIVED:g}", "rates that arrive", "best rate"]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for name, runs in learned.items():
         chosen = best(runs)
         ends, steps = final(runs)[chosen], _steps(runs[chosen])
         arrived = np.array(problem.rates)[(final(runs) <= ARRIVED).all(axis=1)]
         span = f"{arrived.min():.2g} to {arrived.max():.2g}" if arrived.size else "none"
         reached = np.isfinite(steps).all()
-        lines.append(
+        rows.append(
             [
                 name,
-                f"{ends.mean():.3f} ± {ends.std():.3f}" if np.isfinite(ends).all() else "diverged",
-                f"{steps.mean():.0f} ± {steps.std():.0f}" if reached else "-",
+                markdown.mean(ends) if np.isfinite(ends).all() else "diverged",
+                markdown.mean(steps, 0) if reached else "-",
                 span,
                 f"{problem.rates[chosen]:.2g}",
             ]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(head, rows)
 
 
 def figure(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from experiments import markdown
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 BASELINE = "no guidance"
 # Title, name of the array and its entry, and how it is shown.
@@ -44,24 +44,14 @@ def tables(found: Mapping[str, Mapping[str, np.ndarray]], expected: np.ndarray) 
     for row, own in values.items():
         cells = []
         for title, _, _, unit, digits in COLUMNS:
-            star = (row, title) in compared and compared[row, title].differs
-            cells.append(_spread(own[title], unit, digits) + (" \\*" if star else ""))
+            differs = (row, title) in compared and compared[row, title].differs
+            cells.append(markdown.mean(own[title], digits, unit) + markdown.star(differs))
         rows.append([row, *cells])
     head = ["samples", *(title for title, *_ in COLUMNS)]
     depths = [["the law", *(f"{100 * share:.2f}" for share in expected)]]
     for row, arrays in found.items():
         mass = arrays["mass"]
-        depths.append([row, *(_spread(mass[:, d], 100, 2) for d in range(len(expected)))])
+        depths.append([row, *(markdown.mean(mass[:, d], 2, 100) for d in range(len(expected)))])
     below = ["mass, %", *(f"depth {d + 1}" for d in range(len(expected)))]
     note = comparisons.note(compared, BASELINE)
-    return "\n".join([*_lines(head, rows), "", note, "", *_lines(below, depths)])
-
-
-def _spread(values, unit, digits):
-    half = half_width(list(values))
-    text = f"{unit * values.mean():.{digits}f}"
-    return text if half is None else f"{text} ± {unit * half:.{digits}f}"
-
-
-def _lines(head, rows):
-    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n\n".join([markdown.table(head, rows), note, markdown.table(below, depths)])

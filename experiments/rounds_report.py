@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from experiments import markdown
 from experiments.rounds import rounds_to
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 # Squared MMDs with a kernel of height 1, chosen by what true points and the exact denoiser have.
 THRESHOLDS = (1e-2, 3e-3, 1e-3)
@@ -63,7 +63,7 @@ def tables(
             rows.append([network, weighting, name, *_cells(values, num_rounds)])
     floor = f"{1e3 * np.mean(true_points):.2f}"
     rows.append(["true points", "", "", *("", "", "", floor, "", "", "", "")])
-    lines = _table(["network", "weighting", "trained", *HEAD], rows)
+    reached = markdown.table(["network", "weighting", "trained", *HEAD], rows)
 
     every = {
         (*kind, *pair, c): list(difference[:, c])
@@ -83,13 +83,12 @@ def tables(
                     cells.append("-")
                     continue
                 one = against[*kind, *pair, c]
-                half = "" if one.half is None else f" ± {one.half:.{_DIGITS[c]}f}"
-                cells.append(f"{one.mean:+.{_DIGITS[c]}f}{half}" + (" \\*" if one.differs else ""))
+                cells.append(markdown.change(one, _DIGITS[c]))
             rows.append([*kind, f"{pair[0]} - {pair[1]}", *cells])
-    lines += ["", *_table(["network", "weighting", "difference", *HEAD], rows)]
+    changed = markdown.table(["network", "weighting", "difference", *HEAD], rows)
     note = comparisons.note(against, "without the loss") if every else ""
     none = f"More than {num_rounds} rounds count as {num_rounds + 1}."
-    return "\n".join(lines) + f"\n\n{none} {note}".rstrip()
+    return "\n\n".join([reached, changed, f"{none} {note}".rstrip()])
 
 
 def _cells(values, num_rounds):
@@ -101,11 +100,5 @@ def _cells(values, num_rounds):
         if c < len(THRESHOLDS) and (column > num_rounds).all():
             cells.append(f"> {num_rounds}")
             continue
-        half = half_width(list(column))
-        spread = "" if half is None else f" ± {half:.{_DIGITS[c]}f}"
-        cells.append(f"{column.mean():.{_DIGITS[c]}f}{spread}")
+        cells.append(markdown.mean(column, _DIGITS[c]))
     return cells
-
-
-def _table(head, rows):
-    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]

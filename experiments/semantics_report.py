@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from experiments import markdown
 from experiments.semantics import WAYS
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 
 def table(kinds: list[str], found: dict[str, np.ndarray]) -> str:
@@ -27,27 +27,16 @@ def table(kinds: list[str], found: dict[str, np.ndarray]) -> str:
         cells = []
         for column, _ in enumerate(WAYS):
             differs = (row, column) in against and against[row, column].differs
-            star = " \\*" if differs else ""
             cells.append(
-                f"{_spread(distance[:, row, column])}{star}, "
+                f"{markdown.mean(distance[:, row, column])}{markdown.star(differs)}, "
                 f"{100 * defects[:, row, column].mean():.1f} %"
             )
         floor = f"{distance[:, row, -1].mean():.3f}, {100 * defects[:, row, -1].mean():.1f} %"
         rows.append([kind, *cells, floor])
-    parts = [_markdown(["asked for", *WAYS, "true points"], rows)]
+    parts = [markdown.table(["asked for", *WAYS, "true points"], rows)]
     parts.append(comparisons.note(against, f"{WAYS[0]!r}"))
     there = [row for row in range(len(kinds)) if np.isfinite(alike[:, row]).all()]
     if there:
-        rows = [[kinds[r], *(_spread(alike[:, r, c]) for c in range(len(WAYS)))] for r in there]
-        parts.append(_markdown(["points whose own weights are", *WAYS], rows))
+        rows = [[kinds[row], *map(markdown.mean, alike[:, row].T)] for row in there]
+        parts.append(markdown.table(["points whose own weights are", *WAYS], rows))
     return "\n\n".join(parts)
-
-
-def _spread(values):
-    half = half_width(list(values))
-    return f"{values.mean():.3f}" + ("" if half is None else f" ± {half:.3f}")
-
-
-def _markdown(head, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from experiments import markdown
 from experiments.speed import SCORES, TIMES
 from gmm_diffusion.report import comparisons
-from gmm_diffusion.report.summary import half_width
 
 BASELINE = "classes"
 
@@ -33,19 +33,16 @@ def table(found: dict[str, np.ndarray], floor: np.ndarray) -> str:
         for t, times in enumerate(TIMES):
             cells = []
             for s in shown:
-                star = (name, t, s) in against and against[name, t, s].differs
-                cells.append(_spread(values[:, t, s], s == 0) + (" \\*" if star else ""))
+                differs = (name, t, s) in against and against[name, t, s].differs
+                cells.append(_spread(values[:, t, s], s == 0) + markdown.star(differs))
             rows.append([name, f"x {times}", *cells])
     last = [f"{100 * floor[s]:.2f} %" if s == 0 else f"{floor[s]:.3f}" for s in shown]
     rows.append(["true points", "", *("-" if "nan" in cell else cell for cell in last)])
     head = ["conditioned on", "updates", *(SCORES[s] for s in shown)]
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines) + "\n\n" + comparisons.note(against, BASELINE)
+    return markdown.table(head, rows) + "\n\n" + comparisons.note(against, BASELINE)
 
 
 def _spread(values, percent):
     if not np.isfinite(values).all():
         return "-"
-    half, unit = half_width(list(values)), 100 if percent else 1
-    spread = "" if half is None else f" ± {unit * half:.{1 if percent else 3}f}"
-    return f"{unit * values.mean():.{1 if percent else 3}f}{spread}" + (" %" if percent else "")
+    return f"{markdown.mean(values, 1, 100)} %" if percent else markdown.mean(values)

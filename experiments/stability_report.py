@@ -5,8 +5,10 @@ import pathlib
 
 import numpy as np
 
-from experiments import stability
+from experiments import markdown, stability
 from experiments.rate_search import MULTIPLES, Cell
+from gmm_diffusion.report import comparisons
+from gmm_diffusion.report.summary import half_width
 
 _REFERENCE = "cross-entropy"
 _COLOURS = {"ngmg": "tab:blue", "ngmg log": "tab:cyan", "cross-entropy": "tab:orange"}
@@ -15,9 +17,11 @@ _COLOURS = {"ngmg": "tab:blue", "ngmg log": "tab:cyan", "cross-entropy": "tab:or
 def tables(cells: list[tuple[Cell, Cell]], chance: float) -> str:
     """Markdown: the losses, each form of NGMG beside cross-entropy, every rate, raw gradients.
 
-    Numbers are means over seeds, with the standard deviation over seeds behind. Side by side are
-    the multiples of the best rate at which no seed of either loss diverged. Of every rate, those of
-    gradients and spikes are of the runs that did not diverge.
+    Numbers are means over seeds ± half of Student's 95 % interval. Differences from cross-entropy
+    are paired by seed, and a star marks those that are more than chance with all of a table counted
+    (Holm). Side by side are the multiples of the best rate at which no seed of either loss
+    diverged; their means are compared. Of every rate, those of gradients and spikes are of the runs
+    that did not diverge.
     """
     parts = [_summary(cells, chance), _side_by_side(cells, chance)]
     parts += [_by_rate(cells, chance), _raw(cells, chance)]
@@ -34,22 +38,40 @@ def _summary(cells, chance):
         "best accuracy",
         "diverged",
     ]
+    reached = {found.setting: _reached(found) for found, _ in cells}
+    against = comparisons.compare(
+        {
+            (setting, column): list(ours - theirs)
+            for setting, values in reached.items()
+            if (other := _reference(setting)) in reached and other != setting
+            for column, (ours, theirs) in enumerate(zip(values, reached[other], strict=True))
+        }
+    )
     rows = []
     for found, compared in cells:
-        accuracy = found.by_seed(found.curves.accuracy)
-        widths = stability.width_of_range(found.rates, accuracy)
-        at_best = accuracy[:, accuracy.mean(axis=0).argmax()]
         diverged = stability.measure(compared.curves, chance).diverged
+        ours = reached[found.setting]
+        widths, at_best = (
+            _spread(ours[i], digits) + _star(against, (found.setting, i))
+            for i, digits in enumerate((2, 3))
+        )
         rows.append(
             [
                 *_names(compared),
-                f"{stability.best_rate(found.rates, accuracy):.2g}",
-                _spread(widths, 2),
-                _spread(at_best, 3),
+                f"{stability.best_rate(found.rates, found.by_seed(found.curves.accuracy)):.2g}",
+                widths,
+                at_best,
                 f"{diverged.sum()} of {diverged.size}",
             ]
         )
-    return _markdown(head, rows)
+    return _compared(head, rows, against)
+
+
+def _reached(found):
+    """Of each seed the range of rates and the accuracy at the best one."""
+    accuracy = found.by_seed(found.curves.accuracy)
+    widths = stability.width_of_range(found.rates, accuracy)
+    return widths, accuracy[:, accuracy.mean(axis=0).argmax()]
 
 
 def _side_by_side(cells, chance):
@@ -57,9 +79,9 @@ def _side_by_side(cells, chance):
     for name in ("gradient variation", "largest / median", "spikes, %"):
         head += [f"{name}: ngmg", _REFERENCE]
     by_setting = {compared.setting: compared for _, compared in cells}
-    rows = []
+    rows, means = [], {}
     for setting, ours in by_setting.items():
-        other = by_setting.get(dataclasses.replace(setting, loss=_REFERENCE))
+        other = by_setting.get(_reference(setting))
         if other is None or other is ours:
             continue
         both = [stability.measure(cell.curves, chance) for cell in (ours, other)]
@@ -74,8 +96,18 @@ def _side_by_side(cells, chance):
         for column, multiple in enumerate(shared):
             numbers = [_spread(v[:, column], 2) for v in values]
             rows.append([*_names(ours), f"{MULTIPLES[multiple]:.2g}", *numbers])
-        rows.append([*_names(ours), "mean", *(_spread(v.mean(axis=1), 2) for v in values)])
-    return _markdown(head, rows)
+        means[len(rows)] = [v.mean(axis=1) for v in values]
+        rows.append([*_names(ours), "mean", *(_spread(v, 2) for v in means[len(rows)])])
+    against = comparisons.compare(
+        {
+            (row, column): list(values[column] - values[column + 1])
+            for row, values in means.items()
+            for column in range(0, len(values), 2)
+        }
+    )
+    for at in against:
+        rows[at[0]][4 + at[1]] += _star(against, at)
+    return _compared(head, rows, against)
 
 
 def _by_rate(cells, chance):
@@ -99,7 +131,7 @@ def _by_rate(cells, chance):
                     *(_spread(values[sound], 2) for values in column[2:]),
                 ]
             )
-    return _markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def _raw(cells, chance):
@@ -113,7 +145,7 @@ def _raw(cells, chance):
             rows.append(
                 [*_names(compared), f"{multiple:.2g}", *(f"{_mean(v):.3g}" for v in values)]
             )
-    return _markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def figure(cells: list[tuple[Cell, Cell]], chance: float, regime: str, file: pathlib.Path) -> None:
@@ -153,13 +185,25 @@ def figure(cells: list[tuple[Cell, Cell]], chance: float, regime: str, file: pat
 
 
 def _band(axis, x, values, style):
-    """Mean over seeds, with a standard deviation on each side."""
-    with np.errstate(all="ignore"):
-        counted = np.isfinite(values).sum(axis=0)
-        mean = np.where(counted > 0, np.nansum(values, axis=0) / counted, np.nan)
-        deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(counted, 1))
+    """Mean over seeds and Student's 95 % interval."""
+    there = [column[np.isfinite(column)] for column in values.T]
+    mean = np.array([_mean(column) for column in there])
+    half = np.array([half_width(list(column)) or 0.0 for column in there])
     axis.plot(x, mean, **style)
-    axis.fill_between(x, mean - deviation, mean + deviation, color=style["color"], alpha=0.15)
+    axis.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.15)
+
+
+def _reference(setting):
+    return dataclasses.replace(setting, loss=_REFERENCE)
+
+
+def _compared(head, rows, against):
+    """A table, and below it how many of its differences are tested."""
+    return markdown.table(head, rows) + "\n\n" + comparisons.note(against, _REFERENCE)
+
+
+def _star(against, key):
+    return markdown.star(key in against and against[key].differs)
 
 
 def _names(cell):
@@ -173,12 +217,4 @@ def _mean(values):
 
 
 def _spread(values, digits):
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return "-"
-    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
-
-
-def _markdown(head, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
+    return markdown.mean(values[np.isfinite(values)], digits)

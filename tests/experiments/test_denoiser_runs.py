@@ -45,7 +45,8 @@ def test_runs_are_read_and_averaged(tmp_path):
     assert groups["none", 0.0, 0.0][0]["variation"] == 0
     lines = denoiser_runs.table(groups).splitlines()
     assert lines[2].startswith("| ngmg | 0.1 | 0.01 | 2 | 1 of 2 | 0.544 ± 0.000 | 3.000 ± 0.000 |")
-    assert "| 0.700 ± 0.100 |" in lines[2]
+    # Student's quantile of one degree of freedom is 12.706.
+    assert "| 0.700 ± 1.271 |" in lines[2]
     assert lines[3].startswith("| none | - | - | 1 | 0 of 1 |")
 
 

@@ -143,10 +143,40 @@ def test_losses_are_compared_where_both_survive():
     ours = cell("ngmg", [2, 4, 6, 900, 900] * 2, [1, 1, 1, 1, 1, 1, 1, 1, 0, 1])
     other = cell("cross-entropy", [2, 4, 6, 8, 900] * 2, [1, 1, 1, 0, 0, 1, 1, 1, 1, 0])
     parts = stability_report.tables([ours, other], chance).split("\n\n")
-    rows = [[field.strip() for field in line.split("|")[3:-1]] for line in parts[1].split("\n")[2:]]
+    rows = [[field.strip() for field in line.split("|")[3:-1]] for line in parts[2].split("\n")[2:]]
     assert [row[1] for row in rows] == ["0.1", "0.32", "1", "mean"]
     assert [row[4] for row in rows] == [f"{n:.2f} ± 0.00" for n in (2, 4, 6, 4)]
     assert all(row[2] == row[3] and row[4] == row[5] for row in rows)
+
+
+def test_what_differs_by_more_than_chance_has_a_star():
+    """Differences from cross-entropy, paired by seed, all of a table counted."""
+    steps, spread = 101, np.array([1.0, 1.2, 0.8, 1.1])
+
+    def cell(loss, largest, accuracy):
+        norms = np.ones((20, steps))
+        norms[:, 50] = np.repeat(largest, 5)
+        curves = many.Curves(np.ones((20, steps)), norms, np.repeat(accuracy, 5))
+        compared = rate_search.Cell(setting(loss=loss), np.array(rate_search.MULTIPLES), curves)
+        return compared, compared
+
+    cells = [
+        cell("cross-entropy", 9 + spread, 0.8 + 0.1 * spread),
+        cell("ngmg", 2 + spread, 0.7 + 0.1 * spread),
+        cell("ngmg log", 9 + spread[::-1], 0.8 + 0.1 * spread[::-1]),
+    ]
+    parts = stability_report.tables(cells, 0.1).split("\n\n")
+    summary, side = ([line.split(" | ") for line in parts[i].split("\n")[2:]] for i in (0, 2))
+    assert [row[5].endswith("\\*") for row in summary] == [False, True, False]
+    # Student's quantile of three degrees of freedom is 3.182.
+    half = 3.182 * spread.std(ddof=1) / 2
+    assert summary[1][5] == f"0.802 ± {0.1 * half:.3f} \\*"
+    means = {row[2]: row for row in side if row[3] == "mean"}
+    assert means["ngmg"][6] == f"3.02 ± {half:.2f} \\*"
+    assert "\\*" not in " ".join(means["ngmg log"])
+    assert not any("\\*" in " ".join(row) for row in side if row[3] != "mean")
+    assert parts[1].startswith("4 comparisons, paired by seed")
+    assert parts[3].startswith("6 comparisons, paired by seed")
 
 
 def test_a_loss_near_zero_does_not_spike():
@@ -187,7 +217,7 @@ def test_the_experiment_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch
     np.testing.assert_allclose(compared.rates / best, np.sqrt(10.0) ** np.arange(-2, 3))
     assert compared.curves.accuracy.shape == (10,)
     text = stability_report.tables(cells, 1 / 3)
-    assert text.count("\n\n") == 3
+    assert text.count("\n\n") == 5
     assert text.count("| clean |") == 1 + 5 + 5
     stability_report.figure(cells, 1 / 3, "clean", tmp_path / "clean.png")
     assert (tmp_path / "clean.png").stat().st_size > 1000
