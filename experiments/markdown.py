@@ -14,19 +14,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def mean(values: np.ndarray, digits: int = 3, unit: float = 1.0, sign: str = "") -> str:
+def mean(values: np.ndarray, digits: int = 3, unit: float = 1.0) -> str:
     """`0.304 ± 0.012`, half of Student's 95 % interval of the mean behind it.
 
     Args:
       values: `[seeds]`; of fewer than two there is no interval, and of none a dash.
       digits: behind the point.
       unit: that both are multiplied by, 100 for a percentage.
-      sign: "+" shows that of a difference.
     """
     if not len(values):
         return "-"
     half = half_width(list(values))
-    text = f"{unit * np.mean(values):{sign}.{digits}f}"
+    text = f"{unit * np.mean(values):.{digits}f}"
     return text if half is None else f"{text} ± {unit * half:.{digits}f}"
 
 
