@@ -8,15 +8,22 @@ import numpy as np
 from experiments import markdown, stability
 from experiments.many_classifiers import Curves
 from gmm_diffusion.errors import InputError
+from gmm_diffusion.report import comparisons
 from gmm_diffusion.runs import workdir
 
 METRICS = ("agreement", "defect_rate", "recall", "frechet")
+NONE = ("none", 0.0, 0.0)
+_TITLES = {
+    "variation": "gradient variation",
+    "largest": "largest / median",
+    "spikes": "spikes of the denoising loss, %",
+} | {name: name.replace("_", " ") for name in METRICS}
 
 
 def read(out: pathlib.Path) -> dict[tuple[str, float, float], list[dict]]:
     """Finished runs below a directory: (loss, the term's weight, the classifier's rate) -> each.
 
-    The loss is "none" without a classifier. Curves are those of the log: each value is the mean
+    The key is `NONE` without a classifier. Curves are those of the log: each value is the mean
     over the updates between two lines.
 
     Raises:
@@ -28,11 +35,12 @@ def read(out: pathlib.Path) -> dict[tuple[str, float, float], list[dict]]:
         if not result.exists():
             continue
         config = workdir.read_config(file.parent)
-        key = ("none", 0.0, 0.0)
+        key = NONE
         if config.ngmg.weight:
             group = config.classifier
             key = (group.loss, config.ngmg.weight, group.learning_rate)
-        groups.setdefault(key, []).append(_one(file.parent, result))
+        one = _one(file.parent, result) | {"seed": config.training.seed}
+        groups.setdefault(key, []).append(one)
     if not groups:
         raise InputError(f"{out} holds no finished run.")
     return groups
@@ -65,15 +73,46 @@ def _one(path, result):
 
 def table(groups: dict[tuple[str, float, float], list[dict]]) -> str:
     """Markdown, one row a loss, weight and rate: means ± half of Student's 95 % interval."""
-    names = ("variation", "largest", "spikes", *METRICS)
-    head = ["loss", "weight", "rate", "runs", "diverged", "gradient variation", "largest / median"]
-    head += ["spikes of the denoising loss, %", *(name.replace("_", " ") for name in METRICS)]
     rows = []
     for (loss, weight, rate), runs in sorted(groups.items()):
-        cells = []
-        for name in names:
-            cells.append(markdown.mean(np.array([run[name] for run in runs])))
+        columns = [np.array([run[name] for run in runs]) for name in _TITLES]
+        cells = [markdown.mean(column[np.isfinite(column)]) for column in columns]
         diverged = f"{sum(run['diverged'] for run in runs)} of {len(runs)}"
-        weight, rate = (f"{value:.2g}" if value else "-" for value in (weight, rate))
-        rows.append([loss, weight, rate, str(len(runs)), diverged, *cells])
+        rows.append([loss, *_numbers(weight, rate), str(len(runs)), diverged, *cells])
+    head = ["loss", "weight", "rate", "runs", "diverged", *_TITLES.values()]
     return markdown.table(head, rows)
+
+
+def changes(groups: dict[tuple[str, float, float], list[dict]]) -> str:
+    """Markdown: differences of losses from no classifier, and of NGMG from cross-entropy.
+
+    Paired by seed, those that both have. Gradients are compared between classifiers alone: without
+    one they are the denoiser's.
+    """
+    pairs = [(key, NONE) for key in sorted(groups) if key != NONE and NONE in groups]
+    pairs += [
+        (key, ("cross-entropy", *key[1:]))
+        for key in sorted(groups)
+        if key[0] == "ngmg" and ("cross-entropy", *key[1:]) in groups
+    ]
+    differences = {}
+    for pair in pairs:
+        ours, theirs = ({run["seed"]: run for run in groups[key]} for key in pair)
+        seeds = sorted(ours.keys() & theirs.keys())
+        for name in METRICS if pair[1] == NONE else _TITLES:
+            values = [ours[seed][name] - theirs[seed][name] for seed in seeds]
+            if values and np.isfinite(values).all():
+                differences[pair, name] = values
+    found = comparisons.compare(differences)
+    rows = []
+    for pair in pairs:
+        cells = [
+            markdown.change(found[pair, name]) if (pair, name) in found else "-" for name in _TITLES
+        ]
+        rows.append([f"{pair[0][0]} - {pair[1][0]}", *_numbers(*pair[0][1:]), *cells])
+    head = ["difference", "weight", "rate", *_TITLES.values()]
+    return markdown.table(head, rows) + "\n\n" + comparisons.note(found)
+
+
+def _numbers(*values):
+    return [f"{value:.2g}" if value else "-" for value in values]

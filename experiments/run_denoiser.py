@@ -35,7 +35,8 @@ def _work(argv):
     status = sweep.run([str(plan), *argv])
     if status or "--dry_run" in argv:
         return status
-    text = denoiser_runs.table(denoiser_runs.read(out))
+    groups = denoiser_runs.read(out)
+    text = f"{denoiser_runs.table(groups)}\n\n{denoiser_runs.changes(groups)}"
     (out / "table.md").write_text(text + "\n")
     print(text)
     return 0
