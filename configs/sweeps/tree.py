@@ -57,8 +57,12 @@ def get_sweep() -> list[dict]:
             "guidance.blur_amount": 0.3,
             "guidance.scale": 2.0,
         },
-        # The guide is the model itself, an eighth of the way: no second training.
-        {**AUTO, "guidance.guide_step": 1024, "guidance.scale": 5.0},
+        # The guide is the model itself, an eighth of the way: no second training. Several scales
+        # are the frontier of outliers and distance.
+        *(
+            {**AUTO, "guidance.guide_step": 1024, "guidance.scale": scale}
+            for scale in (1.5, 2.0, 3.0, 5.0)
+        ),
     ]
     # An eighth more updates and half as many evaluations again: more than a guide costs.
     alone = {"training.num_steps": 9216, "sample.steps": 60}
