@@ -139,8 +139,10 @@ def _run_jobs(stage, directory, evaluations, load) -> Iterator[Job]:
         )
     at_end = evaluate and set(evaluations) == {""}
     first = next(iter(evaluations.values()))
-    # Of the settings for sampling, the training gets those that its own evaluation needs.
-    overrides = {**(first if at_end else _split(first)[0]), "evaluation.at_end": at_end}
+    # Of the settings for sampling, the training gets those that its own evaluation needs, or else
+    # what all evaluations have alike: so one that is made by hand finds the sweep's judges.
+    given = first if at_end else _split(first)[0] | _alike(list(evaluations.values()))
+    overrides = {**given, "evaluation.at_end": at_end}
     planned = load(config, overrides)
     train_minutes = minutes[0]
     if at_end and None not in minutes:
@@ -168,6 +170,17 @@ def _split(overrides):
     """Those of training, and those that a trained model can be sampled with."""
     sampled = {f: v for f, v in overrides.items() if f.split(".")[0] in config_lib.SAMPLING_GROUPS}
     return {f: v for f, v in overrides.items() if f not in sampled}, sampled
+
+
+def _alike(evaluations):
+    """Settings of the group `evaluation` that all of them have."""
+    first, *others = evaluations
+    return {
+        field: value
+        for field, value in first.items()
+        if field.startswith("evaluation.")
+        and all(field in other and other[field] == value for other in others)
+    }
 
 
 def _expand(overrides, usual, out):

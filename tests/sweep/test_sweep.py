@@ -99,10 +99,12 @@ def test_the_commands_are_those_of_a_user(tmp_path):
         f"--workdir={tmp_path}/main/seed0-width16",
         f"--config={TOY}",
     ]
-    # What evaluations vary is not the training's business, and it is evaluated by them.
+    # What evaluations vary is not the training's business, and it is evaluated by them. What they
+    # have alike is stored with it, for one that is made by hand.
     assert set(trained[3:]) == {
         "--config.training.seed=0",
         "--config.network.width=16",
+        "--config.evaluation.blocks=2",
         "--config.evaluation.at_end=false",
     }
     assert "--config.evaluation.at_end=false" in planned[0].arguments(), "a guide"
