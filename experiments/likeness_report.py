@@ -28,8 +28,9 @@ def _by_change(by_problem):
     ]
     others = {name: together[:, i] - together[:, 0] for i, name in enumerate(costs) if i}
     against = comparisons.compare(others)
-    stars = [markdown.star(name in against and against[name].differs) for name in costs]
-    last = [markdown.mean(together[:, i]) + stars[i] for i in range(len(costs))]
+    last = [
+        markdown.mean(together[:, i]) + markdown.star(against, name) for i, name in enumerate(costs)
+    ]
     rows.append(["all changes together", *last])
     note = comparisons.note(against, f"{costs[0]}'s")
     return markdown.table(["change", *costs], rows) + "\n\n" + note

@@ -44,8 +44,8 @@ def tables(found: Mapping[str, Mapping[str, np.ndarray]], expected: np.ndarray) 
     for row, own in values.items():
         cells = []
         for title, _, _, unit, digits in COLUMNS:
-            differs = (row, title) in compared and compared[row, title].differs
-            cells.append(markdown.mean(own[title], digits, unit) + markdown.star(differs))
+            star = markdown.star(compared, (row, title))
+            cells.append(markdown.mean(own[title], digits, unit) + star)
         rows.append([row, *cells])
     head = ["samples", *(title for title, *_ in COLUMNS)]
     depths = [["the law", *(f"{100 * share:.2f}" for share in expected)]]

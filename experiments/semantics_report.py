@@ -26,11 +26,9 @@ def table(kinds: list[str], found: dict[str, np.ndarray]) -> str:
     for row, kind in enumerate(kinds):
         cells = []
         for column, _ in enumerate(WAYS):
-            differs = (row, column) in against and against[row, column].differs
-            cells.append(
-                f"{markdown.mean(distance[:, row, column])}{markdown.star(differs)}, "
-                f"{100 * defects[:, row, column].mean():.1f} %"
-            )
+            own = markdown.mean(distance[:, row, column])
+            star = markdown.star(against, (row, column))
+            cells.append(f"{own}{star}, {100 * defects[:, row, column].mean():.1f} %")
         floor = f"{distance[:, row, -1].mean():.3f}, {100 * defects[:, row, -1].mean():.1f} %"
         rows.append([kind, *cells, floor])
     parts = [markdown.table(["asked for", *WAYS, "true points"], rows)]

@@ -33,8 +33,8 @@ def table(found: dict[str, np.ndarray], floor: np.ndarray) -> str:
         for t, times in enumerate(TIMES):
             cells = []
             for s in shown:
-                differs = (name, t, s) in against and against[name, t, s].differs
-                cells.append(_spread(values[:, t, s], s == 0) + markdown.star(differs))
+                star = markdown.star(against, (name, t, s))
+                cells.append(_spread(values[:, t, s], s == 0) + star)
             rows.append([name, f"x {times}", *cells])
     last = [f"{100 * floor[s]:.2f} %" if s == 0 else f"{floor[s]:.3f}" for s in shown]
     rows.append(["true points", "", *("-" if "nan" in cell else cell for cell in last)])

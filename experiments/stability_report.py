@@ -52,7 +52,7 @@ def _summary(cells, chance):
         diverged = stability.measure(compared.curves, chance).diverged
         ours = reached[found.setting]
         widths, at_best = (
-            _spread(ours[i], digits) + _star(against, (found.setting, i))
+            _spread(ours[i], digits) + markdown.star(against, (found.setting, i))
             for i, digits in enumerate((2, 3))
         )
         rows.append(
@@ -106,7 +106,7 @@ def _side_by_side(cells, chance):
         }
     )
     for at in against:
-        rows[at[0]][4 + at[1]] += _star(against, at)
+        rows[at[0]][4 + at[1]] += markdown.star(against, at)
     return _compared(head, rows, against)
 
 
@@ -200,10 +200,6 @@ def _reference(setting):
 def _compared(head, rows, against):
     """A table, and below it how many of its differences are tested."""
     return markdown.table(head, rows) + "\n\n" + comparisons.note(against, _REFERENCE)
-
-
-def _star(against, key):
-    return markdown.star(key in against and against[key].differs)
 
 
 def _names(cell):

@@ -141,7 +141,7 @@ def _run_jobs(stage, directory, evaluations, load) -> Iterator[Job]:
     first = next(iter(evaluations.values()))
     # Of the settings for sampling, the training gets those that its own evaluation needs, or else
     # what all evaluations have alike: so one that is made by hand finds the sweep's judges.
-    given = first if at_end else _split(first)[0] | _alike(list(evaluations.values()))
+    given = first if at_end else _split(first)[0] | _alike(first, evaluations.values())
     overrides = {**given, "evaluation.at_end": at_end}
     planned = load(config, overrides)
     train_minutes = minutes[0]
@@ -172,14 +172,12 @@ def _split(overrides):
     return {f: v for f, v in overrides.items() if f not in sampled}, sampled
 
 
-def _alike(evaluations):
-    """Settings of the group `evaluation` that all of them have."""
-    first, *others = evaluations
+def _alike(first, evaluations):
+    """Settings of the group `evaluation` that the first has, and all of them."""
     return {
-        field: value
-        for field, value in first.items()
-        if field.startswith("evaluation.")
-        and all(field in other and other[field] == value for other in others)
+        f: v
+        for f, v in first.items()
+        if f.startswith("evaluation.") and all((f, v) in other.items() for other in evaluations)
     }
 
 

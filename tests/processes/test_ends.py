@@ -21,6 +21,15 @@ def started(workdir):
     return both
 
 
+def assert_goes_on(workdir):
+    """The same command, but for its end, resumes the run."""
+    step = runs.newest(workdir)[0]
+    assert step >= 8
+    settings = LONG | {"training__num_steps": step + 4}
+    pairs.succeed(pairs.start(pairs.command(workdir, **settings)))
+    assert runs.newest(workdir)[0] == step + 4
+
+
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     workdir = tmp_path / "run"
     both = started(workdir)
@@ -31,6 +40,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     assert f"Interrupted at step {step}; saved." in ends[0][2]
     assert ends[1][2] == ""
     assert not (workdir / "training.lock").exists()
+    assert_goes_on(workdir)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -48,12 +58,7 @@ def test_a_killed_process_ends_the_other(victim, tmp_path):
     assert "Another process of the run is lost" in line or "another process is lost" in line
     assert "Traceback" not in errors
     if victim == 1:
-        # The same command, but for its end, resumes the run.
-        step = runs.newest(workdir)[0]
-        assert step >= 8
-        settings = LONG | {"training__num_steps": step + 4}
-        pairs.succeed(pairs.start(pairs.command(workdir, **settings)))
-        assert runs.newest(workdir)[0] == step + 4
+        assert_goes_on(workdir)
 
 
 def refused(first, second, status):
