@@ -3,7 +3,7 @@
   python -m experiments.run_denoiser --out=runs/ngmg_denoiser [training.num_steps=300 ...]
 
 Runs configs/sweeps/ngmg.py by gmm_diffusion.sweep, whose options it takes, and writes
-OUT/table.md; the same command goes on with what is left. About 25 minutes on two CPU cores; the
+OUT/table.md; the same command goes on with what is left. About 40 minutes on two CPU cores; the
 time comes first.
 
 Exit status: that of gmm_diffusion.sweep.
@@ -14,6 +14,7 @@ import sys
 
 from experiments import denoiser_runs, flags
 from gmm_diffusion import command_line
+from gmm_diffusion.data import digits
 from gmm_diffusion.sweep import __main__ as sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,7 +36,14 @@ def _work(argv):
     status = sweep.run([str(plan), *argv])
     if status or "--dry_run" in argv:
         return status
-    groups = denoiser_runs.read(out)
+    heldout = digits().heldout
+
+    def accuracy(run):
+        place = run.relative_to(out)
+        file = out / "accuracy" / place.with_name(f"{place.name}.npz")  # names hold points
+        return denoiser_runs.heldout_accuracy(run, heldout, file)
+
+    groups = denoiser_runs.read(out, accuracy)
     text = f"{denoiser_runs.table(groups)}\n\n{denoiser_runs.changes(groups)}"
     (out / "table.md").write_text(text + "\n")
     print(text)

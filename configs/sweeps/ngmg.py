@@ -2,9 +2,9 @@
 
     python -m experiments.run_denoiser --out=runs/ngmg_denoiser
 
-Three seeds by three rates of the classifier: a quarter, one and four times the best of its loss in
-`experiments/run_stability.py` (Adam, ordinary layers). Beside them the term at ten times the
-weight, at the best rate.
+Three seeds by five rates of the classifier: a quarter, one, 4, 16 and 64 times the best of its
+loss in `experiments/run_stability.py` (Adam, ordinary layers), so that something may diverge.
+Beside them the term at ten times the weight, at the best rate and at 16 times it.
 """
 
 SEEDS = [0, 1, 2]
@@ -30,10 +30,11 @@ def get_sweep() -> list[dict]:
     stages = [_stage("none", {}, {})]
     for loss, best in BEST.items():
         fixed = {"ngmg.weight": 0.1, "classifier.loss": loss, "classifier.normalize": False}
-        rates = [best / 4, best, 4 * best]
+        rates = [best / 4, best, 4 * best, 16 * best, 64 * best]
         stages.append(_stage(loss, fixed, {"classifier.learning_rate": rates}))
-        strong = {"ngmg.weight": 1.0, "classifier.learning_rate": best}
-        stages.append(_stage(f"{loss}_strong", fixed | strong, {}))
+        rates = [best, 16 * best]
+        strong = fixed | {"ngmg.weight": 1.0}
+        stages.append(_stage(f"{loss}_strong", strong, {"classifier.learning_rate": rates}))
     return stages
 
 
