@@ -12,6 +12,7 @@ if [ "${1:-}" = --fast ]; then
 fi
 
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-.venv/bin/python -m pip install --quiet --editable '.[test]'
+# What no test imports need not be compiled, of TensorFlow most: half a minute.
+.venv/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 
 exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
