@@ -4,7 +4,8 @@
     python -m gmm_diffusion.report runs/noise_law/points --metric density_defects sliced_wasserstein
 
 Every set of points under EDM's law for images and under the law that is fitted to the points; each
-model sampled from the highest level of images, 80, and the fitted one also from its own.
+model sampled from the highest level of images, 80, the given one also from 20, and the fitted one
+from its own.
 """
 
 SETS = ["ring", "grid", "moons", "branches", "tree", "dino"]
