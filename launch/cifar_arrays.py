@@ -13,6 +13,7 @@ import pathlib
 import sys
 import tarfile
 import tempfile
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -58,7 +59,7 @@ def main(archive: str, out: str) -> int:
         return 0
     try:
         made = arrays(pathlib.Path(archive))
-    except (OSError, ValueError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
         print(f"Error: {archive} cannot be used: {error}.", file=sys.stderr)
         return 2
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -588,6 +588,10 @@ def test_what_the_slices_refuse(tmp_path):
     done = bash(script, tmp_path / "other.tar.gz", tmp_path / "out", env=environment)
     assert done.returncode == 2
     assert "it holds readme.txt; valid are train/CLASS/*, test/CLASS/*" in done.stderr
+    whole = (tmp_path / "other.tar.gz").read_bytes()
+    (tmp_path / "other.tar.gz").write_bytes(whole[: len(whole) // 2])
+    done = bash(script, tmp_path / "other.tar.gz", tmp_path / "out", env=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = bash(script, "a", "b", env=environment | {"SLICE": "soon"})
     assert "SLICE is soon" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "other.tar.gz"]

@@ -109,6 +109,13 @@ def test_more_like_this_image(make_config, tmp_path):
     rows = model.request(f"features:{tmp_path / 'rows.npy'}", 4, first=1).weights
     np.testing.assert_allclose(rows, expected[[1, 0, 1, 0]], atol=1e-3)
     np.testing.assert_allclose(model.weights(data.heldout.x[:2]), expected, atol=1e-3)
+    # As bytes, or scaled as samples are, and nothing that would be misread.
+    pixels = data.heldout.x[:2]
+    scaled = pixels / np.float32(127.5) - 1
+    np.testing.assert_allclose(model.weights(scaled), expected, atol=1e-3)
+    for wrong in (pixels.astype(int), pixels.astype(np.float32), pixels > 99):
+        with pytest.raises(InputError, match=r"takes uint8, or floats in \[-1, 1\]\.$"):
+            model.weights(wrong)
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 9
@@ -217,6 +224,26 @@ def test_columns_of_one_value_do_not_count_and_mirror_images_have_features(make_
     np.testing.assert_array_equal(made.x, np.tile(images.train.features, (2, 1)))
 
 
+def test_columns_of_any_units_count(make_config, caplog):
+    """The mixture is that of the same columns in one unit."""
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(600, 3)) + 4 * rng.integers(0, 2, size=(600, 3))
+
+    def weights(features):
+        data = gd.data.from_arrays(rng.normal(size=(600, 2)), features=features)
+        config = make_config("toy")
+        config.data.name = "arrays"
+        config.conditioning.update(
+            kind="gmm", features="own", per_class=False, num_components=4, em_starts=1
+        )
+        return untrained(config, assembly.dataset(config, data)).weights(features)
+
+    units = [3e6, 1, 1e-3]
+    found = weights(columns * units + [5e7, 0, 1e-3])
+    np.testing.assert_allclose(found, weights(columns), atol=1e-3)
+    assert "have one value" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("fit", "covariance"),
     [("k_means", "spherical"), *(("em", kind) for kind in ("spherical", "diag", "full", "tied"))],
@@ -247,6 +274,8 @@ DECODER = """
 import numpy as np
 def grey(z):
     return z[..., :1] / 4
+def flat(z):
+    return z.reshape(len(z), -1)
 """
 
 
@@ -299,6 +328,11 @@ def test_latents_are_trained_sampled_and_scored(tmp_path, monkeypatch, run_main)
     assert status == 0, err
     assert "6 latents in" in out
     decoder = "--config.data.decoder=grey_decoder:grey"
+    with monkeypatch.context() as patch:  # Before anything is drawn.
+        patch.setattr(assembly, "sample", lambda *_: pytest.fail("sampled"))
+        flat = decoder.replace("grey_decoder:grey", "grey_decoder:flat")
+        status, out, err = run_main("--workdir=run", "--mode=sample", flat)
+    assert (status, "data.decoder returns float32 of shape (32, 80)" in err) == (2, True)
     with np.load("run/samples/train.npz") as file:
         assert (file["x"].shape, file["x"].dtype) == ((6, 4, 4, 5), np.float32)
         assert "images" not in file

@@ -89,7 +89,7 @@ def run(
     silent = cast(TextIO, standard_streams.Unfailing(None))
     progress = Progress(num_steps, step, None if first else silent)
     window = LogWindow(step, stored_window)
-    save = functools.partial(_save, parts, around, window)
+    save = functools.partial(_save, parts, around, window, progress)
     sound = step  # The newest step whose updates are known to have been good.
     noted = False
     profile = Profile(parts.path, config.training.profile)
@@ -121,14 +121,14 @@ def run(
                 metrics_log.write(step, window.flush(step, config))
             # Before the checkpoint: a run that resumes from it does not come by here again.
             if first and crossed(config.checkpoint.snapshot_every):
-                with window.paused():
+                with window.paused(), progress.paused():
                     _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
                 save(step, state)
                 processes.meet()
             interrupt.check()
             if monitor is not None and crossed(every):
-                with window.paused():
+                with window.paused(), progress.paused():
                     monitor(step, devices.unreplicate(state), poll=interrupt.check)
                     processes.meet()
     except signals.Interrupted:
@@ -200,7 +200,7 @@ def _spoilt(step):
     )
 
 
-def _save(parts, around, window, step, state):
+def _save(parts, around, window, progress, step, state):
     """Saves unless this step is stored already, or another process does it."""
     store = around.store
     if store is None:
@@ -217,7 +217,7 @@ def _save(parts, around, window, step, state):
         "jax": jax.__version__,
         "window": window.stored(),
     }
-    with window.paused():
+    with window.paused(), progress.paused():
         store.save(step, _on_host(step, state), arrays, meta)
 
 

@@ -1,9 +1,10 @@
 """What a person watches while a run goes on: a bar on a terminal, lines of text elsewhere."""
 
+import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import tqdm
@@ -70,6 +71,16 @@ class Progress:
             self._line(f"step {step}/{self._total}  loss {loss:.4g}{self._rate}{left}")
         if first or due:
             self._since, self._since_step, self._examples = now, step, 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count as training."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            if self._since is not None:
+                self._since += self._clock() - start
 
     def note(self, text: str) -> None:
         """Prints one line without breaking the bar."""

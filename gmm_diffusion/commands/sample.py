@@ -47,6 +47,8 @@ def sample(config: ConfigDict, run_dir: str) -> None:
         requests.check(terms, 0, 0)
     guidance = guides.guidance(model, path)
     decoder = latents.load_decoder(config.data.decoder) if config.data.decoder else None
+    if decoder is not None and model.fitted.latent:
+        latents.decode(decoder, np.zeros((1, *model.shape), np.float32))
     name = config.sample.name or name_of(config)
     file, picture = (path / workdir.SAMPLES / f"{name}.{kind}" for kind in ("npz", "png"))
     if processes.is_first():

@@ -109,7 +109,9 @@ def _train(config, run_dir, given, started, streams):
     # All have looked before the first one writes.
     processes.same(f"What --workdir {path} holds", lambda: {"whether a run is there": resumed})
     with _hold(path) as lock, signals.graceful(devices.highest) as interrupt:
-        data = processes.in_turn(lambda: assembly.dataset(config, given))
+        # Nothing is trained yet.
+        with interrupt.at_once(jax.process_count() == 1):
+            data = processes.in_turn(lambda: assembly.dataset(config, given))
         processes.same("The data", lambda: data_fingerprint.checksums(data))
         log.info("%s, read in %.1f s.", _described(data), time.monotonic() - started)
         checks.check(config, data, path)

@@ -154,8 +154,14 @@ def _leading(x, mean, dim):
 
 
 def _differing(mean, std, directions=None, source="data"):
-    """The transform to those features whose standard deviation is not 0, if there are any."""
-    differ = std > 1e-6 * max(std.max(), np.finfo(np.float64).tiny)
+    """The transform to those features whose standard deviation is not 0, if there are any.
+
+    A user's columns may be of any units, so that each is compared with its own size. Directions,
+    and what a network computes, are of one unit, and have rounding beside their largest.
+    """
+    computed = directions is not None or source == "classifier"
+    least = 1e-6 * std.max() if computed else 1e-7 * np.abs(mean)
+    differ = std > np.maximum(least, np.finfo(np.float32).tiny)
     scale = np.divide(1.0, std, out=np.zeros(len(std)), where=differ)
     if differ.any() and not differ.all():
         if directions is None:  # The coordinates themselves.

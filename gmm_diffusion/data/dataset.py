@@ -59,10 +59,11 @@ class Split:
             self.features.ndim != 2
             or len(self.features) != len(self.x)
             or self.features.dtype != np.float32
+            or not self.features.shape[1]
         ):
             raise InputError(
                 f"features have shape {self.features.shape} and type {self.features.dtype}; valid "
-                f"is float32 of shape ({len(self.x)}, F)."
+                f"is float32 of shape ({len(self.x)}, F), F at least 1."
             )
         if self.attributes is None:
             return

@@ -33,7 +33,7 @@ def load_decoder(spec: str) -> Decoder:
         sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # A user's module may fail in any way.
+    except (Exception, SystemExit) as error:  # A user's module may fail in any way.
         raise InputError(
             f"data.decoder is {spec!r}, which cannot be imported ({type(error).__name__}: {error})."
         ) from error

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 import numpy as np
-import tqdm
 
-from gmm_diffusion import extras
+from gmm_diffusion import extras, stages
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.memory import free_memory
 
@@ -96,14 +95,13 @@ class Streamed:
         return out
 
     def held(self, name: str) -> np.ndarray:
-        """All of them in memory; many with a bar of that name, on a terminal."""
+        """All of them in memory, with a bar of that name on a terminal, and else with lines."""
         out = np.empty(self.shape, np.uint8)
-        quiet = None if len(self) >= _MANY else True
-        with tqdm.tqdm(desc=name, total=len(self), disable=quiet) as bar:
-            for start in range(0, len(self), _BLOCK):
-                block = self[start : start + _BLOCK]
-                out[start : start + _BLOCK] = block
-                bar.update(len(block))
+        starts = range(0, len(self), _BLOCK)
+        with stages.watched(name, len(starts), shown=len(self) >= _MANY) as tick:
+            for start in starts:
+                tick()
+                out[start : start + _BLOCK] = self[start : start + _BLOCK]
         return out
 
     def __array__(self, dtype=None, copy=None):

@@ -85,14 +85,19 @@ def _check_statistics(config, data):
     stored, known = stored_statistics(config), known_features(config, data)
     if stored is None:
         return
-    resolution = "x".join(map(str, _one_shown(data).shape))
+    shown = _one_shown(data)
+    resolution = "x".join(map(str, shown.shape))
     if stored.resolution != resolution:
         raise InputError(
             f"evaluation.statistics are of examples of {stored.resolution or 'unknown shape'}; "
             f"those of {data.name} are {resolution}."
         )
-    judged = config.evaluation.features == "judge" and data.is_image and judges.can_judge(data)
+    judged = config.evaluation.features == "judge" and shown.is_image and judges.can_judge(data)
     if known is None and not judged and data.decoder is None:
         known = make_extractor("pca", data)
-    if known is not None and known.id != stored.extractor:
+    if known is not None:
+        fits = known.id == stored.extractor
+    else:  # The judges, or the pictures of all examples, would have to be made first.
+        fits = stored.extractor.startswith("judge:") == judged
+    if not fits:
         raise other_features(stored)

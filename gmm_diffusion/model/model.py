@@ -29,6 +29,8 @@ from gmm_diffusion.types import Array, Condition, Poll, PyTree
 
 # Where sampling starts in EDM (arXiv 2206.00364).
 _SIGMA_MAX = 80.0
+# Of a float image in [-1, 1]; samples leave it a little.
+_LARGEST_PIXEL = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,10 +270,17 @@ class Model:
                 f"shape (N, {', '.join(map(str, shape))})."
             )
         # What is not stored as bytes may not be scaled as bytes.
-        if own or self.fitted.latent or len(shape) != 3:
+        pictures = not (own or self.fitted.latent) and len(shape) == 3
+        if not pictures:
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise InputError(f"{name} holds a value that is not finite; valid are numbers.")
+        scaled = x.dtype.kind == "f" and np.abs(x).max() <= _LARGEST_PIXEL
+        if pictures and x.dtype != np.uint8 and not scaled:
+            raise InputError(
+                f"{name} holds images of type {x.dtype} from {x.min()} to {x.max()}; this model "
+                "takes uint8, or floats in [-1, 1]."
+            )
         if transform.source == "data":
             x = self.center(x)
         elif transform.source == "classifier":

@@ -57,6 +57,19 @@ def test_a_resumed_run_counts_only_its_own_steps():
     assert stream.getvalue().splitlines()[-1].endswith("2 images/s  0:00:40 left")
 
 
+def test_what_is_not_training_does_not_count():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(100, 0, stream, every_seconds=10, clock=clock)
+    with progress.paused():  # Before the clock starts.
+        clock.now += 50
+    for step in (1, 2, 3):
+        progress.update(step, 1.0, 30)
+        with progress.paused():
+            clock.now += 1000
+        clock.now += 5
+    assert stream.getvalue().splitlines()[1:] == ["step 3/100  loss 1  6 images/s  0:08:05 left"]
+
+
 def test_notes_are_lines_of_their_own():
     stream = io.StringIO()
     Progress(10, 0, stream).note("Interrupted.")

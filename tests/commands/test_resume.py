@@ -154,26 +154,21 @@ def unconditional(make_config):
 
 def test_a_signal_before_training_ends_the_fit_at_once(make_config, tmp_path, monkeypatch):
     config, ended = unconditional(make_config), []
-    read = train.assembly.dataset
 
-    def fit(*args):
+    def work(*args):
         ended.append(args)
 
-    def signalled(work):
-        def do(*args):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return work(*args)
-
-        return do
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return work(*args)
 
     # While data are read, and while conditions are fitted to them.
-    for place, name, work in (
-        (train.assembly, "dataset", read),
-        (train.initialisation, "fit_with_weights", fit),
+    for place, name in (
+        (train.assembly, "dataset"),
+        (train.initialisation, "fit_with_weights"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(train.initialisation, "fit_with_weights", fit)
-            patch.setattr(place, name, signalled(work))
+            patch.setattr(place, name, signalled)
             with pytest.raises(signals.Interrupted):
                 train.train(config, tmp_path / "run")
         assert not ended

@@ -175,6 +175,7 @@ REFUSED = {
     "a number": ({"decoder": "decoders:NUMBER"}, {}, "which is no function"),
     "fails": ({"decoder": "decoders:fails"}, {}, "fails on latents of shape .* .ZeroDivisionError"),
     "other shape": ({"decoder": "decoders:flat"}, {}, r"returns float32 of shape .32, 32. for 32"),
+    "ends": ({"decoder": "ending:f"}, {}, "cannot be imported .SystemExit: 3"),
     "not finite": ({"decoder": "decoders:nan"}, {}, "a value that is not finite"),
     "decodes images": (
         {"decoder": "decoders:good", "data_dir": "images.npz"},
@@ -203,6 +204,7 @@ def place(tmp_path, monkeypatch):
     """Latents, vectors and images, and a module of decoders in the current directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "decoders.py").write_text(DECODERS)
+    (tmp_path / "ending.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "decoders", raising=False)
     np.savez("latents.npz", x=RNG.normal(size=(NUM, 4, 4, 2)))

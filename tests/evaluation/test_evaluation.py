@@ -555,3 +555,8 @@ def test_stored_statistics_stand_for_the_training_split(digits, path, score):
     frechet.save(features.statistics(make_extractor("pca", data), heldout.x), path / "mine.npz")
     with pytest.raises(InputError, match=r"evaluation\.statistics are of the features pca"):
         score((config, data, fitted), path, to_float(heldout.x), None)
+    # A judge takes long to train, and so this is known before there is one.
+    with pytest.raises(InputError, match=r"evaluation\.statistics are of the features pca"):
+        checks.check(config, data)
+    config.evaluation.features = "pca"
+    checks.check(config, data)
