@@ -56,6 +56,7 @@ ALLOWED = {
         "mixture",
         "npz_files",
         "paths",
+        "stages",
     },
     "metrics": {
         "devices",
