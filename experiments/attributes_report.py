@@ -103,7 +103,8 @@ def _losses(cells):
                     markdown.mean(variation[np.isfinite(variation)], 2),
                 ]
             )
-    head = ["wrong labels", "optimiser", "loss", "best rate", "range of rates, powers of ten"]
+    head = ["wrong labels", "optimiser", "loss", "best rate"]
+    head += ["range of rates (95 % of sensitivity + specificity - 1), powers of ten"]
     head += ["balanced accuracy", f"change from {BASELINE}", "failed"]
     head += ["held-out at a matched fit", "gradient variation"]
     return markdown.table(head, rows) + "\n\n" + comparisons.note(against, BASELINE)

@@ -27,11 +27,11 @@ _TITLES = {
 } | {name: name.replace("_", " ") for name in METRICS}
 
 
-def heldout_accuracy(run: pathlib.Path, heldout: Split, file: pathlib.Path) -> float:
-    """How many held-out images the classifier of a run reads right, of its average; kept in a file.
+def heldout_accuracy(run: pathlib.Path, heldout: Split, folder: pathlib.Path) -> float:
+    """The share of held-out images that the classifier of a run reads right, by its average.
 
     An image is read as the class whose components have the largest share together; where a share
-    is not finite it counts as wrong.
+    is not finite it counts as wrong. What is found of a step is kept in the folder.
     """
 
     def compute():
@@ -43,6 +43,8 @@ def heldout_accuracy(run: pathlib.Path, heldout: Split, file: pathlib.Path) -> f
         right = np.isfinite(by_class).all(axis=1) & (by_class.argmax(axis=1) == heldout.label)
         return {"accuracy": right.mean()}
 
+    step = json.loads(workdir.evaluation_path(run).read_text())["step"]
+    file = folder / f"{run.name}-step{step}.npz"
     return float(kept.arrays(file, run.name, compute)["accuracy"])
 
 
@@ -95,18 +97,22 @@ def _one(path, result, accuracy):
     }
     curves = Curves(column["denoising_loss"][None], norm[None], np.array([accuracy]))
     measured = stability.measure(curves, CHANCE)
-    skipped = rows[-1]["nonfinite"]
-    return values | {
-        "diverged": bool(measured.diverged[0]) or skipped > 0,
-        "accuracy": accuracy,
+    diverged = bool(measured.diverged[0]) or rows[-1]["nonfinite"] > 0
+    steady = {
         "variation": float(measured.variation[0]),
         "largest": float(measured.largest[0]),
         "spikes": 100 * float(measured.spikes[0]),
     }
+    # What has diverged may be calm since.
+    steady = {name: np.nan if diverged else value for name, value in steady.items()}
+    return values | steady | {"diverged": diverged, "accuracy": accuracy}
 
 
 def table(groups: dict[tuple[str, float, float], list[dict]]) -> str:
-    """Markdown, one row a loss, weight and rate: means ± half of Student's 95 % interval."""
+    """Markdown, one row a loss, weight and rate: means ± half of Student's 95 % interval.
+
+    Gradients and spikes are of the runs that did not diverge.
+    """
     rows = []
     for (loss, weight, rate), runs in sorted(groups.items()):
         columns = [np.array([run[name] for run in runs]) for name in _TITLES]

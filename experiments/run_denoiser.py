@@ -39,12 +39,12 @@ def _work(argv):
     heldout = digits().heldout
 
     def accuracy(run):
-        place = run.relative_to(out)
-        file = out / "accuracy" / place.with_name(f"{place.name}.npz")  # names hold points
-        return denoiser_runs.heldout_accuracy(run, heldout, file)
+        folder = out / "accuracy" / run.relative_to(out).parent
+        return denoiser_runs.heldout_accuracy(run, heldout, folder)
 
     groups = denoiser_runs.read(out, accuracy)
-    text = f"{denoiser_runs.table(groups)}\n\n{denoiser_runs.changes(groups)}"
+    steady = "Gradients and spikes are of the runs that did not diverge."
+    text = f"{denoiser_runs.table(groups)}\n\n{steady}\n\n{denoiser_runs.changes(groups)}"
     (out / "table.md").write_text(text + "\n")
     print(text)
     return 0

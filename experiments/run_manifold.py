@@ -4,7 +4,7 @@
 
 Learns the position of a circle (or a line) in 10 dimensions by gradient descent on W1, NGMG, KL and
 JS, each at 14 rates and 5 seeds. Writes OUT/SHAPE.md, OUT/SHAPE.png and OUT/SHAPE/*.npz; the same
-command goes on with what is left. A minute on two CPU cores.
+command goes on with what is left. Two or three minutes on two CPU cores.
 
   --out=DIR         of the whole experiment
   --shapes=A,B      line, circle

@@ -25,7 +25,8 @@ from experiments import flags, kept, occupancy, occupancy_report, stoppable, tre
 from gmm_diffusion import assembly, mixture
 from gmm_diffusion.errors import InputError
 from gmm_diffusion.metrics.vector_scores import VectorScores
-from gmm_diffusion.runs.workdir import read_config
+from gmm_diffusion.runs import storage
+from gmm_diffusion.runs.workdir import CHECKPOINTS, read_config
 
 # On one CPU core: seconds for the samples of one way, and their scores.
 _SECONDS = 25.0
@@ -68,6 +69,9 @@ def _work(arguments, poll):
         raise InputError(
             f"--out is {out}; it holds no main/seed*, models of configs/sweeps/tree.py."
         )
+    guides = {str(way["guide"]) for way in WAYS.values() if "guide" in way}
+    for run_dir in [out / stage / f"seed{seed}" for stage in ("main", *guides) for seed in seeds]:
+        _check_finished(run_dir)
     todo = [
         (seed, way)
         for seed in seeds
@@ -106,6 +110,16 @@ def _work(arguments, poll):
     text += f"\n\nOf {len(trees[0].weights)} components {num} draws leave {empty:.0f} empty."
     (out / "occupancy.md").write_text(text + "\n")
     print(f"{text}\nWritten to {out / 'occupancy.md'}.")
+
+
+def _check_finished(run_dir):
+    """What is measured is kept for good, and so must be the finished models."""
+    wanted = read_config(run_dir).training.num_steps
+    step = storage.last_complete_step(run_dir / CHECKPOINTS)
+    if step != wanted:
+        raise InputError(
+            f"{run_dir} is at step {step or 0} of {wanted}; the sweep must be finished."
+        )
 
 
 def _file(out, seed, way):

@@ -59,7 +59,7 @@ def measure(curves: Curves, chance: float) -> Measures:
         least = np.maximum(running_median(losses), _FLOOR * losses[:, :1])
         return Measures(
             diverged=~finite | (curves.accuracy < 2 * chance),
-            spikes=(losses[:, 1:] > SPIKE * least).mean(axis=1),
+            spikes=np.where(finite, (losses[:, 1:] > SPIKE * least).mean(axis=1), np.nan),
             variation=np.where(usable, relative.std(axis=1) / relative.mean(axis=1), np.nan),
             largest=np.where(usable, relative.max(axis=1), np.nan),
             raw_mean=np.where(usable, norms.mean(axis=1), np.nan),

@@ -40,7 +40,8 @@ def get_sweep() -> list[dict]:
         {
             "name": "main",
             "config": CONFIG,
-            "fixed": TRAINING | {"evaluation.blocks": 2},
+            # One set of judges for all seeds.
+            "fixed": TRAINING | {"evaluation.blocks": 2, "evaluation.judge_dir": ".."},
             "grid": {"training.seed": SEEDS},
             "points": points,
             "minutes": (4.0, 0.6),

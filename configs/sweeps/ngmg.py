@@ -8,8 +8,9 @@ Beside them the term at ten times the weight, at the best rate and at 16 times i
 """
 
 SEEDS = [0, 1, 2]
-# Loss -> best rate.
-BEST = {"ngmg": 2.0**-7, "cross_entropy": 2.0**-7}
+LOSSES = ["ngmg", "cross_entropy"]
+# Of both, so that they are compared at the same rates.
+BEST = 2.0**-7
 SMALL = {
     "network.channels": 16,
     "training.num_steps": 600,
@@ -22,17 +23,19 @@ SMALL = {
     "checkpoint.every": 600,
     "checkpoint.snapshot_every": 0,
     "evaluation.blocks": 1,
+    # One set of judges for all stages.
+    "evaluation.judge_dir": "../..",
 }
 
 
 def get_sweep() -> list[dict]:
     """The baseline first."""
     stages = [_stage("none", {}, {})]
-    for loss, best in BEST.items():
+    for loss in LOSSES:
         fixed = {"ngmg.weight": 0.1, "classifier.loss": loss, "classifier.normalize": False}
-        rates = [best / 4, best, 4 * best, 16 * best, 64 * best]
+        rates = [BEST / 4, BEST, 4 * BEST, 16 * BEST, 64 * BEST]
         stages.append(_stage(loss, fixed, {"classifier.learning_rate": rates}))
-        rates = [best, 16 * best]
+        rates = [BEST, 16 * BEST]
         strong = fixed | {"ngmg.weight": 1.0}
         stages.append(_stage(f"{loss}_strong", strong, {"classifier.learning_rate": rates}))
     return stages

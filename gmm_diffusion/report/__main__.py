@@ -65,9 +65,9 @@ def _report(arguments):
             if arguments.heatmap:
                 figure = plots.heatmap(having, fields, metric, arguments.heatmap)
             elif arguments.x:
-                figure = plots.curves(having, fields, metric, arguments.x)
+                figure = plots.curves(having, fields, metric, arguments.x, bool(arguments.against))
             else:
-                figure = plots.bars(having, fields, metric)
+                figure = plots.bars(having, fields, metric, bool(arguments.against))
             plots.save(figure, temporary)
     print(text)
     for line in skipped:

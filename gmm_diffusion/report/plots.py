@@ -10,16 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gmm_diffusion.report.summary import Group
-from gmm_diffusion.report.table import short_names, show
+from gmm_diffusion.report.table import COSTS, short_names, show
 
 
-def curves(groups: list[Group], fields: list[str], metric: str, x: str) -> Figure:
+def curves(
+    groups: list[Group], fields: list[str], metric: str, x: str, changes: bool = False
+) -> Figure:
     """The metric against the setting `x`, one line for each combination of the other fields.
 
-    The band is the interval of the mean; dashed is real held-out data.
+    The band is the interval of the mean; dashed is real held-out data, or of `changes` none.
     """
     at = fields.index(x)
-    figure, axes = _figure(metric)
+    figure, axes = _figure(_axis(metric, changes))
     axes.set_xlabel(x)
     lines: dict[str, list[Group]] = {}
     for group in groups:
@@ -37,15 +39,15 @@ def curves(groups: list[Group], fields: list[str], metric: str, x: str) -> Figur
         axes.fill_between(place, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
     if not numeric:
         axes.set_xticks(range(len(ticks)), ticks)
-    _floor(axes.axhline, groups, metric)
+    _floor(axes.axhline, groups, metric, changes)
     axes.legend(title=_title(fields, {at}), fontsize="small")
     return figure
 
 
-def bars(groups: list[Group], fields: list[str], metric: str) -> Figure:
-    """One bar a group, with the interval of its mean; dashed is real held-out data."""
+def bars(groups: list[Group], fields: list[str], metric: str, changes: bool = False) -> Figure:
+    """One bar a group, with the interval of its mean; dashed is as in `curves`."""
     figure, axes = _figure(metric, height=1.5 + 0.35 * len(groups), name_axis=False)
-    axes.set_xlabel(metric)
+    axes.set_xlabel(_axis(metric, changes))
     axes.set_title(_title(fields, set()), fontsize="medium")
     means = [group.metrics[metric].mean for group in groups]
     halves = [group.metrics[metric].half or 0.0 for group in groups]
@@ -53,7 +55,7 @@ def bars(groups: list[Group], fields: list[str], metric: str) -> Figure:
     names = [_label(group, fields, set()) or "the run" for group in groups]
     axes.set_yticks(range(len(groups)), names)
     axes.invert_yaxis()
-    _floor(axes.axvline, groups, metric)
+    _floor(axes.axvline, groups, metric, changes)
     axes.legend(fontsize="small")
     return figure
 
@@ -106,10 +108,17 @@ def _figure(metric, height=4.5, name_axis=True):
     return figure, axes
 
 
-def _floor(line: Callable, groups, metric):
+def _axis(metric, changes):
+    return f"change of {metric}" if changes else metric
+
+
+def _floor(line: Callable, groups, metric, changes):
+    name = "one step after another" if metric in COSTS else "real held-out data"
     floors = dict.fromkeys(group.metrics[metric].floor for group in groups)
+    if changes:
+        name, floors = "no change", {0.0: None}
     for i, floor in enumerate(floors):
-        label = "real held-out data" if i == 0 else None
+        label = name if i == 0 else None
         line(floor, linestyle="--", color="0.5", linewidth=1, zorder=0, label=label)
 
 

@@ -17,6 +17,7 @@ ONE_SEED = (
 
 # Their floor is that of one step after another, which depends on the sampler.
 COSTS = ("rounds", "evaluations")
+COST = "In brackets behind {} is what the same sampler takes one step after another."
 UNEVEN = (
     "The floor of {} is not the same in every row: other data, another split, or judges that were "
     "trained apart (evaluation.judge_dir shares them)."
@@ -86,6 +87,8 @@ def markdown(
     uneven = [m for m, values in floors.items() if values and max(values) - min(values) > 1e-9]
     if uneven and not against:
         notes.append(UNEVEN.format(", ".join(uneven)))
+    if costs := [name for name in metrics if name in COSTS and not against]:
+        notes.append(COST.format(" and ".join(costs)))
     if left_out:
         notes.append(f"Differ with the kind of their group alone: {', '.join(left_out)}.")
     return "\n".join([*lines, "", *notes])

@@ -184,7 +184,12 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     config.data.update(name="toy", toy_name="branches", num_train=2000, num_heldout=1000)
     config.network.name = "mlp"
     for seed in (0, 1):
-        write_config(config, tmp_path / "main" / f"seed{seed}")
+        for stage in ("main", "guide"):
+            write_config(config, tmp_path / stage / f"seed{seed}")
+    steps = {"main": config.training.num_steps, "guide": 7}
+    monkeypatch.setattr(
+        run_occupancy.storage, "last_complete_step", lambda path: steps[path.parents[1].name]
+    )
     calls = []
 
     def model_samples(run_dir, guidance, label, num):
@@ -202,6 +207,10 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     ways = {k: run_occupancy.WAYS[k] for k in ("no guidance", "by a smaller model, w = 2")}
     monkeypatch.setattr(run_occupancy, "WAYS", ways)
     arguments = [f"--out={tmp_path}", "--num=300"]
+    assert run_occupancy.run(arguments) == 2
+    wanted = f"seed0 is at step 7 of {config.training.num_steps}; the sweep must be finished"
+    assert wanted in capsys.readouterr().err
+    steps["guide"] = config.training.num_steps
     assert run_occupancy.run([*arguments, "--dry_run"]) == 0
     assert "8 ways left" in capsys.readouterr().out
     assert run_occupancy.run(arguments) == 0

@@ -399,6 +399,15 @@ def test_bars_have_one_for_each_group(groups):
     widths = [patch.get_width() for patch in axes.patches]
     np.testing.assert_allclose(widths, [group.metrics["frechet_360"].mean for group in found])
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["real held-out data"]
+    (changes,) = plots.bars(found, fields, "frechet_360", changes=True).axes
+    assert changes.get_xlabel() == "change of frechet_360"
+    assert [t.get_text() for t in changes.get_legend().get_texts()] == ["no change"]
+    rounds = [dataclasses.replace(g, metrics={"rounds": g.metrics["frechet_360"]}) for g in found]
+    (costs,) = plots.bars(rounds, fields, "rounds").axes
+    assert [t.get_text() for t in costs.get_legend().get_texts()] == ["one step after another"]
+    note = "In brackets behind rounds is what the same sampler takes one step after another."
+    assert note in table.markdown(rounds, fields, ["rounds"])
+    assert note not in table.markdown(found, fields, ["frechet_360"])
     (alone,) = plots.bars([dataclasses.replace(found[0], key=())], [], "frechet_360").axes
     assert [tick.get_text() for tick in alone.get_yticklabels()] == ["the run"]
 
