@@ -1,8 +1,7 @@
 """The metrics between two lines of a run's log."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,21 @@ class LogWindow:
     Args:
       first_step: where the run, or what goes on of it, begins.
       stored: the window that a checkpoint took along.
+      clock: seconds; a `TrainingClock` leaves out what is not training.
 
     Attributes:
       first_step: as given.
     """
 
-    def __init__(self, first_step: int, stored: Mapping[str, Any] | None = None):
-        self.first_step = first_step
+    def __init__(
+        self,
+        first_step: int,
+        stored: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.first_step, self._clock = first_step, clock
         self._rows: list[Mapping[str, np.ndarray]] = []
-        self._last, self._time = first_step, time.monotonic()
+        self._last, self._time = first_step, clock()
         if stored is not None:
             self._last = stored["last"]
             self._time -= stored["seconds"]
@@ -41,7 +46,7 @@ class LogWindow:
         joined = {name: np.concatenate([row[name] for row in self._rows]) for name in names}
         return {
             "last": self._last,
-            "seconds": time.monotonic() - self._time,
+            "seconds": self._clock() - self._time,
             "rows": {name: values.tolist() for name, values in joined.items()},
             "dtypes": {name: str(values.dtype) for name, values in joined.items()},
         }
@@ -52,7 +57,7 @@ class LogWindow:
 
     def flush(self, step: int, config: ConfigDict) -> dict[str, float]:
         """The line of the log at `step`, after which a new window begins."""
-        rate = (step - self._last) / (time.monotonic() - self._time)
+        rate = (step - self._last) / (self._clock() - self._time)
         means = {
             name: float(np.concatenate([row[name] for row in self._rows]).mean())
             for name in self._rows[0]
@@ -66,14 +71,5 @@ class LogWindow:
         for part, schedule in assembly.learning_rates(config).items():
             means[f"learning_rate/{part}"] = float(schedule(count))
         means |= {f"device_memory/{name}": value for name, value in devices.memory().items()}
-        self._rows, self._last, self._time = [], step, time.monotonic()
+        self._rows, self._last, self._time = [], step, self._clock()
         return means
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time inside does not count as training."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._time += time.monotonic() - start

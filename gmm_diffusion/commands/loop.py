@@ -19,6 +19,7 @@ from gmm_diffusion.commands.log_window import LogWindow
 from gmm_diffusion.commands.parts import Parts
 from gmm_diffusion.commands.profile import Profile
 from gmm_diffusion.commands.progress import Progress
+from gmm_diffusion.commands.training_clock import TrainingClock
 from gmm_diffusion.errors import RunError
 from gmm_diffusion.model.fitted import to_arrays
 from gmm_diffusion.random_keys import Run
@@ -87,9 +88,10 @@ def run(
     next_batches = step_batches.source(parts)
     state = devices.replicate(state)
     silent = cast(TextIO, standard_streams.Unfailing(None))
-    progress = Progress(num_steps, step, None if first else silent)
-    window = LogWindow(step, stored_window)
-    save = functools.partial(_save, parts, around, window, progress)
+    clock = TrainingClock()
+    progress = Progress(num_steps, step, None if first else silent, clock=clock)
+    window = LogWindow(step, stored_window, clock)
+    save = functools.partial(_save, parts, around, window, clock)
     sound = step  # The newest step whose updates are known to have been good.
     noted = False
     profile = Profile(parts.path, config.training.profile)
@@ -121,14 +123,14 @@ def run(
                 metrics_log.write(step, window.flush(step, config))
             # Before the checkpoint: a run that resumes from it does not come by here again.
             if first and crossed(config.checkpoint.snapshot_every):
-                with window.paused(), progress.paused():
+                with clock.paused():
                     _write_snapshot(parts, step, state)
             if crossed(config.checkpoint.every):
                 save(step, state)
                 processes.meet()
             interrupt.check()
             if monitor is not None and crossed(every):
-                with window.paused(), progress.paused():
+                with clock.paused():
                     monitor(step, devices.unreplicate(state), poll=interrupt.check)
                     processes.meet()
     except signals.Interrupted:
@@ -200,7 +202,7 @@ def _spoilt(step):
     )
 
 
-def _save(parts, around, window, progress, step, state):
+def _save(parts, around, window, clock, step, state):
     """Saves unless this step is stored already, or another process does it."""
     store = around.store
     if store is None:
@@ -217,7 +219,7 @@ def _save(parts, around, window, progress, step, state):
         "jax": jax.__version__,
         "window": window.stored(),
     }
-    with window.paused(), progress.paused():
+    with clock.paused():
         store.save(step, _on_host(step, state), arrays, meta)
 
 

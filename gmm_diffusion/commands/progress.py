@@ -1,10 +1,9 @@
 """What a person watches while a run goes on: a bar on a terminal, lines of text elsewhere."""
 
-import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TextIO
 
 import tqdm
@@ -23,7 +22,7 @@ class Progress:
       initial_step: where it begins, above 0 for a resumed run.
       stream: None for standard error; a terminal gets a bar, anything else lines.
       every_seconds: least time between two lines.
-      clock: seconds, for tests.
+      clock: seconds; a `TrainingClock` leaves out what is not training.
     """
 
     def __init__(
@@ -71,16 +70,6 @@ class Progress:
             self._line(f"step {step}/{self._total}  loss {loss:.4g}{self._rate}{left}")
         if first or due:
             self._since, self._since_step, self._examples = now, step, 0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time inside does not count as training."""
-        start = self._clock()
-        try:
-            yield
-        finally:
-            if self._since is not None:
-                self._since += self._clock() - start
 
     def note(self, text: str) -> None:
         """Prints one line without breaking the bar."""

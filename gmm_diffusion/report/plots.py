@@ -114,9 +114,9 @@ def _axis(metric, changes):
 
 def _floor(line: Callable, groups, metric, changes):
     name = "one step after another" if metric in COSTS else "real held-out data"
-    floors = dict.fromkeys(group.metrics[metric].floor for group in groups)
+    floors = list(dict.fromkeys(group.metrics[metric].floor for group in groups))
     if changes:
-        name, floors = "no change", {0.0: None}
+        name, floors = "no change", [0.0]
     for i, floor in enumerate(floors):
         label = name if i == 0 else None
         line(floor, linestyle="--", color="0.5", linewidth=1, zorder=0, label=label)

@@ -3,6 +3,7 @@
 import io
 
 from gmm_diffusion.commands.progress import Progress
+from gmm_diffusion.commands.training_clock import TrainingClock
 
 
 class Clock:
@@ -59,12 +60,13 @@ def test_a_resumed_run_counts_only_its_own_steps():
 
 def test_what_is_not_training_does_not_count():
     clock, stream = Clock(), io.StringIO()
-    progress = Progress(100, 0, stream, every_seconds=10, clock=clock)
-    with progress.paused():  # Before the clock starts.
+    training = TrainingClock(clock)
+    progress = Progress(100, 0, stream, every_seconds=10, clock=training)
+    with training.paused():  # Before the first update.
         clock.now += 50
     for step in (1, 2, 3):
         progress.update(step, 1.0, 30)
-        with progress.paused():
+        with training.paused():
             clock.now += 1000
         clock.now += 5
     assert stream.getvalue().splitlines()[1:] == ["step 3/100  loss 1  6 images/s  0:08:05 left"]

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import sys
-import types
 
 import jax
 import numpy as np
@@ -15,8 +14,9 @@ import pytest
 from gmm_diffusion import assembly
 from gmm_diffusion import config as config_lib
 from gmm_diffusion.assembly import load as load_lib
-from gmm_diffusion.commands import log_window, loop, step_batches, train
+from gmm_diffusion.commands import loop, step_batches, train
 from gmm_diffusion.commands.log_window import LogWindow
+from gmm_diffusion.commands.training_clock import TrainingClock
 from gmm_diffusion.conditioning import KINDS
 from gmm_diffusion.data import batches
 from gmm_diffusion.errors import InputError, RunError
@@ -146,7 +146,7 @@ def test_the_rate_is_of_training_alone_and_devices_memory_is_logged(
         now[0] += 1000
         return original(*args)
 
-    monkeypatch.setattr(log_window, "time", types.SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(loop, "TrainingClock", lambda: TrainingClock(monotonic))
     monkeypatch.setattr(loop, "_on_host", on_host)
     monkeypatch.setattr(train.devices, "memory", lambda: {"bytes_in_use": 5})
     train.train(config, tmp_path / "run")

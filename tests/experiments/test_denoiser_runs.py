@@ -59,9 +59,12 @@ def test_runs_are_read_and_averaged(tmp_path):
 
 @pytest.mark.parametrize(("accuracy", "diverged"), [(0.19, True), (0.21, False)])
 def test_a_classifier_that_reads_less_than_twice_chance_has_diverged(tmp_path, accuracy, diverged):
-    make_run(tmp_path / "a", 0.1, "ngmg", [1] * 4, [1] * 4, 0.9)
+    make_run(tmp_path / "a", 0.1, "ngmg", [1] * 4, [1, 1, 1, 4], 0.9)
     ((run,),) = denoiser_runs.read(tmp_path, lambda _: accuracy).values()
     assert run["diverged"] is diverged
+    # The last of three losses that have others before them.
+    spikes = float("nan") if diverged else 100 / 3
+    assert run["spikes"] == pytest.approx(spikes, nan_ok=True)
 
 
 def test_the_accuracy_is_of_classes_and_is_kept(tmp_path, monkeypatch):
