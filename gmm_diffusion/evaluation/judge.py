@@ -1,10 +1,12 @@
 """The judges of a run: trained once, and no classifier that taught or guided the model."""
 
+import contextlib
+import fcntl
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,6 +21,8 @@ from gmm_diffusion.types import Poll, PyTree
 
 log = logging.getLogger(__name__)
 
+_WAIT_SECONDS = 0.5
+
 
 def panel_of(
     config: ConfigDict, data: Dataset, path: pathlib.Path, poll: Poll | None = None
@@ -26,7 +30,8 @@ def panel_of(
     """The run's judges, trained once and kept in its folder; `poll` is called while they train.
 
     They are trained as many at a time as there are devices, and kept when those are done: work that
-    is stopped goes on with the next ones.
+    is stopped goes on with the next ones. Of runs that share a folder one trains them, and the
+    others wait for it.
     """
     group = config.evaluation
     file = paths.within(path, group.judge_dir) / JUDGE
@@ -49,19 +54,53 @@ def panel_of(
     panel = kept()
     if len(panel) == len(settings):
         return panel
-    left = len(settings) - len(panel)
-    updates = left * judges.num_updates(data, **options)
-    with stages.watched("Training judges", updates, poll) as tick:
-        for judge in judges.each_judge(data, left, group.judge_seed + len(panel), tick, **options):
-            # Another run beside this one may have been first: the same judges for all.
-            theirs = kept()
-            if len(theirs) == len(settings):
-                return theirs
-            panel = (*panel, judge)
-            if len(theirs) < len(panel):
-                judges.save(panel, file)
+    with _alone(file, poll):
+        panel = kept()
+        left = len(settings) - len(panel)
+        if not left:
+            return panel
+        updates = left * judges.num_updates(data, **options)
+        first = group.judge_seed + len(panel)
+        with stages.watched("Training judges", updates, poll) as tick:
+            for judge in judges.each_judge(data, left, first, tick, **options):
+                # Where a disk has no locks another run may have been first: the same for all.
+                theirs = kept()
+                if len(theirs) == len(settings):
+                    return theirs
+                panel = (*panel, judge)
+                if len(theirs) < len(panel):
+                    judges.save(panel, file)
     log.info("Judges: %.1f %% of held-out examples right.", 100 * _accuracy(panel))
     return panel
+
+
+@contextlib.contextmanager
+def _alone(file: pathlib.Path, poll: Poll | None) -> Iterator[None]:
+    """Waits until no other process is within it for the same file; never where none can lock."""
+    if paths.in_bucket(file):
+        yield
+        return
+    beside = file.with_suffix(".lock")
+    with beside.open("w") as lock:
+        told = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    log.info("Another process trains the judges of %s; waiting for it.", file)
+                    told = True
+                if poll is not None:
+                    poll()
+                time.sleep(_WAIT_SECONDS)
+            except OSError:  # A file system without locks.
+                break
+        try:
+            yield
+        finally:
+            # Who opened it already waits on; the judges are kept by now, so none is needed.
+            beside.unlink(missing_ok=True)
 
 
 def _accuracy(panel):

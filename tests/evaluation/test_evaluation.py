@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import shutil
 from types import SimpleNamespace
@@ -172,6 +173,44 @@ def test_the_judges_are_kept_and_replaced_when_they_do_not_fit(digits, path, mon
     config.evaluation.judge_seed = 1001
     assert hashes(judge_lib.panel_of(config, data, path)) == hashes(kept)[1:]
     assert fitted == [2, 1, 1]
+
+
+def test_of_two_runs_one_trains_the_judges_and_the_other_waits(digits, path, monkeypatch, caplog):
+    """Both trained them, when a sweep of two at a time came to its first evaluations."""
+    config, data, _ = digits
+    kept = judges.load(path / "judge.npz")
+    (path / "judge.npz").unlink()
+    monkeypatch.setattr(judges, "each_judge", lambda *_, **__: pytest.fail("trained twice"))
+    monkeypatch.setattr(judge_lib, "_WAIT_SECONDS", 0.01)
+    caplog.set_level("INFO")
+    waited = []
+    with (path / "judge.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def poll():
+            waited.append(True)
+            if len(waited) == 3:
+                judges.save(kept, path / "judge.npz")
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        panel = judge_lib.panel_of(config, data, path, poll)
+    assert [judge.hash for judge in panel] == [judge.hash for judge in kept]
+    assert len(waited) == 3
+    assert caplog.text.count("Another process trains the judges") == 1
+    assert not (path / "judge.lock").exists()
+
+
+def test_who_waits_for_judges_can_be_stopped(digits, path):
+    config, data, _ = digits
+    (path / "judge.npz").unlink()
+
+    def stop():
+        raise InterruptedError
+
+    with (path / "judge.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InterruptedError):
+            judge_lib.panel_of(config, data, path, stop)
 
 
 def test_metrics_are_means_over_judges(digits, path, score):
