@@ -24,7 +24,8 @@ def watched(
 ) -> Iterator[Poll]:
     """Yields what is called before each of `total` parts of the work; it calls `poll` first.
 
-    Work that is done sooner than the first line is due prints none.
+    Work that is done sooner than the first line is due prints none. How long is left is told from
+    what the parts after the first one took.
 
     Args:
       name: of the work, with which its lines begin.
@@ -36,22 +37,30 @@ def watched(
       clock: seconds, for tests.
     """
     stream = sys.stderr if stream is None else stream
-    begun, done, told = clock(), 0, clock()
+    told, done, first_ended = clock(), 0, 0.0
     bar = None
     if shown and stream.isatty():
         bar = tqdm.tqdm(total=total, desc=name, file=stream, dynamic_ncols=True, leave=False)
 
+    def left(now: float) -> str:
+        # The first part compiles what the others use.
+        if done == 1:
+            return ""
+        seconds = (total - done) * (now - first_ended) / (done - 1)
+        return f"  {datetime.timedelta(seconds=round(seconds))} left"
+
     def tick() -> None:
-        nonlocal done, told
+        nonlocal done, told, first_ended
         if poll is not None:
             poll()
         now = clock()
         if bar is not None:
             bar.update(done - bar.n)
         elif shown and done and now - told >= every_seconds:
-            left = datetime.timedelta(seconds=round((total - done) * (now - begun) / done))
-            print(f"{name}: {done} of {total}  {left} left", file=stream, flush=True)
+            print(f"{name}: {done} of {total}{left(now)}", file=stream, flush=True)
             told = now
+        if done == 1:
+            first_ended = now
         done += 1
 
     try:

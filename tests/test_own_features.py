@@ -310,6 +310,7 @@ def test_latents_are_trained_sampled_and_scored(tmp_path, monkeypatch, run_main)
     tiny = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
     status, out, err = run_main(tiny, "--workdir=run", *flags)
     assert status == 0, err
+    assert "200 examples of 4x4x5, latents as floats are (images are uint8), to train on" in err
     # Nobody could look at a sheet.
     assert not list(pathlib.Path("run").rglob("*.png"))
     model = gd.load("run")

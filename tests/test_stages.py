@@ -29,6 +29,21 @@ def test_a_line_each_ten_seconds_says_how_long_is_left():
     ]
 
 
+def test_compiling_in_the_first_part_does_not_count():
+    """Judges of a toy size were announced with three and a half hours left."""
+    clock, stream = Clock(), io.StringIO()
+    with stages.watched("Work", 40, stream=stream, clock=clock) as tick:
+        for i in range(40):
+            tick()
+            clock.now += 1 if i else 12
+    assert stream.getvalue().splitlines() == [
+        "Work: 1 of 40",
+        "Work: 11 of 40  0:00:29 left",
+        "Work: 21 of 40  0:00:19 left",
+        "Work: 31 of 40  0:00:09 left",
+    ]
+
+
 def test_short_work_and_other_processes_say_nothing():
     clock, stream = Clock(), io.StringIO()
     with stages.watched("Work", 2, stream=stream, clock=clock) as tick:

@@ -198,7 +198,9 @@ def _fit_with_weights(config, data):
 def _described(data):
     """The data in a few words."""
     shape = "x".join(map(str, data.shape))
-    counts = [f"{len(data.train):,} examples of {shape} to train on"]
+    # Whose pictures are floats would not know it otherwise.
+    latent = ", latents as floats are (images are uint8)," if data.is_latent else ""
+    counts = [f"{len(data.train):,} examples of {shape}{latent} to train on"]
     if data.validation is not None:
         counts.append(f"{len(data.validation):,} for validation")
     return f"{data.name}: {', '.join(counts)}, {len(data.heldout):,} held out"

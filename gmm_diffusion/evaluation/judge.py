@@ -59,7 +59,7 @@ def panel_of(
         left = len(settings) - len(panel)
         if not left:
             return panel
-        updates = left * judges.num_updates(data, **options)
+        updates = judges.num_updates(data, left, **options)
         first = group.judge_seed + len(panel)
         with stages.watched("Training judges", updates, poll) as tick:
             for judge in judges.each_judge(data, left, first, tick, **options):

@@ -136,10 +136,15 @@ def fit_judge(dataset: Dataset, seed: int = 0, **options) -> Judge:
     return judge
 
 
-def num_updates(dataset: Dataset, **options) -> int:
-    """Updates of one judge; the options are those of `identity`."""
+def num_updates(dataset: Dataset, count: int = 1, **options) -> int:
+    """Updates of so many judges, one for those trained together; options as of `identity`."""
     settings = identity(dataset, **options)
-    return -(-settings["num_epochs"] * len(_real_data(dataset)) // settings["batch_size"])
+    each = -(-settings["num_epochs"] * len(_real_data(dataset)) // settings["batch_size"])
+    return each * -(-count // _together(count))
+
+
+def _together(count):
+    return min(count, len(jax.local_devices()))
 
 
 def fit_judges(dataset: Dataset, count: int, seed: int = 0, **options) -> tuple[Judge, ...]:
@@ -161,7 +166,7 @@ def each_judge(
       dataset: with labels or attributes; its held-out split is only read for `heldout_accuracy`.
       count: how many.
       seed: of the first one's initialisation, order and augmentation; judge i has `seed + i`.
-      poll: called before each update of each judge.
+      poll: called before each update of those that are trained at the same time.
       **options: the other arguments of `identity`.
 
     Yields:
@@ -202,7 +207,7 @@ def each_judge(
         logits, _ = network.apply({"params": weights}, x)
         return cost(logits, target, smoothing=0.1).mean()
 
-    together = min(count, len(jax.local_devices()))
+    together = _together(count)
 
     def update(weights, opt_state, key, i, x, target):
         x = _augment(jax.random.fold_in(key, i), x)
@@ -223,8 +228,7 @@ def each_judge(
         opt_state = jax.vmap(optimizer.init)(weights)
         for i in range(num_steps):
             if poll is not None:
-                for _ in seeds:
-                    poll()
+                poll()
             index = [batches.indices(seed, i, batch_size, len(train))[0] for seed in seeds]
             x = np.stack([(to_float(train.x[rows]) - mean) / scale for rows in index])
             labels = np.stack([target[rows] for rows in index])
