@@ -99,7 +99,8 @@ def _alone(file: pathlib.Path, poll: Poll | None) -> Iterator[None]:
         try:
             yield
         finally:
-            # Who opened it already waits on; the judges are kept by now, so none is needed.
+            # Who opened it already waits on; who comes now finds the judges, unless a fault ended
+            # their training: then the look at the file before each save is what is left.
             beside.unlink(missing_ok=True)
 
 
