@@ -41,7 +41,7 @@ def test_the_digits_with_features_of_their_own(tmp_path, monkeypatch, run_main):
     section = text[text.index("### Features of your own") :].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
     exec(compile(code, "data.md", "exec"), {})
-    commands = re.findall(r"(?m)^(python -m .*(?:\n    .*)*)", section)
+    commands = re.findall(r"(?m)^(python -m .*--workdir=runs/own .*(?:\n    .*)*)", section)
     training, sampling = (c.replace("\\\n", " ").split()[3:] for c in commands)
     training[0] = f"--config={REPOSITORY / 'configs' / 'tiny.py'}"
     small = ["training.num_steps=4", "training.heldout_every=0", "evaluation.at_end=false"]
