@@ -50,7 +50,7 @@ def free_port():
 
 def one(arguments, devices=2):
     """One process that is started and not waited for."""
-    pretend = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    pretend = {"XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
         arguments,
         cwd=runs.REPOSITORY,
