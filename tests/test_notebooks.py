@@ -14,6 +14,7 @@ import types
 
 import nbformat
 import pytest
+import quick_compiling
 from nbclient import NotebookClient
 
 FOLDER = pathlib.Path(__file__).parents[1] / "colab"
@@ -35,13 +36,13 @@ def read(name):
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def execute(notebook, folder):
-    """Runs all cells in a kernel of their own; the first that fails is an error."""
+def execute(notebook, folder, flags):
+    """Runs all cells in a kernel of their own, with XLA_FLAGS; the first that fails is an error."""
     # On the devices that there are, and not on those that the other tests pretend to have.
-    flags = {"GMM_DIFFUSION_BRIEF": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"GMM_DIFFUSION_BRIEF": "1", "XLA_FLAGS": flags}
     place = {"metadata": {"path": str(folder)}}
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place)
-    client.execute(env=os.environ | flags)
+    client.execute(env=environment)
 
 
 def num_pictures(cells):
@@ -122,7 +123,7 @@ def test_a_package_replaced_while_in_use_asks_for_a_restart(name, monkeypatch):
 
 def test_the_quickstart_runs(tmp_path):
     notebook = read("quickstart")
-    execute(notebook, tmp_path)
+    execute(notebook, tmp_path, quick_compiling.FLAGS)
     # Real digits, classes, components, a blend and guidance.
     assert num_pictures(notebook.cells) == 5
     (scores,) = (cell for cell in notebook.cells if "gd.evaluate" in cell.source)
@@ -135,7 +136,8 @@ def test_the_mixtures_run_with_sliders_and_without(tmp_path):
     (sliders,) = (cell for cell in cells if "import ipywidgets" in cell.source)
     added = (MOVE, WITHOUT_WIDGETS, sliders.source)
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in added]
-    execute(notebook, tmp_path)
+    # It trains for longer than it compiles.
+    execute(notebook, tmp_path, "")
     # Density, responsibilities, denoiser, the claim, weights, the tree, energies and gradients.
     assert num_pictures(cells) == 8
     assert "There is no ipywidgets" not in printed(sliders)

@@ -11,6 +11,7 @@ import venv
 import zipfile
 
 import pytest
+import quick_compiling
 
 from gmm_diffusion import command_line
 from gmm_diffusion.errors import InputError
@@ -85,8 +86,12 @@ def test_every_command_explains_itself(installed, tmp_path):
 
 
 def test_a_run_from_the_wheel(installed, tmp_path):
-    environment = {n: v for n, v in os.environ.items() if n not in ("PYTHONPATH", "XLA_FLAGS")}
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": quick_compiling.FLAGS,
+    }
     where = run(
         installed / "python",
         "-c",

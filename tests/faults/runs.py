@@ -8,13 +8,12 @@ import subprocess
 import sys
 
 import numpy as np
+import quick_compiling
 
 from gmm_diffusion.runs import checkpoint_reading, storage
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 24
-# Of XLA_FLAGS: compiles in a third less time.
-QUICK = "--xla_backend_optimization_level=0"
 # At most, a process; the long set may share its machine.
 SECONDS = 3600 if "GMM_DIFFUSION_FAULTS" in os.environ else 240
 SETTINGS = {
@@ -55,7 +54,10 @@ def command(workdir, *more, **changes):
 
 def environment():
     # No pretended devices, and no program compiled well or again: each takes longer than to train.
-    fast = {"XLA_FLAGS": QUICK, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    fast = {
+        "XLA_FLAGS": quick_compiling.FLAGS,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     return os.environ | fast | {"JAX_PLATFORMS": "cpu"}
 
 

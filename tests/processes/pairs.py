@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import quick_compiling
 import runs
 
 # What is fitted must be the same in both, too.
@@ -50,7 +51,9 @@ def free_port():
 
 def one(arguments, devices=2):
     """One process that is started and not waited for."""
-    pretend = {"XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={devices}"}
+    pretend = {
+        "XLA_FLAGS": f"{quick_compiling.FLAGS} --xla_force_host_platform_device_count={devices}"
+    }
     return subprocess.Popen(
         arguments,
         cwd=runs.REPOSITORY,
