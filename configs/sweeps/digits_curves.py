@@ -9,8 +9,8 @@
 The digits of configs/sweeps/comparison.py, trained nine times as long and scored after 400, 1,200
 and 3,600 updates: a condition that is only faster meets the others at the right end. The losses of
 the digits kept for validation say on the way when a network begins to learn examples by heart. The
-command goes on where it was stopped; with training.seed=0 it is about 40 minutes on two cores, not measured, where
-nothing else runs.
+command goes on where it was stopped; with training.seed=0 it is, by an estimate, 40 minutes on two
+cores where nothing else runs.
 """
 
 UPDATES = 3600
