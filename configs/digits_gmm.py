@@ -2,7 +2,7 @@
 
 python -m gmm_diffusion.main --config=configs/digits_gmm.py --workdir=runs/digits_gmm
 
-Two and a half to eight minutes on two CPU cores. Expect agreement of about 98 %, a defect rate
+Two and a half to nine minutes on two CPU cores. Expect agreement of about 98 %, a defect rate
 near that of held-out images (0.13) and recall of about 0.9: docs/results.md.
 """
 
